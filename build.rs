@@ -1,0 +1,2 @@
+//! Version data for the binary.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Memory that FUSE threads read without a lock.
+pub mod types;

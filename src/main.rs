@@ -1,0 +1,2 @@
+//! The `bornite` binary.
+fn main() {}
