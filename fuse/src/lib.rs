@@ -28,6 +28,9 @@ mod session;
 mod stats;
 mod types;
 
+#[cfg(feature = "static-server")]
+pub mod memory_fs;
+
 pub use error::{JoinError, MountError, NotifyError};
 pub use mount::clear_stale;
 pub use notify::Notifier;
