@@ -36,6 +36,7 @@ const INLINE_CALLS: &[&str] = &[
     "fi_send",
     "fi_inject",
     "fi_read",
+    "fi_hints_set_data_progress",
 ];
 
 /// The calls that the library exports; src/loader.rs resolves them.

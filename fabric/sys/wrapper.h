@@ -6,3 +6,9 @@
 #include <rdma/fi_eq.h>
 #include <rdma/fi_cm.h>
 #include <rdma/fi_rma.h>
+
+/* The field has one name in C and two places in bindgen's eyes: 2.x puts it into an anonymous union. */
+static inline void fi_hints_set_data_progress(struct fi_domain_attr *attr, enum fi_progress progress)
+{
+	attr->data_progress = progress;
+}
