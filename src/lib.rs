@@ -4,5 +4,5 @@ pub mod cli;
 pub mod core;
 pub mod job;
 pub mod observe;
-//pub mod runtime;
+pub mod runtime;
 pub mod sim;

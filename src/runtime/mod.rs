@@ -1,1 +1,17 @@
-//! runtime
+//! The impure thin layer: threads, files, the fabric and the kernel around the core's [`Node`](crate::core::Node).
+//!
+//! One engine thread owns the node, its writer handles and the fabric port. FUSE threads answer from memory and hand
+//! the engine what they miss; a pool of workers does what would hold the engine up: the backend's system calls,
+//! checksums, and large replies. A notify thread is the only one that invalidates in the kernel.
+
+mod backend;
+mod clock;
+mod daemon;
+mod engine;
+mod handler;
+mod mounts;
+mod pool;
+mod transport;
+
+pub use backend::{Backend, BackendError};
+pub use daemon::{Daemon, DaemonConfig, DaemonStatus, StartError, StopError};
