@@ -1,1 +1,14 @@
-//! observe
+//! What a daemon says about itself: one table of counters, the log, and the status socket of a mount.
+//!
+//! Used by the runtime (which counts), the command line (which serves and asks) and the launcher (which asks). A leaf:
+//! it knows no other part of Bornite, never touches a mount, and never waits without a deadline.
+
+pub mod log;
+pub mod socket;
+pub mod status;
+pub mod table;
+
+pub use log::{LogSink, LogSpec, Verbosity};
+pub use socket::{SocketDirs, mountpoint_key};
+pub use status::{CacheStatus, Request, Status, StatusError, StatusServer, query, query_all};
+pub use table::{Counter, Counters, Kind, Snapshot, Unit};

@@ -1,0 +1,458 @@
+//! The status socket: one request line, one JSON document, for `bornite status` and `bornite stats`.
+//!
+//! The command line starts a [`StatusServer`] in every daemon and asks with [`query`]. The server has its own thread and
+//! answers one connection after the other, each with a short deadline, so a client that says nothing delays the next one
+//! and nothing else. It answers its own user only (SO_PEERCRED, unix(7)). Neither side ever touches the mount.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::socket::{Claim, SocketDirs, SocketPath, mountpoint_key};
+use super::table::Snapshot;
+
+/// How long the server gives one client to say what it wants and to take the answer.
+const CLIENT_DEADLINE: Duration = Duration::from_millis(500);
+/// How long the server's thread waits without looking around; a stop wakes it at once.
+const IDLE_WAIT: Duration = Duration::from_secs(30);
+const REQUEST_BYTES_MAX: usize = 64;
+const ANSWER_BYTES_MAX: u64 = 4 << 20;
+
+/// Why the status socket cannot be served or asked. Each text names the object and the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The path cannot be a mount point.
+    #[error("{} is no mount point: {why}", mountpoint.display())]
+    BadMountpoint {
+        /// As it was given.
+        mountpoint: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The directory of the sockets cannot be trusted.
+    #[error("{} cannot hold status sockets: {why}; remove it or set XDG_RUNTIME_DIR to a private directory", path.display())]
+    UnsafeDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A living daemon has this mount point.
+    #[error("a daemon{} already serves {}; end it with SIGTERM or `bornite stop` first",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), mountpoint.display())]
+    Claimed {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// The daemon's process, if it has written it.
+        pid: Option<u32>,
+    },
+    /// Nobody serves this mount point.
+    #[error("no daemon serves {}; start one with `bornite mount {}`", mountpoint.display(), mountpoint.display())]
+    NoDaemon {
+        /// The mount point.
+        mountpoint: PathBuf,
+    },
+    /// A daemon served this mount point and died without taking leave.
+    #[error("the daemon of {} is dead (its socket {} is left); `bornite mount {}` clears what it left and starts anew",
+        mountpoint.display(), socket.display(), mountpoint.display())]
+    DaemonDied {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// The socket file that nobody listens to.
+        socket: PathBuf,
+    },
+    /// The daemon did not answer in time.
+    #[error("the daemon behind {} did not answer within {} ms; see its log, or end it with SIGTERM", socket.display(), deadline.as_millis())]
+    Timeout {
+        /// The socket.
+        socket: PathBuf,
+        /// The deadline that passed.
+        deadline: Duration,
+    },
+    /// The daemon answered with a refusal.
+    #[error("the daemon behind {} refuses: {text}", socket.display())]
+    Refused {
+        /// The socket.
+        socket: PathBuf,
+        /// The daemon's words.
+        text: String,
+    },
+    /// The answer is not what this version understands.
+    #[error("the daemon behind {} gave an answer that this version cannot read: {source}", socket.display())]
+    BadAnswer {
+        /// The socket.
+        socket: PathBuf,
+        /// What the decoder says.
+        source: serde_json::Error,
+    },
+    /// A system call failed.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb and its object.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+/// What a client asks for. The word is the request line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// The whole [`Status`].
+    Status,
+    /// The counters alone: a [`Snapshot`].
+    Stats,
+}
+
+impl Request {
+    fn word(self) -> &'static str {
+        match self {
+            Request::Status => "status",
+            Request::Stats => "stats",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Request> {
+        [Request::Status, Request::Stats].into_iter().find(|request| request.word() == word)
+    }
+}
+
+/// Chunk memory of a daemon, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// Upper bound (`--cache-size`).
+    pub capacity_bytes: u64,
+    /// Filled with file data.
+    pub used_bytes: u64,
+}
+
+/// What a daemon says about itself. In JSON an object with these names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon's program.
+    pub version: String,
+    /// Commit of the daemon's program, or `unknown`.
+    pub commit: String,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// The mount point, absolute.
+    pub mountpoint: PathBuf,
+    /// The served directory, absolute.
+    pub target: PathBuf,
+    /// The node's name in the address book.
+    pub hostname: String,
+    /// The node's position in the address book, from 0.
+    pub node: u32,
+    /// Nodes in the address book.
+    pub nodes: u32,
+    /// The node asked for what this one lacks; none on a root.
+    pub parent: Option<String>,
+    /// The nodes that ask this one.
+    pub children: Vec<String>,
+    /// The libfabric provider; none for a node without peers.
+    pub provider: Option<String>,
+    /// The node's own fabric address; none for a node without peers.
+    pub address: Option<String>,
+    /// `starting`, `probing parent`, `ready`, `stopping` or another word of the daemon.
+    pub state: String,
+    /// Seconds since the daemon started.
+    pub uptime_s: f64,
+    /// Chunk memory.
+    pub cache: CacheStatus,
+    /// All counters.
+    pub counters: Snapshot,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// The server of one daemon's status socket. Dropping it ends the thread and removes the socket.
+#[derive(Debug)]
+pub struct StatusServer {
+    claim: Claim,
+    wake: OwnedFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StatusServer {
+    /// Claims the mount point's name, then serves until dropped. `source` is called on the server's thread, once per
+    /// request, and must not block for long: clients wait 2 s.
+    ///
+    /// # Errors
+    /// As [`StatusError`] says; [`StatusError::Claimed`] if another daemon serves this mount point.
+    pub fn start(
+        dirs: &SocketDirs,
+        mountpoint: &Path,
+        source: impl Fn() -> Status + Send + 'static,
+    ) -> Result<StatusServer, StatusError> {
+        let claim = dirs.claim(mountpoint)?;
+        let path = claim.bind_path()?;
+        let failed = |what, source: io::Error| StatusError::Io { what, path: mountpoint.to_path_buf(), source };
+        let listener = UnixListener::bind(&path).map_err(|error| failed("bind the status socket of", error))?;
+        listener.set_nonblocking(true).map_err(|error| failed("set up the status socket of", error))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| failed("make an eventfd for the status socket of", error.into()))?;
+        let waiter = wake.try_clone().map_err(|error| failed("make an eventfd for the status socket of", error))?;
+        let thread = std::thread::Builder::new()
+            .name("status".to_owned())
+            .spawn(move || serve(&listener, &waiter, &source))
+            .map_err(|error| failed("start the thread for the status socket of", error))?;
+        Ok(StatusServer { claim, wake, thread: Some(thread) })
+    }
+
+    /// The mount point as clients know it: see [`mountpoint_key`].
+    pub fn mountpoint(&self) -> &Path {
+        &self.claim.mountpoint
+    }
+}
+
+impl Drop for StatusServer {
+    fn drop(&mut self) {
+        // The only write to this eventfd, so it cannot be full.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(listener: &UnixListener, wake: &OwnedFd, source: &dyn Fn() -> Status) {
+    loop {
+        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
+        match poll(&mut fds, Some(&timespec(IDLE_WAIT))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                log::error!("the status socket is given up: poll: {error}");
+                return;
+            }
+        }
+        if !fds[1].revents().is_empty() {
+            return;
+        }
+        if fds[0].revents().is_empty() {
+            continue;
+        }
+        match listener.accept() {
+            Ok((stream, _)) => {
+                if let Err(error) = converse(stream, source) {
+                    log::debug!("status client: {error}");
+                }
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                // Out of descriptors, most likely: the connection stays queued, so poll would return at once.
+                log::warn!("status socket: accept: {error}");
+                let mut only_wake = [PollFd::new(wake, PollFlags::IN)];
+                let _ = poll(&mut only_wake, Some(&timespec(CLIENT_DEADLINE)));
+            }
+        }
+    }
+}
+
+fn converse(stream: UnixStream, source: &dyn Fn() -> Status) -> io::Result<()> {
+    let deadline = Instant::now() + CLIENT_DEADLINE;
+    let peer = rustix::net::sockopt::socket_peercred(&stream)?;
+    let answer = if peer.uid != rustix::process::geteuid() {
+        refusal(format!("this daemon answers its own user only, not uid {}", peer.uid.as_raw()))
+    } else {
+        let line = read_until(&stream, deadline, REQUEST_BYTES_MAX as u64, |read| read.last() == Some(&b'\n'))?;
+        match Request::from_word(String::from_utf8_lossy(&line).trim()) {
+            Some(Request::Status) => serde_json::to_vec(&source()),
+            Some(Request::Stats) => serde_json::to_vec(&source().counters),
+            None => refusal("unknown request; this version knows `status` and `stats`".to_owned()),
+        }
+    };
+    let mut answer = answer.map_err(io::Error::other)?;
+    answer.push(b'\n');
+    write_all_until(&stream, &answer, Instant::now() + CLIENT_DEADLINE)
+}
+
+fn refusal(error: String) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&Refusal { error })
+}
+
+/// Asks the daemon of `mountpoint` and decodes its answer, all within `deadline`.
+///
+/// # Errors
+/// [`StatusError::NoDaemon`], [`StatusError::DaemonDied`], [`StatusError::Timeout`] and the others as they say.
+pub fn query<T: DeserializeOwned>(
+    dirs: &SocketDirs,
+    mountpoint: &Path,
+    request: Request,
+    deadline: Duration,
+) -> Result<T, StatusError> {
+    let mountpoint = mountpoint_key(mountpoint)?;
+    let until = Instant::now() + deadline;
+    let mut dead = None;
+    for socket in dirs.sockets_of(&mountpoint)? {
+        match ask(&socket, request, until, deadline)? {
+            Reached::Answer(answer) => return Ok(answer),
+            Reached::Nothing => {}
+            Reached::Dead => dead = Some(socket.display_path()),
+        }
+    }
+    match dead {
+        Some(socket) => Err(StatusError::DaemonDied { mountpoint, socket }),
+        None => Err(StatusError::NoDaemon { mountpoint }),
+    }
+}
+
+/// Asks every daemon of this user on this machine, all within `deadline`. Dead sockets are passed over; a daemon that
+/// does not answer is an error in its place.
+pub fn query_all<T: DeserializeOwned>(
+    dirs: &SocketDirs,
+    request: Request,
+    deadline: Duration,
+) -> Vec<Result<T, StatusError>> {
+    let until = Instant::now() + deadline;
+    let answers = dirs.all_sockets().into_iter().filter_map(|socket| match ask(&socket, request, until, deadline) {
+        Ok(Reached::Answer(answer)) => Some(Ok(answer)),
+        Ok(Reached::Nothing | Reached::Dead) => None,
+        Err(error) => Some(Err(error)),
+    });
+    answers.collect()
+}
+
+enum Reached<T> {
+    Answer(T),
+    /// No such socket.
+    Nothing,
+    /// A socket file that nobody listens to.
+    Dead,
+}
+
+fn ask<T: DeserializeOwned>(
+    socket: &SocketPath,
+    request: Request,
+    until: Instant,
+    deadline: Duration,
+) -> Result<Reached<T>, StatusError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+            StatusError::Timeout { socket: socket.display_path(), deadline }
+        }
+        _ => StatusError::Io { what: "talk to the daemon behind", path: socket.display_path(), source: error },
+    };
+    let stream = match connect(&socket.connect_path(), until) {
+        Ok(stream) => stream,
+        Err(error) => {
+            return match error.kind() {
+                io::ErrorKind::NotFound => Ok(Reached::Nothing),
+                io::ErrorKind::ConnectionRefused => Ok(Reached::Dead),
+                _ => Err(failed(error)),
+            };
+        }
+    };
+    // A refusal may come before the request is read; it is in the socket even if the write then fails.
+    let sent = write_all_until(&stream, format!("{}\n", request.word()).as_bytes(), until);
+    let answer = match read_until(&stream, until, ANSWER_BYTES_MAX, |_| false) {
+        Ok(answer) if !answer.is_empty() => answer,
+        Ok(_) => return Err(failed(sent.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()))),
+        Err(error) => return Err(failed(error)),
+    };
+    if let Ok(refusal) = serde_json::from_slice::<Refusal>(&answer) {
+        return Err(StatusError::Refused { socket: socket.display_path(), text: refusal.error });
+    }
+    let decoded = serde_json::from_slice(&answer);
+    decoded.map(Reached::Answer).map_err(|source| StatusError::BadAnswer { socket: socket.display_path(), source })
+}
+
+fn connect(path: &Path, until: Instant) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    loop {
+        match rustix::net::connect(&fd, &address) {
+            Ok(()) => break,
+            Err(Errno::INTR) => {}
+            // The server's queue is full (unix(7)): there is no event to wait for, so look again shortly.
+            Err(Errno::AGAIN) => {
+                remaining(until)?;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let stream = UnixStream::from(fd);
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// Reads to the end of the stream or until `enough`, at most `bytes_max`.
+fn read_until(
+    stream: &UnixStream,
+    until: Instant,
+    bytes_max: u64,
+    enough: impl Fn(&[u8]) -> bool,
+) -> io::Result<Vec<u8>> {
+    stream.set_nonblocking(true)?;
+    let mut read = Vec::new();
+    let mut buffer = [0u8; 16 << 10];
+    loop {
+        match (&*stream).read(&mut buffer) {
+            Ok(0) => return Ok(read),
+            Ok(count) => {
+                read.extend_from_slice(&buffer[..count]);
+                if enough(&read) {
+                    return Ok(read);
+                }
+                if read.len() as u64 > bytes_max {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the line or answer is too long"));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(stream, PollFlags::IN, until)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn write_all_until(stream: &UnixStream, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    while !bytes.is_empty() {
+        match (&*stream).write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(stream, PollFlags::OUT, until)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn wait(stream: &UnixStream, flags: PollFlags, until: Instant) -> io::Result<()> {
+    let mut fds = [PollFd::from_borrowed_fd(stream.as_fd(), flags)];
+    match poll(&mut fds, Some(&timespec(remaining(until)?))) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Time left until the deadline.
+///
+/// # Errors
+/// `TimedOut` if it has passed.
+fn remaining(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
+}
+
+#[cfg(test)]
+mod tests;
