@@ -130,12 +130,16 @@ pub struct DaemonStatus {
     pub state: String,
 }
 
-/// Detaches a dead mount of ours at `mountpoint`; false if there is none. See [`bornite_fuse::clear_stale`].
+/// Detaches a dead mount of ours at `mountpoint`; false if there is none, or no such path. See
+/// [`bornite_fuse::clear_stale`].
 ///
 /// # Errors
 /// Something else is mounted there, or the dead mount cannot be detached.
 pub fn clear_stale(mountpoint: &Path) -> Result<bool, MountError> {
-    bornite_fuse::clear_stale(mountpoint)
+    match bornite_fuse::clear_stale(mountpoint) {
+        Err(MountError::MountpointMissing(_)) => Ok(false),
+        other => other,
+    }
 }
 
 /// Whether node `me` of `nodes` is a root, which alone reads the backend and has the larger memory by default.
