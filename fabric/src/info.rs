@@ -28,6 +28,8 @@ pub(crate) struct Query<'a> {
     pub(crate) transmit: usize,
     /// Receives to post; a wish, dropped when the provider cannot.
     pub(crate) receive: usize,
+    /// Progress by the provider's own thread.
+    pub(crate) automatic_progress: bool,
 }
 
 /// One answer, with the list that it belongs to.
@@ -165,8 +167,9 @@ impl Hints {
             domain.mr_mode =
                 (sys::FI_MR_ENDPOINT | sys::FI_MR_ALLOCATED | sys::FI_MR_PROV_KEY | sys::FI_MR_LOCAL) as i32;
             domain.threading = sys::FI_THREAD_DOMAIN;
-            domain.control_progress = sys::FI_PROGRESS_MANUAL;
-            sys::fi_hints_set_data_progress(info.domain_attr, sys::FI_PROGRESS_MANUAL);
+            let progress = if query.automatic_progress { sys::FI_PROGRESS_AUTO } else { sys::FI_PROGRESS_MANUAL };
+            domain.control_progress = progress;
+            sys::fi_hints_set_data_progress(info.domain_attr, progress);
             domain.av_type = sys::FI_AV_TABLE;
             (*info.fabric_attr).prov_name = libc::strdup(name.as_ptr());
         }
