@@ -27,7 +27,6 @@ use objects::Objects;
 
 /// What a port is to be.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct PortConfig {
     /// The network.
     pub net: Net,

@@ -288,7 +288,8 @@ fn cxi_device_fits(facts: &Facts, device: Option<&str>, nic: Option<u32>) -> boo
             let word: [u8; 4] = word.try_into().expect("four bytes");
             Address::cxi(u32::from_le_bytes(word)).nic() == Some(nic)
         }
-        (None, Some(_), None) => false,
+        // Without an address to compare, the bound one is compared at the end.
+        (None, Some(_), None) => true,
     }
 }
 
@@ -464,7 +465,13 @@ fn check_bound(config: &PortConfig, bound: &Address) -> Result<(), Error> {
         (None, Some(port)) => port == 0 || Some(port) == bound.port(),
         (None, None) => true,
     };
-    if right { Ok(()) } else { Err(Error::Config(format!("asked for {asked}, the provider bound {bound}"))) }
+    if right {
+        Ok(())
+    } else {
+        Err(Error::Config(format!(
+            "asked for {asked}, the provider bound {bound}; the book is of another node, or --net names another device"
+        )))
+    }
 }
 
 #[cfg(test)]

@@ -52,9 +52,10 @@ impl Port {
         let mut nap = NAP_FIRST;
         loop {
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let napping = fruitless >= FRUITLESS_MAX;
             let (queue_readable, extra_readable) = match self.sleeper {
                 Sleeper::Descriptor { descriptor, cap } => {
-                    if fruitless >= FRUITLESS_MAX {
+                    if napping {
                         self.sleep(None, extra, left.min(NAP))?
                     } else if self.may_sleep() {
                         self.sleep(Some(descriptor), extra, left.min(cap))?
@@ -85,7 +86,8 @@ impl Port {
                 self.counters.fruitless_wakes += 1;
                 fruitless += 1;
             } else {
-                fruitless = 0;
+                // One look at the descriptor follows each nap.
+                fruitless = if napping { FRUITLESS_MAX - 1 } else { 0 };
             }
         }
     }
