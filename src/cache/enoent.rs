@@ -152,9 +152,19 @@ impl ShardWriter {
         }
     }
 
-    /// Frees what the replaced tables hold, where no reader can be in them.
-    fn reclaim(&mut self) {
-        self.replaced.retain_mut(|table| Arc::get_mut(table).is_none());
+    /// Frees what the replaced tables hold, where no reader can be in them, and all of them but one spare; tells how
+    /// many entries they held.
+    fn reclaim(&mut self) -> usize {
+        let mut held = 0;
+        let mut spares = 0;
+        self.replaced.retain_mut(|table| {
+            let Some(free) = Arc::get_mut(table) else { return true };
+            held += free.len();
+            free.clear();
+            spares += 1;
+            spares == 1
+        });
+        held
     }
 }
 
@@ -339,19 +349,17 @@ impl EnoentMap {
         for _ in 0..self.shards.len() {
             let shard = &self.shards[self.hand.fetch_add(1, Ordering::Relaxed) % self.shards.len()];
             let mut writer = lock(shard);
-            writer.reclaim();
-            if writer.earliest_us > now.0 {
-                continue;
+            budget = budget.saturating_sub(writer.reclaim());
+            if writer.earliest_us <= now.0 {
+                let table = shard.table.load();
+                let mut next = writer.spare();
+                let fresh = Arc::get_mut(&mut next).expect("a spare table has one reference");
+                let dropped = copy_living(&table, fresh, now, &mut writer.earliest_us);
+                self.entries.fetch_sub(dropped, Ordering::Relaxed);
+                drop(table);
+                writer.replaced.push(shard.table.swap(next));
+                budget = budget.saturating_sub(writer.reclaim());
             }
-            let table = shard.table.load();
-            let mut next = Arc::default();
-            let fresh = Arc::get_mut(&mut next).expect("a new table has one reference");
-            let dropped = copy_living(&table, fresh, now, &mut writer.earliest_us);
-            self.entries.fetch_sub(dropped, Ordering::Relaxed);
-            budget = budget.saturating_sub(table.len());
-            drop(table);
-            writer.replaced.push(shard.table.swap(next));
-            writer.reclaim();
             if budget == 0 {
                 break;
             }

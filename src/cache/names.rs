@@ -378,7 +378,7 @@ impl NamesWriter {
     }
 
     /// Lets everything expire and drops all listings. Numbers and data stay: what turns out to be the same version
-    /// goes on, so that files in use live through it. Visits every inode (some 50 ns each).
+    /// goes on, so that files in use live through it. Visits every inode (0.1 to 0.3 us each).
     pub fn invalidate_all(&mut self) {
         let mut dropped_bytes = 0;
         self.index.for_each(|inode| {
