@@ -15,7 +15,8 @@
 //! who finds a path can use its number).
 //!
 //! Memory: about 340 bytes and the path's length per regular file, some 120 fewer for what has no data
-//! ([`NamesStats::bytes`] is the sum).
+//! ([`NamesStats::bytes`] is the sum); with what the allocator adds, 200,000 files with 53-byte paths took 475 bytes of
+//! RSS each.
 
 use std::collections::VecDeque;
 

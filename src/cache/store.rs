@@ -18,12 +18,14 @@ const UNPINNED_COUNT: usize = 2;
 /// No piece is free and nothing can be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no room for {wanted_bytes} bytes of file data: all {capacity_bytes} bytes of the cache are being filled or sent; \
-     wait for transfers to end, or raise --cache-size"
+    "no room for {wanted_bytes} bytes of file data: all {mapped_bytes} bytes mapped (of at most {capacity_bytes}) are being \
+     filled or sent; wait for transfers to end, or raise --cache-size"
 )]
 pub struct NoMemory {
     /// Bytes asked for.
     pub wanted_bytes: usize,
+    /// Bytes mapped; less than the bound only where the kernel refused a mapping.
+    pub mapped_bytes: usize,
     /// The bound of the arena, bytes.
     pub capacity_bytes: usize,
 }
@@ -109,9 +111,11 @@ impl ChunkStore {
                 return Ok(slot);
             }
         }
-        self.evict_a_block(len_bytes)
-            .or_else(|| self.evict_a_range(len_bytes))
-            .ok_or(NoMemory { wanted_bytes: len_bytes, capacity_bytes: self.arena.capacity_bytes() })
+        self.evict_a_block(len_bytes).or_else(|| self.evict_a_range(len_bytes)).ok_or(NoMemory {
+            wanted_bytes: len_bytes,
+            mapped_bytes: self.arena.mapped_bytes(),
+            capacity_bytes: self.arena.capacity_bytes(),
+        })
     }
 
     /// A segment that was mapped and not yet told, in their order: to be called until `None`.
@@ -321,7 +325,7 @@ mod tests {
         assert_eq!(told, [(0, MIB), (1, 2 * MIB), (2, MIB)]);
         assert!(store.new_segments().is_none());
         let error = store.alloc(1).expect_err("all is being filled");
-        assert_eq!(error, NoMemory { wanted_bytes: 1, capacity_bytes: 4 * MIB });
+        assert_eq!(error, NoMemory { wanted_bytes: 1, mapped_bytes: 4 * MIB, capacity_bytes: 4 * MIB });
         drop(held);
         assert!(store.alloc(MIB).is_ok());
         assert_eq!(store.stats().mapped_bytes, 4 * MIB);
