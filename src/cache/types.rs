@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
 
 /// Microseconds on a node's own monotonic clock; the zero is arbitrary and never travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,7 +156,7 @@ pub struct Version {
 }
 
 /// [`Attr`] as it travels: 88 bytes, little endian, no padding.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct AttrWire {
     mode: le::U32,
@@ -223,6 +223,8 @@ impl From<AttrWire> for Attr {
 pub struct Listing {
     bytes: Box<[u8]>,
     offsets: Box<[u32]>,
+    /// The offsets again, ordered by name.
+    by_name: Box<[u32]>,
     /// Names one snapshot of the directory among those of one daemon: parts of different stamps are never mixed.
     pub stamp: u64,
 }
@@ -261,6 +263,13 @@ impl Listing {
         decode_entry(self.bytes.get(at..)?).map(|(entry, _)| entry)
     }
 
+    /// The entry of that name, by binary search; takes no memory.
+    #[must_use]
+    pub fn find(&self, name: &[u8]) -> Option<ListEntry<'_>> {
+        let at = self.by_name.binary_search_by(|&at| name_at(&self.bytes, at).cmp(name)).ok()?;
+        decode_entry(self.bytes.get(self.by_name[at] as usize..)?).map(|(entry, _)| entry)
+    }
+
     /// All packed bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -284,7 +293,7 @@ impl Listing {
     /// Memory it takes, bytes.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        size_of::<Self>() + self.bytes.len() + self.offsets.len() * size_of::<u32>()
+        size_of::<Self>() + self.bytes.len() + (self.offsets.len() + self.by_name.len()) * size_of::<u32>()
     }
 }
 
@@ -297,6 +306,12 @@ fn decode_entry(bytes: &[u8]) -> Option<(ListEntry<'_>, usize)> {
     }
     let backend_ino = u64::from_le_bytes(head[2..ENTRY_HEAD].try_into().ok()?);
     Some((ListEntry { name, kind: Kind::from_d_type(head[0]), backend_ino }, ENTRY_HEAD + len))
+}
+
+/// The name of the packed entry at an offset that a builder noted.
+fn name_at(bytes: &[u8], at: u32) -> &[u8] {
+    let entry = &bytes[at as usize..];
+    &entry[ENTRY_HEAD..ENTRY_HEAD + usize::from(entry[1])]
 }
 
 /// Builds a [`Listing`] from names or from packed parts.
@@ -345,10 +360,12 @@ impl ListingBuilder {
         true
     }
 
-    /// The listing, under `stamp`.
+    /// The listing, under `stamp`. Sorts the names: for a worker where the directory is large.
     #[must_use]
     pub fn build(self, stamp: u64) -> Listing {
-        Listing { bytes: self.bytes.into(), offsets: self.offsets.into(), stamp }
+        let mut by_name = self.offsets.clone();
+        by_name.sort_unstable_by(|&a, &b| name_at(&self.bytes, a).cmp(name_at(&self.bytes, b)));
+        Listing { bytes: self.bytes.into(), offsets: self.offsets.into(), by_name: by_name.into(), stamp }
     }
 }
 
@@ -379,6 +396,18 @@ mod tests {
             }
             assert_eq!(b.build(7), whole);
         }
+    }
+
+    #[test]
+    fn every_name_is_found_and_no_other() {
+        let names: Vec<Vec<u8>> = (0..300).map(|i| format!("{}", i * 7919 % 1000).into_bytes()).collect();
+        let whole = listing(&names.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        for i in 0..1000 {
+            let name = i.to_string().into_bytes();
+            let model = names.iter().position(|n| *n == name).map(|at| at as u64);
+            assert_eq!(whole.find(&name).map(|entry| entry.backend_ino), model, "{i}");
+        }
+        assert!(listing(&[]).find(b"a").is_none());
     }
 
     #[test]

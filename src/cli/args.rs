@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Version and commit; the build script itself is compiled without a commit.
-const VERSION: &str = match option_env!("BORNITE_VERSION") {
+pub const VERSION: &str = match option_env!("BORNITE_VERSION") {
     Some(version) => version,
     None => env!("CARGO_PKG_VERSION"),
 };
@@ -32,6 +32,8 @@ pub const LOG_LEVEL: RangeInclusive<u64> = 0..=5;
 pub const FUSE_THREADS: RangeInclusive<u64> = 1..=4;
 /// Range of `launch --nodes`.
 pub const LOCAL_NODES: RangeInclusive<u64> = 1..=256;
+/// Range of `demo --warm-runs`.
+pub const WARM_RUNS: RangeInclusive<u64> = 1..=100;
 /// Range of `launch --ready-timeout-s`.
 pub const READY_TIMEOUT_S: RangeInclusive<u64> = 1..=3600;
 
@@ -211,8 +213,21 @@ pub struct StatusArgs {
 }
 
 /// Arguments of `demo`.
-#[derive(Args, Clone, Debug, Default)]
-pub struct DemoArgs {}
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// Keep the Python environment in DIR, and use it if it is there [default: made anew, and removed]
+    #[arg(long, value_name = "DIR")]
+    pub env: Option<PathBuf>,
+    /// The Python interpreter
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    pub python: PathBuf,
+    /// Imports after the cold one, of which the median is shown
+    #[arg(long, value_name = "N", value_parser = number(WARM_RUNS), default_value = "3")]
+    pub warm_runs: u64,
+    /// Write all figures to FILE
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
 
 /// Arguments of `completions`.
 #[derive(Args, Clone, Debug)]

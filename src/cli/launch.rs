@@ -71,7 +71,7 @@ pub(super) fn code_of_signal(signal: i32) -> u8 {
     128u8.wrapping_add(signal as u8)
 }
 
-fn clear_stale(mountpoint: &Path) -> Result<bool, String> {
+pub(super) fn clear_stale(mountpoint: &Path) -> Result<bool, String> {
     runtime::clear_stale(mountpoint).map_err(|error| error.to_string())
 }
 

@@ -20,7 +20,7 @@ use crate::observe::{
     CacheStatus, Counter, Counters, LogSink, LogSpec, SocketDirs, Status, StatusServer, Verbosity, log as logging,
     mountpoint_key,
 };
-use crate::runtime::{Daemon, DaemonConfig, DaemonStatus};
+use crate::runtime::{self, Daemon, DaemonConfig, DaemonStatus};
 
 /// How long a daemon takes at most to stop. Below the patience of `bornite stop`, so that it says itself what is wrong.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
@@ -82,20 +82,13 @@ impl Node {
                 format!("--trees {} is more than the {} nodes of {}", settings.trees, nodes.len(), file.display());
             return Err(UsageError(text).into());
         }
-        let is_root = leads_a_tree(me, nodes.len(), settings.trees as usize);
+        let is_root = runtime::is_root(nodes.len(), me, settings.trees as u32)?;
         Ok(Node { nodes, me, is_root })
     }
 
     fn cache_bytes(&self, settings: &Settings) -> u64 {
         settings.cache_size.unwrap_or_else(|| memory::default_cache_bytes(self.is_root))
     }
-}
-
-/// Whether a node is the first of one of `trees` contiguous groups whose sizes differ by at most one, larger ones first.
-fn leads_a_tree(node: usize, nodes: usize, trees: usize) -> bool {
-    let (size, larger) = (nodes / trees, nodes % trees);
-    let in_larger = larger * (size + 1);
-    if node < in_larger { node.is_multiple_of(size + 1) } else { (node - in_larger).is_multiple_of(size) }
 }
 
 fn system_hostname() -> String {
@@ -111,10 +104,11 @@ enum Phase {
 
 fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
+    // Before the first thread: it may change the environment that libfabric reads.
+    settings.net = runtime::choose_net(settings.net.as_deref())?;
     let interrupts = signals::catch(args.foreground_child)?;
-    settings.target = settings
-        .target
-        .canonicalize()
+    // Not resolved: only a root may touch the backend.
+    settings.target = std::path::absolute(&settings.target)
         .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
     let node = Node::resolve(&settings)?;
     logging::install(&log_spec(&settings, args.foreground_child, &node.nodes[node.me].0)?)?;
@@ -255,14 +249,6 @@ fn status_source(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_tree_is_led_by_the_first_of_its_group() {
-        let leaders = |nodes, trees| (0..nodes).filter(|&node| leads_a_tree(node, nodes, trees)).collect::<Vec<_>>();
-        assert_eq!(leaders(5, 1), [0]);
-        assert_eq!(leaders(10, 3), [0, 4, 7]);
-        assert_eq!(leaders(4, 4), [0, 1, 2, 3]);
-    }
 
     #[test]
     fn a_node_finds_itself_or_says_what_to_do() {

@@ -1,1 +1,28 @@
-//! core
+//! The node as a deterministic state machine.
+//!
+//! [`Node`] decides everything that a daemon does for its clients and its children: what is answered from memory, what
+//! is asked of the parent or, on a root, of the backend, who waits for what, and for how long. It has no threads,
+//! files, sockets, clock or randomness: the caller passes `now`, hands in what happened, and carries out the
+//! [`Output`]s. The runtime does so around libfabric and a real backend, the simulation around a seeded network; both
+//! run this same code.
+//!
+//! The caller must poll again ([`Node::timer`]) at [`Node::next_deadline`] at the latest, and must drain
+//! [`Node::poll_output`] after every call.
+//!
+//! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
+//! request per object, waiters parked), `fetch` (asking upstream), `serve` (answering peers), `peer` (readiness),
+//! `limits` (every bound, in one place).
+
+mod fetch;
+mod flight;
+pub mod limits;
+mod node;
+mod peer;
+mod serve;
+pub mod topology;
+pub mod wire;
+
+pub use flight::{FlightId, Object, Outcome, Waiter};
+pub use node::{BackendOp, BackendReply, Counters, Node, NodeConfig, Output};
+pub use peer::ParentState;
+pub use topology::{NodeId, Topology};

@@ -94,6 +94,7 @@ counters! {
     RequestsFromPeersStatfs requests_from_peers_statfs Count Total "Statfs requests that other nodes sent here.";
     RequestsFromPeersProbe requests_from_peers_probe Count Total "Readiness probes that other nodes sent here.";
     RequestsToParent requests_to_parent Count Total "Requests that this node sent to its parent.";
+    ProbesToParent probes_to_parent Count Total "Readiness probes that this node sent to its parent.";
     FramesSent frames_sent Count Total "Frames handed to the fabric.";
     FramesReceived frames_received Count Total "Frames that arrived from the fabric.";
     FramesDropped frames_dropped Count Total "Frames dropped as undecodable, foreign or out of session.";
@@ -121,6 +122,8 @@ counters! {
     FlightsJoined flights_joined Count Total "Requests that joined one already under way for the same object.";
     Retries retries Count Total "Requests sent again.";
     Timeouts timeouts Count Total "Requests that passed their deadline.";
+    BadChecksums bad_checksums Count Total "Chunks whose bytes did not match their checksum.";
+    LeasesEnded leases_ended Count Total "Grants taken back because the child did not release them in time.";
     RepliesEio replies_eio Count Total "Replies of EIO to the kernel.";
     CacheBytesCapacity cache_bytes_capacity Bytes Gauge "Upper bound of the chunk memory (--cache-size).";
     CacheBytesMapped cache_bytes_mapped Bytes Gauge "Chunk memory mapped so far.";
@@ -137,6 +140,22 @@ counters! {
 }
 
 impl Counter {
+    /// Whether it counts requests of the kernel.
+    pub fn is_kernel_request(self) -> bool {
+        self.name().starts_with("fuse_")
+    }
+
+    /// Whether it counts requests of other nodes, probes left out.
+    pub fn is_peer_request(self) -> bool {
+        self.name().starts_with("requests_from_peers_") && self != Counter::RequestsFromPeersProbe
+    }
+
+    /// Whether it counts operations on the backend, each once.
+    pub fn is_backend_operation(self) -> bool {
+        use Counter::{BackendEnoent, BackendErrors, BackendReadBytes};
+        self.name().starts_with("backend_") && ![BackendEnoent, BackendErrors, BackendReadBytes].contains(&self)
+    }
+
     /// The counter of that name, if the table has one.
     pub fn from_name(name: &str) -> Option<Counter> {
         Counter::ALL.iter().copied().find(|counter| counter.name() == name)

@@ -1,0 +1,216 @@
+//! Asks libfabric what it offers (fi_getinfo(3)) with hints that fit cxi and the tcp providers alike, and picks one answer.
+//!
+//! Called by [`crate::Port::open`]. Structures are allocated by the library alone: they grow at their tails from one version to the next.
+#![allow(unsafe_code, reason = "reads and fills C structures that the library allocates")]
+
+use std::ffi::{CStr, CString, c_char};
+use std::ptr::{self, NonNull};
+
+use libfabric_sys as sys;
+use libfabric_sys::Library;
+
+use crate::error::{Code, Error};
+
+/// The interface version that is asked for: a version newer than the library gets ENOSYS, and 1.15 has all that is used.
+pub(crate) const API_VERSION: u32 = sys::fi_version_of(1, 15);
+
+/// What a caller wants from one provider.
+pub(crate) struct Query<'a> {
+    /// The provider's exact name.
+    pub(crate) name: &'a str,
+    /// The local node (device, host or name), as fi_getinfo takes it.
+    pub(crate) node: Option<&'a str>,
+    /// The local service (port or PID).
+    pub(crate) service: Option<&'a str>,
+    /// The node is numeric: no name server is asked.
+    pub(crate) numeric: bool,
+    /// Operations to send at a time; a wish, dropped when the provider cannot.
+    pub(crate) transmit: usize,
+    /// Receives to post; a wish, dropped when the provider cannot.
+    pub(crate) receive: usize,
+}
+
+/// One answer, with the list that it belongs to.
+pub(crate) struct Info {
+    library: &'static Library,
+    head: NonNull<sys::fi_info>,
+    chosen: NonNull<sys::fi_info>,
+}
+
+// SAFETY: the list is plain memory that this value owns alone; the library frees it from any thread.
+unsafe impl Send for Info {}
+
+/// The fields of an answer that this crate goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) provider: String,
+    pub(crate) domain: String,
+    pub(crate) mr_mode: u64,
+    pub(crate) mr_key_bytes: usize,
+    pub(crate) inject_bytes_max: usize,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) address_format: u32,
+    /// The local address as the provider writes it; empty when it gives none.
+    pub(crate) source: Vec<u8>,
+}
+
+impl Info {
+    /// Asks for `query`; of the answers with that very name, `fits` chooses the first that it accepts.
+    /// `None`: the library has nothing that fits.
+    pub(crate) fn query(
+        library: &'static Library,
+        query: &Query<'_>,
+        fits: &dyn Fn(&Facts) -> bool,
+    ) -> Result<Option<Info>, Error> {
+        for wishes in [true, false] {
+            let hints = Hints::new(library, query, wishes)?;
+            let text =
+                |part: Option<&str>| part.map(|part| CString::new(part).expect("no zero byte in a node or service"));
+            let (node, service) = (text(query.node), text(query.service));
+            let pointer = |part: &Option<CString>| part.as_ref().map_or(ptr::null(), |part| part.as_ptr());
+            let mut flags = 0;
+            if query.node.is_some() || query.service.is_some() {
+                flags |= sys::FI_SOURCE;
+            }
+            if query.numeric {
+                flags |= sys::FI_NUMERICHOST;
+            }
+            let mut head = ptr::null_mut();
+            // SAFETY: node and service are C strings or null and outlive the call, as do the hints, which the library allocated.
+            let code = unsafe {
+                (library.fi_getinfo)(
+                    API_VERSION,
+                    pointer(&node),
+                    pointer(&service),
+                    flags,
+                    hints.0.as_ptr(),
+                    &raw mut head,
+                )
+            };
+            match (NonNull::new(head), Code::from(-code)) {
+                (Some(head), _) if code == 0 => {
+                    let mut info = Info { library, head, chosen: head };
+                    if info.choose(query.name, fits) {
+                        return Ok(Some(info));
+                    }
+                }
+                (_, Code::NoData) => {}
+                _ if code == 0 => {}
+                _ => return Err(Error::of_call(library, "fi_getinfo", code.into())),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The chosen answer, as calls that open objects take it.
+    pub(crate) fn as_ptr(&self) -> *mut sys::fi_info {
+        self.chosen.as_ptr()
+    }
+
+    /// The chosen answer's fields.
+    pub(crate) fn facts(&self) -> Facts {
+        // SAFETY: `chosen` is an entry of the list that this value owns; the library fills every attribute of an answer.
+        unsafe { facts_of(self.chosen) }
+    }
+
+    /// Moves `chosen` to the first answer of provider `name` that fits.
+    fn choose(&mut self, name: &str, fits: &dyn Fn(&Facts) -> bool) -> bool {
+        let mut next = Some(self.head);
+        while let Some(entry) = next {
+            // SAFETY: `entry` is an entry of the list that this value owns; `next` is null at its end.
+            let (facts, following) = unsafe { (facts_of(entry), NonNull::new((*entry.as_ptr()).next)) };
+            log::trace!("fi_getinfo offers {facts:?}");
+            if facts.provider == name && fits(&facts) {
+                self.chosen = entry;
+                return true;
+            }
+            next = following;
+        }
+        false
+    }
+}
+
+impl Drop for Info {
+    fn drop(&mut self) {
+        // SAFETY: the list came from fi_getinfo and is freed once, here.
+        unsafe { (self.library.fi_freeinfo)(self.head.as_ptr()) };
+    }
+}
+
+/// Hints, allocated and freed by the library.
+struct Hints(NonNull<sys::fi_info>, &'static Library);
+
+impl Hints {
+    fn new(library: &'static Library, query: &Query<'_>, wishes: bool) -> Result<Hints, Error> {
+        // SAFETY: a null pointer asks for an empty structure with its attributes allocated (fi_allocinfo is this call).
+        let info = unsafe { (library.fi_dupinfo)(ptr::null()) };
+        let info = NonNull::new(info).ok_or_else(|| Error::of_call(library, "fi_dupinfo", (-libc::ENOMEM).into()))?;
+        let hints = Hints(info, library);
+        let name = CString::new(query.name).expect("no zero byte in a provider's name");
+        // SAFETY: the library allocated the structure and each attribute written here, zeroed, and nobody else has them; the name
+        // is copied into memory of malloc, which fi_freeinfo gives back to free.
+        unsafe {
+            let info = &mut *hints.0.as_ptr();
+            info.caps = sys::FI_MSG | sys::FI_RMA;
+            info.mode = sys::FI_CONTEXT | sys::FI_CONTEXT2;
+            (*info.ep_attr).type_ = sys::FI_EP_RDM;
+            (*info.tx_attr).msg_order = sys::FI_ORDER_SAS;
+            (*info.rx_attr).msg_order = sys::FI_ORDER_SAS;
+            if wishes {
+                (*info.tx_attr).size = query.transmit;
+                (*info.rx_attr).size = query.receive;
+            }
+            let domain = &mut *info.domain_attr;
+            // No FI_MR_VIRT_ADDR: remote addresses are offsets everywhere.
+            domain.mr_mode =
+                (sys::FI_MR_ENDPOINT | sys::FI_MR_ALLOCATED | sys::FI_MR_PROV_KEY | sys::FI_MR_LOCAL) as i32;
+            domain.threading = sys::FI_THREAD_DOMAIN;
+            domain.control_progress = sys::FI_PROGRESS_MANUAL;
+            sys::fi_hints_set_data_progress(info.domain_attr, sys::FI_PROGRESS_MANUAL);
+            domain.av_type = sys::FI_AV_TABLE;
+            (*info.fabric_attr).prov_name = libc::strdup(name.as_ptr());
+        }
+        Ok(hints)
+    }
+}
+
+impl Drop for Hints {
+    fn drop(&mut self) {
+        // SAFETY: the structure came from fi_dupinfo and is freed once, here.
+        unsafe { (self.1.fi_freeinfo)(self.0.as_ptr()) };
+    }
+}
+
+/// Copies the fields out of an answer.
+///
+/// # Safety
+/// `info` is an answer of fi_getinfo that is not freed yet.
+unsafe fn facts_of(info: NonNull<sys::fi_info>) -> Facts {
+    // SAFETY: an answer has all attributes, its names are C strings or null, and its source address has the length that it says.
+    unsafe {
+        let info = info.as_ref();
+        let source = match NonNull::new(info.src_addr.cast::<u8>()) {
+            Some(address) => std::slice::from_raw_parts(address.as_ptr(), info.src_addrlen).to_vec(),
+            None => Vec::new(),
+        };
+        Facts {
+            provider: text_of((*info.fabric_attr).prov_name),
+            domain: text_of((*info.domain_attr).name),
+            mr_mode: u64::from((*info.domain_attr).mr_mode.cast_unsigned()),
+            mr_key_bytes: (*info.domain_attr).mr_key_size,
+            inject_bytes_max: (*info.tx_attr).inject_size,
+            message_bytes_max: (*info.ep_attr).max_msg_size,
+            address_format: info.addr_format,
+            source,
+        }
+    }
+}
+
+/// A copy of a C string; empty for null.
+///
+/// # Safety
+/// `text` is null or a C string.
+unsafe fn text_of(text: *const c_char) -> String {
+    // SAFETY: the caller's promise.
+    unsafe { if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() } }
+}

@@ -1,0 +1,360 @@
+//! Asking upstream: the parent, or on a root the backend; and what becomes of the answers.
+
+use super::flight::{FlightId, Object, Outcome, Stage, Waiter};
+use super::limits::{
+    CHECKSUM_RETRIES_MAX, LISTING_BYTES_MAX, MEMORY_RETRY_US, REQUESTS_AT_PARENT_MAX, RETRY_US, VERIFY_INLINE_BYTES,
+};
+use super::node::{BackendOp, BackendReply, EIO, ENOTDIR, ESTALE, FlightKey, Node, Output, chunk_len, describe};
+use super::wire::{Grant, Header, Message};
+use crate::cache::arena::Slot;
+use crate::cache::chunks::CHUNK_BYTES;
+use crate::cache::types::{Attr, ListingBuilder, Micros};
+
+/// Pause before a chunk is asked for again whose bytes could not be pulled.
+const PULL_RETRY_US: u64 = 50_000;
+
+impl Node {
+    /// Takes a request one step further: what it needs first, then the backend or the parent.
+    pub(super) fn lead(&mut self, now: Micros, id: FlightId) {
+        let Some(flight) = self.flights.get(id) else { return };
+        let object = flight.object.clone();
+        if let Object::List(path) | Object::Chunk { path, .. } = &object {
+            match self.names.get(path) {
+                Some(inode) => {
+                    if let Err(errno) = fits(&object, &inode.attr) {
+                        return self.fail(now, id, errno);
+                    }
+                }
+                None => {
+                    flight.stage = Stage::Behind;
+                    return self.request(now, Object::Attr(path.clone()), Waiter::Flight(id));
+                }
+            }
+        }
+        if self.topology().is_root() {
+            self.ask_backend(now, id, object);
+        } else {
+            if let Some(flight) = self.flights.get(id) {
+                flight.stage = Stage::InLine;
+            }
+            self.line.push_back(id);
+            self.pump(now);
+        }
+    }
+
+    /// The attributes that request `id` waited for are here.
+    pub(super) fn resume(&mut self, now: Micros, id: FlightId, outcome: &Outcome) {
+        let Some(flight) = self.flights.get(id).filter(|flight| flight.stage == Stage::Behind) else { return };
+        let answer = match outcome {
+            Outcome::Entry(inode) => fits(&flight.object, &inode.attr),
+            // Who asks for a listing or bytes once held the object: it is gone.
+            Outcome::Absent { .. } => Err(ESTALE),
+            Outcome::Failed { errno } => Err(*errno),
+            Outcome::Listing { .. } | Outcome::Chunk(_) | Outcome::Statfs(_) => Err(EIO),
+        };
+        match answer {
+            Ok(()) => self.lead(now, id),
+            Err(errno) => self.fail(now, id, errno),
+        }
+    }
+
+    /// Sends what stands in line, as far as the parent is ready and takes more.
+    pub(super) fn pump(&mut self, now: Micros) {
+        while self.parent.as_ref().is_some_and(super::peer::Parent::is_ready) && self.under_way < REQUESTS_AT_PARENT_MAX
+        {
+            let Some(id) = self.line.pop_front() else { return };
+            let Some(flight) = self.flights.get(id) else { continue };
+            if flight.stage != Stage::InLine {
+                continue;
+            }
+            if !flight.credit {
+                flight.credit = true;
+                self.under_way += 1;
+            }
+            self.ask(now, id);
+        }
+    }
+
+    /// Asks the parent, for the first time or again.
+    pub(super) fn ask(&mut self, now: Micros, id: FlightId) {
+        let Some(parent) = self.parent.as_ref().map(|parent| parent.node) else { return };
+        let Some(flight) = self.flights.get(id) else { return };
+        flight.stage = Stage::Asked;
+        flight.sign_at = now;
+        flight.asked_at.get_or_insert(now);
+        let object = flight.object.clone();
+        let (stamp, from) = flight
+            .parts
+            .as_ref()
+            .map_or((0, 0), |(stamp, parts)| (*stamp, u32::try_from(parts.len_bytes()).unwrap_or(0)));
+        if let (Object::Attr(path), None) = (&object, &flight.token) {
+            flight.token = Some(self.enoent.begin(path));
+        }
+        self.counters.to_parent += 1;
+        let message = match &object {
+            Object::Attr(path) => Message::Attr { path },
+            Object::List(path) => Message::List { path, stamp, from },
+            Object::Chunk { path, version, index } => Message::Chunk { path, version: *version, index: *index },
+            Object::Statfs => Message::Statfs,
+        };
+        self.send(parent, id.0, &message);
+    }
+
+    fn ask_backend(&mut self, now: Micros, id: FlightId, object: Object) {
+        let op = match object {
+            Object::Attr(path) => {
+                let token = self.enoent.begin(&path);
+                if let Some(flight) = self.flights.get(id) {
+                    flight.token = Some(token);
+                }
+                self.counters.backend_attr += 1;
+                BackendOp::Attr { path }
+            }
+            Object::List(path) => {
+                self.counters.backend_list += 1;
+                BackendOp::List { path }
+            }
+            Object::Chunk { path, version, index } => {
+                let Some(len) = chunk_len(version.size, index) else { return self.fail(now, id, EIO) };
+                let Some(slot) = self.alloc(len) else { return self.pause(now, id, MEMORY_RETRY_US) };
+                self.counters.backend_chunk += 1;
+                BackendOp::Chunk { path, version, offset: u64::from(index) * CHUNK_BYTES as u64, len, slot }
+            }
+            Object::Statfs => BackendOp::Statfs,
+        };
+        if let Some(flight) = self.flights.get(id) {
+            flight.stage = Stage::Backend;
+            // Before the backend is asked: what it answers is at least as young as this.
+            flight.asked_at = Some(now);
+        }
+        self.out.push_back(Output::Backend { id, op });
+    }
+
+    fn pause(&mut self, now: Micros, id: FlightId, pause_us: u64) {
+        let until = now.after_us(pause_us);
+        if let Some(flight) = self.flights.get(id) {
+            flight.stage = Stage::Pausing(until);
+            self.under_way -= usize::from(std::mem::take(&mut flight.credit));
+            self.flights.arm(id, until);
+        }
+    }
+
+    /// The backend answered request `id`.
+    pub fn backend(&mut self, now: Micros, id: FlightId, reply: BackendReply) {
+        let Some(flight) = self.flights.get(id).filter(|flight| flight.stage == Stage::Backend) else { return };
+        let (key, object) = (FlightKey::from(&*flight), flight.object.clone());
+        let asked_at = flight.asked_at.unwrap_or(now);
+        let outcome = match reply {
+            BackendReply::Attr(Ok((attr, target))) => {
+                let expires = match (attr.is_dir(), self.config.attr_ttl) {
+                    (true, _) => asked_at.after(self.config.dir_ttl),
+                    (false, Some(ttl)) => asked_at.after(ttl),
+                    (false, None) => Micros::FOREVER,
+                };
+                self.learn_found(&key, attr, target.as_deref(), expires)
+            }
+            BackendReply::Attr(Err(errno)) if errno == rustix::io::Errno::NOENT.raw_os_error() => {
+                self.counters.backend_enoent += 1;
+                self.learn_absent(now, &key, asked_at.after(self.config.enoent_ttl))
+            }
+            BackendReply::List(Ok(listing)) => {
+                self.learn_listing(now, &key.path, listing, asked_at.after(self.config.dir_ttl))
+            }
+            BackendReply::Chunk(Ok((slot, crc))) => {
+                let Object::Chunk { version, index, .. } = &object else { return self.fail(now, id, EIO) };
+                let len = chunk_len(version.size, *index).unwrap_or(0);
+                self.counters.backend_bytes += len as u64;
+                self.learn_chunk(&object, slot, len, crc)
+            }
+            BackendReply::Statfs(Ok(statfs)) => self.learn_statfs(now, statfs),
+            BackendReply::Attr(Err(errno))
+            | BackendReply::List(Err(errno))
+            | BackendReply::Chunk(Err(errno))
+            | BackendReply::Statfs(Err(errno)) => self.failed(&object, errno),
+        };
+        self.finish(now, id, &outcome);
+    }
+
+    /// Upstream failed with `errno`. A name or version that is gone is forgotten, so that the next to ask sees what is
+    /// there now; nothing else is remembered.
+    fn failed(&mut self, object: &Object, errno: i32) -> Outcome {
+        let gone = errno == ESTALE || errno == rustix::io::Errno::NOENT.raw_os_error();
+        match object {
+            Object::Chunk { path, version, .. } if gone => {
+                if self.names.get(path).is_some_and(|inode| inode.attr.version() == *version) {
+                    self.drop_name(path);
+                }
+                return Outcome::Failed { errno: ESTALE };
+            }
+            Object::List(path) if gone => {
+                self.drop_name(path);
+                return Outcome::Failed { errno: ESTALE };
+            }
+            _ => {}
+        }
+        Outcome::Failed { errno }
+    }
+
+    /// The parent answered.
+    pub(super) fn reply(&mut self, now: Micros, header: &Header, message: Message<'_>) {
+        let id = FlightId(header.id);
+        let from_parent = self.parent.as_ref().is_some_and(|parent| parent.node == header.from);
+        let Some(flight) = self.flights.get(id).filter(|flight| from_parent && flight.stage == Stage::Asked) else {
+            self.counters.dropped += 1;
+            if let Message::Granted(grant) = message {
+                // The answer to a repeated request: nobody will read it.
+                self.send(header.from, header.id, &Message::Release { grant: grant.grant });
+            }
+            return;
+        };
+        flight.sign_at = now;
+        let asked_at = flight.asked_at.unwrap_or(now);
+        let (key, object) = (FlightKey::from(&*flight), flight.object.clone());
+        let outcome = match (&object, message) {
+            (_, Message::Pending) => return,
+            (_, Message::Failed { errno }) => self.failed(&object, errno),
+            (Object::Attr(_), Message::Found { attr, remaining_us, target }) => {
+                let target = (attr.kind() == crate::cache::types::Kind::Symlink).then_some(target);
+                self.learn_found(&key, attr, target, asked_at.after_us(remaining_us))
+            }
+            (Object::Attr(_), Message::Absent { remaining_us }) => {
+                self.learn_absent(now, &key, asked_at.after_us(remaining_us))
+            }
+            (Object::List(_), Message::Part { stamp, remaining_us, from, total, bytes }) => {
+                match self.add_part(id, stamp, from, total, bytes) {
+                    Ok(None) => return self.ask(now, id),
+                    Ok(Some(parts)) => {
+                        self.learn_listing(now, &key.path, parts.build(stamp), asked_at.after_us(remaining_us))
+                    }
+                    Err(Ignored) => return,
+                }
+            }
+            (Object::Chunk { version, index, .. }, Message::Inline { crc, bytes })
+                if chunk_len(version.size, *index) == Some(bytes.len()) =>
+            {
+                let Some(mut slot) = self.alloc(bytes.len()) else { return self.pause(now, id, MEMORY_RETRY_US) };
+                slot.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+                return self.check(now, id, slot, bytes.len(), crc);
+            }
+            (Object::Chunk { version, index, .. }, Message::Granted(grant))
+                if chunk_len(version.size, *index) == Some(grant.len as usize) =>
+            {
+                return self.pull(now, id, header, grant);
+            }
+            (Object::Statfs, Message::Filesystem(statfs)) => self.learn_statfs(now, statfs),
+            (object, message) => {
+                self.counters.dropped += 1;
+                log::error!("node {} answered {} with {message:?}", header.from, describe(object));
+                Outcome::Failed { errno: EIO }
+            }
+        };
+        self.finish(now, id, &outcome);
+    }
+
+    /// Adds a part to a listing: `Some` when it is whole, `None` when more is to be asked for.
+    fn add_part(
+        &mut self,
+        id: FlightId,
+        stamp: u64,
+        from: u32,
+        total: u32,
+        bytes: &[u8],
+    ) -> Result<Option<ListingBuilder>, Ignored> {
+        let flight = self.flights.get(id).ok_or(Ignored)?;
+        let (have, mut parts) = match flight.parts.take() {
+            // Another snapshot than the one begun: from its start only.
+            Some((have, parts)) if have == stamp || from != 0 => (have, parts),
+            _ => (stamp, ListingBuilder::default()),
+        };
+        let fits = have == stamp
+            && from as usize == parts.len_bytes()
+            && total as usize <= LISTING_BYTES_MAX
+            && (!bytes.is_empty() || total == 0);
+        if !fits {
+            flight.parts = Some((have, parts));
+            return Err(Ignored);
+        }
+        if !parts.extend_packed(bytes) {
+            // Nothing of it can be trusted; the retry timer asks again.
+            return Err(Ignored);
+        }
+        if parts.len_bytes() == total as usize {
+            return Ok(Some(parts));
+        }
+        flight.parts = Some((stamp, parts));
+        Ok(None)
+    }
+
+    fn pull(&mut self, now: Micros, id: FlightId, header: &Header, grant: Grant) {
+        let Some(slot) = self.alloc(grant.len as usize) else {
+            self.send(header.from, header.id, &Message::Release { grant: grant.grant });
+            return self.pause(now, id, MEMORY_RETRY_US);
+        };
+        let Some(flight) = self.flights.get(id) else { return };
+        flight.stage = Stage::Pulling { grant: grant.grant, crc: grant.crc };
+        self.counters.pulls += 1;
+        let Grant { key, offset, len, .. } = grant;
+        self.out.push_back(Output::Pull { id, from: header.from, key, offset, len: len as usize, slot });
+    }
+
+    /// The bytes of [`Output::Pull`] are in `slot`, or could not be had.
+    pub fn pulled(&mut self, now: Micros, id: FlightId, slot: Slot, ok: bool) {
+        let Some(parent) = self.parent.as_ref().map(|parent| parent.node) else { return };
+        let Some(flight) = self.flights.get(id) else { return };
+        let Stage::Pulling { grant, crc } = flight.stage else { return };
+        let Object::Chunk { version, index, .. } = &flight.object else { return };
+        let len = chunk_len(version.size, *index).unwrap_or(0);
+        self.send(parent, id.0, &Message::Release { grant });
+        if ok {
+            self.check(now, id, slot, len, crc);
+        } else {
+            self.counters.retries += 1;
+            self.pause(now, id, PULL_RETRY_US);
+        }
+    }
+
+    /// Compares the bytes with their checksum, here or, when they are many, on a worker.
+    fn check(&mut self, now: Micros, id: FlightId, mut slot: Slot, len: usize, crc: u32) {
+        let Some(flight) = self.flights.get(id) else { return };
+        flight.stage = Stage::Verifying { crc };
+        if len > VERIFY_INLINE_BYTES {
+            self.out.push_back(Output::Verify { id, slot, len });
+            return;
+        }
+        let found = crc32c::crc32c(&slot.as_mut_slice()[..len]);
+        self.verified(now, id, slot, found);
+    }
+
+    /// The checksum asked for by [`Output::Verify`] is `found`.
+    pub fn verified(&mut self, now: Micros, id: FlightId, slot: Slot, found: u32) {
+        let Some(flight) = self.flights.get(id) else { return };
+        let Stage::Verifying { crc } = flight.stage else { return };
+        let object = flight.object.clone();
+        let Object::Chunk { version, index, .. } = &object else { return };
+        let len = chunk_len(version.size, *index).unwrap_or(0);
+        if found == crc {
+            self.counters.chunk_bytes += len as u64;
+            let outcome = self.learn_chunk(&object, slot, len, crc);
+            return self.finish(now, id, &outcome);
+        }
+        flight.bad_checksums += 1;
+        let tries = flight.bad_checksums;
+        self.counters.bad_checksums += 1;
+        log::warn!("{} does not match its checksum (try {tries})", describe(&object));
+        if tries > CHECKSUM_RETRIES_MAX { self.fail(now, id, EIO) } else { self.pause(now, id, PULL_RETRY_US) }
+    }
+}
+
+/// An answer that says nothing new; the request goes on as if it had not come.
+struct Ignored;
+
+/// Whether what is at the path now is what the request is about.
+fn fits(object: &Object, attr: &Attr) -> Result<(), i32> {
+    match object {
+        Object::List(_) if !attr.is_dir() => Err(ENOTDIR),
+        Object::Chunk { version, .. } if attr.version() != *version => Err(ESTALE),
+        _ => Ok(()),
+    }
+}
+
+const _: () = assert!(PULL_RETRY_US < RETRY_US);

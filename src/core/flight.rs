@@ -1,0 +1,233 @@
+//! Single flight: one upstream request per object, whoever asks for it; the others wait for its outcome.
+//!
+//! Used by the node only. Whether a request is a hit, joins or leads is decided in one call; no answer to one request
+//! ever wakes another one's waiters.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashMap};
+
+use super::topology::NodeId;
+use super::wire::Statfs;
+use crate::cache::chunks::Chunk;
+use crate::cache::enoent::Token;
+use crate::cache::names::Inode;
+use crate::cache::types::{Listing, ListingBuilder, Micros, Version};
+
+/// What can be asked for. Paths are relative to the target.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Object {
+    /// What is at a path.
+    Attr(Box<[u8]>),
+    /// All names in a directory.
+    List(Box<[u8]>),
+    /// One chunk of one version of a file.
+    Chunk {
+        /// The file.
+        path: Box<[u8]>,
+        /// Whose bytes.
+        version: Version,
+        /// Which chunk, from 0.
+        index: u32,
+    },
+    /// What `statfs`(2) tells of the backend.
+    Statfs,
+}
+
+impl Object {
+    /// The path that it is about.
+    #[must_use]
+    pub fn path(&self) -> &[u8] {
+        match self {
+            Object::Attr(path) | Object::List(path) | Object::Chunk { path, .. } => path,
+            Object::Statfs => b"",
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// There is this; its `expires` bounds how long that may be said.
+    Entry(Arc<Inode>),
+    /// There is no such name, and that may be said until then.
+    Absent {
+        /// When it may no longer be said.
+        expires: Micros,
+    },
+    /// The directory's names.
+    Listing {
+        /// The names.
+        listing: Arc<Listing>,
+        /// When they may no longer be used.
+        expires: Micros,
+    },
+    /// The chunk's bytes, pinned by this handle.
+    Chunk(Arc<Chunk>),
+    /// The backend's figures.
+    Statfs(Statfs),
+    /// It could not be had: the backend's own errno, ESTALE for a version that is gone, EIO after the deadline.
+    Failed {
+        /// `errno`(3).
+        errno: i32,
+    },
+}
+
+/// Who waits for an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// A client of this node; the number is the runtime's.
+    Local(u64),
+    /// Another node.
+    Peer {
+        /// The node.
+        node: NodeId,
+        /// Its number for the request.
+        id: u64,
+        /// For a listing, the snapshot that its earlier parts came from.
+        stamp: u64,
+        /// For a listing, the first packed byte that it asks for.
+        from: u32,
+    },
+    /// A request of this node that needs this one's outcome first.
+    Flight(FlightId),
+}
+
+/// Names one upstream request in this life of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlightId(pub u64);
+
+/// Where a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// In line for the parent: it is not ready yet, or has enough of ours under way.
+    InLine,
+    /// To be tried again at a time.
+    Pausing(Micros),
+    /// Waits for another request of ours.
+    Behind,
+    /// The parent was asked.
+    Asked,
+    /// Bytes are being read from the parent's memory.
+    Pulling {
+        /// The leave to do so.
+        grant: u64,
+        /// The bytes' checksum.
+        crc: u32,
+    },
+    /// A worker computes a checksum.
+    Verifying {
+        /// What it must be.
+        crc: u32,
+    },
+    /// The backend was asked.
+    Backend,
+}
+
+/// One upstream request.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) object: Object,
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) stage: Stage,
+    /// When upstream was first asked: what the answer says counts from here.
+    pub(super) asked_at: Option<Micros>,
+    /// When upstream last gave a sign of life on this request.
+    pub(super) sign_at: Micros,
+    pub(super) deadline: Micros,
+    /// Taken before upstream is asked; a store under it loses against a clear since.
+    pub(super) token: Option<Token>,
+    /// Parts of a listing received so far, and the snapshot that they are from.
+    pub(super) parts: Option<(u64, ListingBuilder)>,
+    /// Answers whose bytes did not match their checksum.
+    pub(super) bad_checksums: u32,
+    /// Counts among the requests that are under way at the parent.
+    pub(super) credit: bool,
+    /// When it is looked at next; timers for other times are void.
+    timer: Micros,
+}
+
+/// All requests that are under way, with their timers.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    by_object: HashMap<Object, FlightId, DefaultHashBuilder>,
+    table: HashMap<FlightId, Flight, DefaultHashBuilder>,
+    timers: BinaryHeap<Reverse<(Micros, FlightId)>>,
+    last: u64,
+}
+
+impl Flights {
+    /// A number that no request of this node has yet.
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn find(&self, object: &Object) -> Option<FlightId> {
+        self.by_object.get(object).copied()
+    }
+
+    pub(super) fn get(&mut self, id: FlightId) -> Option<&mut Flight> {
+        self.table.get_mut(&id)
+    }
+
+    pub(super) fn start(&mut self, now: Micros, object: Object, waiter: Waiter, deadline: Micros) -> FlightId {
+        let id = FlightId(self.next_id());
+        self.by_object.insert(object.clone(), id);
+        let flight = Flight {
+            object,
+            waiters: vec![waiter],
+            stage: Stage::InLine,
+            asked_at: None,
+            sign_at: now,
+            deadline,
+            token: None,
+            parts: None,
+            bad_checksums: 0,
+            credit: false,
+            timer: Micros::FOREVER,
+        };
+        self.table.insert(id, flight);
+        id
+    }
+
+    pub(super) fn end(&mut self, id: FlightId) -> Option<Flight> {
+        let flight = self.table.remove(&id)?;
+        self.by_object.remove(&flight.object);
+        Some(flight)
+    }
+
+    /// Has the request looked at again at `at`, unless it is looked at earlier anyway.
+    pub(super) fn arm(&mut self, id: FlightId, at: Micros) {
+        if let Some(flight) = self.table.get_mut(&id).filter(|flight| at < flight.timer) {
+            flight.timer = at;
+            self.timers.push(Reverse((at, id)));
+        }
+    }
+
+    pub(super) fn next_timer(&self) -> Option<Micros> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// The next request whose timer has run out; the caller arms it again or ends it.
+    pub(super) fn due(&mut self, now: Micros) -> Option<FlightId> {
+        while let Some(&Reverse((at, id))) = self.timers.peek() {
+            let flight = self.table.get_mut(&id).filter(|flight| flight.timer == at);
+            if flight.is_some() && at > now {
+                return None;
+            }
+            self.timers.pop();
+            if let Some(flight) = flight {
+                flight.timer = Micros::FOREVER;
+                return Some(id);
+            }
+        }
+        None
+    }
+}

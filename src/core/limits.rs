@@ -1,0 +1,58 @@
+//! Every bound of the protocol, with the relations that must hold between them.
+
+/// Largest frame, header included: libfabric's cxi provider sends up to 16 KiB eagerly.
+pub const FRAME_BYTES_MAX: usize = 16_384;
+
+/// Longest path on the wire, bytes: `PATH_MAX` less its NUL.
+pub const PATH_BYTES_MAX: usize = 4_095;
+
+/// Longest symlink text on the wire, bytes.
+pub const TARGET_BYTES_MAX: usize = 4_095;
+
+/// Requests that a node has under way at its parent at once; the others wait in line at the node.
+pub const REQUESTS_AT_PARENT_MAX: usize = 64;
+
+/// A request without an answer or a sign of life is sent again after this long.
+pub const RETRY_US: u64 = 2_000_000;
+
+/// A peer that waits is told "pending" this often.
+pub const PENDING_US: u64 = 1_000_000;
+
+/// A request that has no answer by then fails with EIO. Below Slurm's default `UnkillableStepTimeout` of 60 s.
+pub const REQUEST_DEADLINE_US: u64 = 45_000_000;
+
+/// The first pause between two readiness probes; it doubles up to [`PROBE_PAUSE_MAX_US`].
+pub const PROBE_PAUSE_MIN_US: u64 = 10_000;
+
+/// The longest pause between two readiness probes.
+pub const PROBE_PAUSE_MAX_US: u64 = 1_000_000;
+
+/// After this long without success the node says that its parent does not come; probing goes on.
+pub const PROBE_BUDGET_US: u64 = 120_000_000;
+
+/// A grant that its child does not release is taken back after this long. A child that reads later than this sees a
+/// checksum that does not match, and asks again.
+pub const GRANT_LEASE_US: u64 = 60_000_000;
+
+/// Pause before memory is tried again when everything in the arena is pinned.
+pub const MEMORY_RETRY_US: u64 = 2_000;
+
+/// Bytes up to which a pulled chunk is verified in the turn that received it; larger ones go to a worker.
+pub const VERIFY_INLINE_BYTES: usize = 65_536;
+
+/// How often a chunk whose checksum does not match is asked for again before it fails with EIO.
+pub const CHECKSUM_RETRIES_MAX: u32 = 3;
+
+/// Largest packed listing that a node accepts from a peer, bytes.
+pub const LISTING_BYTES_MAX: usize = 1 << 30;
+
+const _: () = {
+    use super::wire::HEADER_BYTES;
+    use crate::cache::types::AttrWire;
+    assert!(HEADER_BYTES + PATH_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
+    assert!(HEADER_BYTES + size_of::<AttrWire>() + TARGET_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
+    assert!(PENDING_US < RETRY_US);
+    assert!(RETRY_US * 4 < REQUEST_DEADLINE_US);
+    assert!(REQUEST_DEADLINE_US < GRANT_LEASE_US);
+    assert!(PROBE_PAUSE_MIN_US < PROBE_PAUSE_MAX_US && PROBE_PAUSE_MAX_US < PROBE_BUDGET_US);
+};

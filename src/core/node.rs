@@ -1,0 +1,598 @@
+//! The node: its memory, what it waits for, and the calls by which the world reaches it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use super::flight::{Flight, FlightId, Flights, Object, Outcome, Stage, Waiter};
+use super::limits::{PENDING_US, REQUEST_DEADLINE_US, RETRY_US};
+use super::peer::{Parent, ParentState};
+use super::topology::{NodeId, Topology};
+use super::wire::{self, Header, Message, Statfs};
+use crate::cache::arena::Slot;
+use crate::cache::chunks::{CHUNK_BYTES, Chunk};
+use crate::cache::enoent::{EnoentMap, Stored};
+use crate::cache::names::{Inode, Names, NamesWriter};
+use crate::cache::store::ChunkStore;
+use crate::cache::types::{Attr, Ino, Listing, Micros};
+
+pub(super) const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+pub(super) const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
+pub(super) const ENOTDIR: i32 = rustix::io::Errno::NOTDIR.raw_os_error();
+
+/// How long figures of `statfs` are used.
+const STATFS_TTL_US: u64 = 1_000_000;
+
+/// What a node is told at its start.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// Its place in the tree.
+    pub topology: Topology,
+    /// Names the job: frames of another job are dropped.
+    pub job: u64,
+    /// Names this life of the node.
+    pub incarnation: u64,
+    /// How long the root's ENOENT may be repeated; zero: not at all.
+    pub enoent_ttl: Duration,
+    /// How long attributes of directories, and listings, may be used.
+    pub dir_ttl: Duration,
+    /// How long attributes of all else may be used; none: until they are invalidated.
+    pub attr_ttl: Option<Duration>,
+}
+
+/// What the caller must do for the node.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a frame. It may be lost; it is asked for again.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// Read a peer's registered memory into `slot`, then call [`Node::pulled`].
+    Pull {
+        /// For which request.
+        id: FlightId,
+        /// From whom.
+        from: NodeId,
+        /// The region's key there.
+        key: u64,
+        /// Where in the region.
+        offset: u64,
+        /// How many bytes.
+        len: usize,
+        /// Where to.
+        slot: Slot,
+    },
+    /// Compute the CRC-32C of the first `len` bytes of `slot`, then call [`Node::verified`].
+    Verify {
+        /// For which request.
+        id: FlightId,
+        /// The bytes.
+        slot: Slot,
+        /// How many of them.
+        len: usize,
+    },
+    /// Ask the backend, then call [`Node::backend`]. Roots only.
+    Backend {
+        /// For which request.
+        id: FlightId,
+        /// What.
+        op: BackendOp,
+    },
+    /// A client's request ended.
+    Complete {
+        /// The client's number, as given to [`Node::request`].
+        waiter: u64,
+        /// How.
+        outcome: Outcome,
+    },
+    /// A segment of the arena was made: register it, then call [`Node::registered`].
+    Register {
+        /// Which.
+        segment: u16,
+    },
+    /// What the kernel may have cached of this inode under this name is void.
+    Invalidate {
+        /// The inode.
+        ino: Ino,
+        /// The name's path.
+        path: Box<[u8]>,
+    },
+}
+
+/// What a root asks the backend.
+#[derive(Debug)]
+pub enum BackendOp {
+    /// `lstat`, and `readlink` for a symlink.
+    Attr {
+        /// The path.
+        path: Box<[u8]>,
+    },
+    /// All names in a directory.
+    List {
+        /// The path.
+        path: Box<[u8]>,
+    },
+    /// A piece of a file, checked to be of that version after it was read.
+    Chunk {
+        /// The path.
+        path: Box<[u8]>,
+        /// The attributes' version.
+        version: crate::cache::types::Version,
+        /// Where to begin, bytes.
+        offset: u64,
+        /// How many bytes: all of them, or it is an error.
+        len: usize,
+        /// Where to.
+        slot: Slot,
+    },
+    /// `statfs`.
+    Statfs,
+}
+
+/// What the backend answered.
+#[derive(Debug)]
+pub enum BackendReply {
+    /// To [`BackendOp::Attr`]: attributes and a symlink's text, or the errno.
+    Attr(Result<(Attr, Option<Box<[u8]>>), i32>),
+    /// To [`BackendOp::List`].
+    List(Result<Listing, i32>),
+    /// To [`BackendOp::Chunk`]: the bytes and their CRC-32C, or the errno.
+    Chunk(Result<(Slot, u32), i32>),
+    /// To [`BackendOp::Statfs`].
+    Statfs(Result<Statfs, i32>),
+}
+
+/// What a node counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests of peers for attributes.
+    pub peers_attr: u64,
+    /// Requests of peers for parts of listings.
+    pub peers_list: u64,
+    /// Requests of peers for chunks.
+    pub peers_chunk: u64,
+    /// Requests of peers for `statfs`.
+    pub peers_statfs: u64,
+    /// Probes of peers.
+    pub peers_probe: u64,
+    /// Requests sent to the parent, repeats included.
+    pub to_parent: u64,
+    /// Probes sent to the parent.
+    pub probes: u64,
+    /// Frames that arrived.
+    pub frames: u64,
+    /// Frames that were dropped: malformed, of another job, from no node of the book, or answers to nothing.
+    pub dropped: u64,
+    /// Requests that joined one already under way.
+    pub joined: u64,
+    /// Requests to the parent that were repeats.
+    pub retries: u64,
+    /// Requests that ran into the hard deadline.
+    pub timeouts: u64,
+    /// Chunks whose bytes did not match their checksum.
+    pub bad_checksums: u64,
+    /// Chunks pulled from the parent's memory.
+    pub pulls: u64,
+    /// Bytes of chunks received from the parent.
+    pub chunk_bytes: u64,
+    /// Requests to the backend for attributes.
+    pub backend_attr: u64,
+    /// Those of them that were answered ENOENT.
+    pub backend_enoent: u64,
+    /// Requests to the backend for listings.
+    pub backend_list: u64,
+    /// Requests to the backend for chunks.
+    pub backend_chunk: u64,
+    /// Bytes of chunks read from the backend.
+    pub backend_bytes: u64,
+    /// Grants that were taken back because the child did not release them.
+    pub leases_ended: u64,
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct Node {
+    pub(super) config: NodeConfig,
+    pub(super) names: Arc<Names>,
+    pub(super) writer: NamesWriter,
+    pub(super) enoent: Arc<EnoentMap>,
+    pub(super) store: ChunkStore,
+    pub(super) flights: Flights,
+    pub(super) line: VecDeque<FlightId>,
+    pub(super) under_way: usize,
+    pub(super) parent: Option<Parent>,
+    pub(super) serving: bool,
+    /// Keys of the arena's segments as they go on the wire.
+    pub(super) keys: Vec<Option<u64>>,
+    pub(super) grants: HashMap<u64, Arc<Chunk>>,
+    pub(super) leases: VecDeque<(Micros, u64)>,
+    pub(super) statfs: Option<(Statfs, Micros)>,
+    pub(super) out: VecDeque<Output>,
+    pub(super) counters: Counters,
+}
+
+impl Node {
+    /// A node that knows nothing yet. Its memory is made by the caller, who reads it from other threads.
+    #[must_use]
+    pub fn new(
+        config: NodeConfig,
+        names: (NamesWriter, Arc<Names>),
+        enoent: Arc<EnoentMap>,
+        store: ChunkStore,
+    ) -> Node {
+        let parent = config.topology.parent().map(Parent::new);
+        Node {
+            config,
+            names: names.1,
+            writer: names.0,
+            enoent,
+            store,
+            flights: Flights::default(),
+            line: VecDeque::new(),
+            under_way: 0,
+            parent,
+            serving: false,
+            keys: Vec::new(),
+            grants: HashMap::new(),
+            leases: VecDeque::new(),
+            statfs: None,
+            out: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// This node's place in the tree.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.config.topology
+    }
+
+    /// What was counted since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How the arena is filled.
+    #[must_use]
+    pub fn store(&self) -> &ChunkStore {
+        &self.store
+    }
+
+    /// How far this node has come with its parent.
+    #[must_use]
+    pub fn parent_state(&self) -> ParentState {
+        self.parent.as_ref().map_or(ParentState::None, |p| p.state)
+    }
+
+    /// Requests that are under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// From now on probes are answered with "ready".
+    pub fn open_for_service(&mut self) {
+        self.serving = true;
+    }
+
+    /// What is to be done next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// The time at which [`Node::timer`] must be called at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Micros> {
+        let probe = self.parent.as_ref().and_then(Parent::next_probe);
+        let lease = self.leases.front().map(|(at, _)| *at);
+        [self.flights.next_timer(), probe, lease].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub fn timer(&mut self, now: Micros) {
+        self.probe_parent(now);
+        self.end_leases(now);
+        while let Some(id) = self.flights.due(now) {
+            self.look_at(now, id);
+        }
+    }
+
+    /// A client of this node, or another request of it, wants `object`.
+    pub fn request(&mut self, now: Micros, object: Object, waiter: Waiter) {
+        if let Some(outcome) = self.from_memory(now, &object) {
+            self.answer(now, waiter, &outcome);
+            return;
+        }
+        if let Some(flight) = self.flights.find(&object).and_then(|id| self.flights.get(id)) {
+            // A peer that repeats its request is one waiter, not two.
+            if !flight.waiters.contains(&waiter) {
+                flight.waiters.push(waiter);
+                self.counters.joined += 1;
+            }
+            return;
+        }
+        let id = self.flights.start(now, object, waiter, now.after_us(REQUEST_DEADLINE_US));
+        self.flights.arm(id, now.after_us(PENDING_US));
+        self.lead(now, id);
+    }
+
+    /// A frame arrived.
+    pub fn frame(&mut self, now: Micros, frame: &[u8]) {
+        self.counters.frames += 1;
+        match wire::decode(frame) {
+            Ok((header, message)) if self.accepts(&header) => self.message(now, &header, message),
+            Ok(_) => self.counters.dropped += 1,
+            Err(error) => {
+                self.counters.dropped += 1;
+                log::debug!("{error}");
+            }
+        }
+    }
+
+    fn accepts(&self, header: &Header) -> bool {
+        let topology = self.topology();
+        header.job == self.config.job && header.from.0 < topology.nodes() && header.from != topology.me()
+    }
+
+    fn message(&mut self, now: Micros, header: &Header, message: Message<'_>) {
+        match message {
+            Message::Probe
+            | Message::Attr { .. }
+            | Message::List { .. }
+            | Message::Chunk { .. }
+            | Message::Statfs
+            | Message::Release { .. } => self.serve(now, header, message),
+            Message::Alive { serving } => self.parent_alive(now, header, serving),
+            _ => self.reply(now, header, message),
+        }
+    }
+
+    pub(super) fn send(&mut self, to: NodeId, id: u64, message: &Message<'_>) {
+        let header =
+            Header { from: self.topology().me(), job: self.config.job, incarnation: self.config.incarnation, id };
+        self.out.push_back(Output::Send { to, frame: message.encode(&header) });
+    }
+
+    fn probe_parent(&mut self, now: Micros) {
+        let Some(parent) = &mut self.parent else { return };
+        if parent.next_probe().is_none_or(|at| at > now) {
+            return;
+        }
+        let id = self.flights.next_id();
+        parent.probed(now, id);
+        let node = parent.node;
+        self.counters.probes += 1;
+        self.send(node, id, &Message::Probe);
+    }
+
+    fn parent_alive(&mut self, now: Micros, header: &Header, serving: bool) {
+        let Some(parent) = self.parent.as_mut().filter(|p| p.node == header.from) else {
+            self.counters.dropped += 1;
+            return;
+        };
+        if parent.answered(now, header.id, serving) {
+            self.pump(now);
+        }
+    }
+
+    /// A request's timer ran out: it may be past its deadline, due for another try, or its peers for a sign of life.
+    fn look_at(&mut self, now: Micros, id: FlightId) {
+        let Some(flight) = self.flights.get(id) else { return };
+        if now >= flight.deadline {
+            self.counters.timeouts += 1;
+            log::error!(
+                "no answer for {} within {} s while {:?}; it fails with EIO",
+                describe(&flight.object),
+                REQUEST_DEADLINE_US / 1_000_000,
+                flight.stage
+            );
+            self.finish(now, id, &Outcome::Failed { errno: EIO });
+            return;
+        }
+        if let Stage::Pausing(until) = flight.stage {
+            if until > now {
+                self.flights.arm(id, until);
+                return;
+            }
+            self.lead(now, id);
+        } else if flight.stage == Stage::Asked && now.0.saturating_sub(flight.sign_at.0) >= RETRY_US {
+            self.counters.retries += 1;
+            self.ask(now, id);
+        }
+        let Some(flight) = self.flights.get(id) else { return };
+        let peers: Vec<_> = flight
+            .waiters
+            .iter()
+            .filter_map(|w| if let Waiter::Peer { node, id, .. } = *w { Some((node, id)) } else { None })
+            .collect();
+        let next = now.after_us(PENDING_US).min(flight.deadline);
+        self.flights.arm(id, next);
+        for (node, request) in peers {
+            self.send(node, request, &Message::Pending);
+        }
+    }
+
+    /// The answer to `object` that memory holds, if it does.
+    fn from_memory(&self, now: Micros, object: &Object) -> Option<Outcome> {
+        match object {
+            Object::Attr(path) => match self.names.get(path).filter(|inode| inode.is_fresh(now)) {
+                Some(inode) => Some(Outcome::Entry(inode)),
+                None => {
+                    let remaining = self.enoent.lookup(path, now)?;
+                    Some(Outcome::Absent { expires: now.after_us(remaining) })
+                }
+            },
+            Object::List(path) => {
+                let timed = self.names.get(path)?.listing().filter(|timed| timed.expires > now)?;
+                Some(Outcome::Listing { listing: timed.listing.clone(), expires: timed.expires })
+            }
+            Object::Chunk { path, version, index } => {
+                let inode = self.names.get(path)?;
+                if inode.attr.version() != *version {
+                    return Some(Outcome::Failed { errno: ESTALE });
+                }
+                let chunk = inode.data()?.chunk(*index)?;
+                Some(Outcome::Chunk(chunk))
+            }
+            Object::Statfs => {
+                self.statfs.filter(|(_, expires)| *expires > now).map(|(statfs, _)| Outcome::Statfs(statfs))
+            }
+        }
+    }
+
+    /// Ends a request: everyone who waits for it is answered.
+    pub(super) fn finish(&mut self, now: Micros, id: FlightId, outcome: &Outcome) {
+        let Some(flight) = self.flights.end(id) else { return };
+        self.under_way -= usize::from(flight.credit);
+        for waiter in flight.waiters {
+            self.answer(now, waiter, outcome);
+        }
+        self.pump(now);
+    }
+
+    pub(super) fn fail(&mut self, now: Micros, id: FlightId, errno: i32) {
+        self.finish(now, id, &Outcome::Failed { errno });
+    }
+
+    fn answer(&mut self, now: Micros, waiter: Waiter, outcome: &Outcome) {
+        match waiter {
+            Waiter::Local(waiter) => self.out.push_back(Output::Complete { waiter, outcome: outcome.clone() }),
+            Waiter::Peer { node, id, stamp, from } => self.answer_peer(now, node, id, (stamp, from), outcome),
+            Waiter::Flight(id) => self.resume(now, id, outcome),
+        }
+    }
+
+    /// Upstream said what is at `path`. `asked_at` is when it was asked, `flight` holds the token taken before that.
+    pub(super) fn learn_found(
+        &mut self,
+        flight: &FlightKey,
+        attr: Attr,
+        target: Option<&[u8]>,
+        expires: Micros,
+    ) -> Outcome {
+        let path = &flight.path;
+        self.enoent.clear(path);
+        let before = self.names.get(path);
+        let inode = self.writer.insert(path, attr, target, expires);
+        if let Some(before) = before.filter(|before| before.ino != inode.ino) {
+            self.retire(&before);
+        }
+        Outcome::Entry(inode)
+    }
+
+    /// Upstream said that nothing is at `path`, and that this may be repeated until `expires`.
+    pub(super) fn learn_absent(&mut self, now: Micros, flight: &FlightKey, expires: Micros) -> Outcome {
+        self.drop_name(&flight.path);
+        if let Some(token) = flight.token.filter(|_| expires > now) {
+            match self.enoent.store(&flight.path, expires, now, token) {
+                Stored::Raced => log::debug!("an ENOENT came too late to be kept"),
+                Stored::Stored | Stored::Full | Stored::Expired => {}
+            }
+        }
+        Outcome::Absent { expires }
+    }
+
+    /// Forgets the name, here and in the kernel.
+    pub(super) fn drop_name(&mut self, path: &[u8]) {
+        if let Some(inode) = self.writer.remove(path) {
+            self.retire(&inode);
+        }
+    }
+
+    fn retire(&mut self, inode: &Inode) {
+        if let Some(data) = inode.data() {
+            self.store.forget(data);
+        }
+        self.out.push_back(Output::Invalidate { ino: inode.ino, path: inode.path.clone() });
+    }
+
+    pub(super) fn learn_listing(&mut self, now: Micros, path: &[u8], listing: Listing, expires: Micros) -> Outcome {
+        let listing = Arc::new(listing);
+        if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.is_dir() && expires > now) {
+            self.writer.set_listing(inode.ino, listing.clone(), expires);
+        }
+        Outcome::Listing { listing, expires }
+    }
+
+    pub(super) fn learn_chunk(&mut self, object: &Object, slot: Slot, len: usize, crc: u32) -> Outcome {
+        let Object::Chunk { path, version, index } = object else { return Outcome::Failed { errno: EIO } };
+        let current = self.names.get(path).filter(|inode| inode.attr.version() == *version);
+        let chunk = match current.as_ref().and_then(|inode| inode.data()) {
+            Some(data) => self.store.publish(data, *index, slot, len, crc),
+            // The name went meanwhile: those who wait get their bytes, and nobody else.
+            None => Arc::new(Chunk::new(slot, len, crc)),
+        };
+        Outcome::Chunk(chunk)
+    }
+
+    pub(super) fn learn_statfs(&mut self, now: Micros, statfs: Statfs) -> Outcome {
+        self.statfs = Some((statfs, now.after_us(STATFS_TTL_US)));
+        Outcome::Statfs(statfs)
+    }
+
+    /// A piece of the arena for `len` bytes; tells the runtime of segments made for it.
+    pub(super) fn alloc(&mut self, len: usize) -> Option<Slot> {
+        let slot = self.store.alloc(len).ok();
+        while let Some(segment) = self.store.new_segments() {
+            self.out.push_back(Output::Register { segment: segment.index });
+        }
+        slot
+    }
+
+    /// A segment of the arena is registered under `key`.
+    pub fn registered(&mut self, segment: u16, key: u64) {
+        let at = usize::from(segment);
+        if self.keys.len() <= at {
+            self.keys.resize(at + 1, None);
+        }
+        self.keys[at] = Some(key);
+    }
+
+    /// The chunk that a peer may read under `key` at `offset` now: what an RDMA read would find there.
+    #[must_use]
+    pub fn granted(&self, key: u64, offset: u64) -> Option<&Arc<Chunk>> {
+        self.grants.values().find(|chunk| {
+            chunk.offset() == offset && self.keys.get(usize::from(chunk.segment())).copied().flatten() == Some(key)
+        })
+    }
+
+    /// The kernel forgot an inode.
+    pub fn forget(&mut self, ino: Ino) {
+        self.writer.forget(ino);
+    }
+}
+
+/// What must be kept of a flight to learn from its answer.
+pub(super) struct FlightKey {
+    pub(super) path: Box<[u8]>,
+    pub(super) token: Option<crate::cache::enoent::Token>,
+}
+
+impl From<&Flight> for FlightKey {
+    fn from(flight: &Flight) -> FlightKey {
+        FlightKey { path: flight.object.path().into(), token: flight.token }
+    }
+}
+
+/// Bytes of chunk `index` of a file of `size` bytes; none beyond its end.
+pub(super) fn chunk_len(size: u64, index: u32) -> Option<usize> {
+    let begin = u64::from(index) * CHUNK_BYTES as u64;
+    let rest = size.checked_sub(begin).filter(|rest| *rest > 0)?;
+    Some(usize::try_from(rest).unwrap_or(usize::MAX).min(CHUNK_BYTES))
+}
+
+pub(super) fn describe(object: &Object) -> String {
+    let path = String::from_utf8_lossy(object.path());
+    match object {
+        Object::Attr(_) => format!("the attributes of \"{path}\""),
+        Object::List(_) => format!("the listing of \"{path}\""),
+        Object::Chunk { index, .. } => format!("chunk {index} of \"{path}\""),
+        Object::Statfs => "statfs".to_owned(),
+    }
+}

@@ -1,0 +1,593 @@
+//! Messages between nodes: one frame each, at most [`FRAME_BYTES_MAX`] bytes, little endian.
+//!
+//! Called by the node only. Decoding is total: any bytes give a message or a [`Malformed`], never a panic, and a
+//! decoded path or listing is valid by construction.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
+
+use super::limits::{FRAME_BYTES_MAX, PATH_BYTES_MAX, TARGET_BYTES_MAX};
+use super::topology::NodeId;
+use crate::cache::types::{Attr, AttrWire, Timestamp, Version};
+
+const MAGIC: [u8; 2] = *b"Bo";
+const WIRE_VERSION: u8 = 1;
+
+/// What stands before every message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Who sent it.
+    pub from: NodeId,
+    /// Names the job: frames of another job are dropped.
+    pub job: u64,
+    /// Names one life of the sender: another one has lost what this one promised.
+    pub incarnation: u64,
+    /// The requester's number for the request; a reply carries its request's.
+    pub id: u64,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct HeaderWire {
+    magic: [u8; 2],
+    version: u8,
+    kind: u8,
+    from: le::U32,
+    job: le::U64,
+    incarnation: le::U64,
+    id: le::U64,
+}
+
+/// Bytes of the header of every frame.
+pub const HEADER_BYTES: usize = size_of::<HeaderWire>();
+
+/// What `statfs`(2) tells of the backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statfs {
+    /// `f_blocks`, units of `frsize`.
+    pub blocks: u64,
+    /// `f_bfree`
+    pub bfree: u64,
+    /// `f_bavail`
+    pub bavail: u64,
+    /// `f_files`
+    pub files: u64,
+    /// `f_ffree`
+    pub ffree: u64,
+    /// `f_bsize`, bytes.
+    pub bsize: u32,
+    /// `f_frsize`, bytes.
+    pub frsize: u32,
+    /// `f_namelen`, bytes.
+    pub namelen: u32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct StatfsWire {
+    words: [le::U64; 5],
+    sizes: [le::U32; 3],
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct VersionWire {
+    ino: le::U64,
+    size: le::U64,
+    mtime_secs: le::I64,
+    mtime_nanos: le::U32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct ListHead {
+    stamp: le::U64,
+    from: le::U32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct PartHead {
+    stamp: le::U64,
+    remaining_us: le::U64,
+    from: le::U32,
+    total: le::U32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct GrantWire {
+    grant: le::U64,
+    key: le::U64,
+    offset: le::U64,
+    len: le::U32,
+    crc: le::U32,
+}
+
+/// Leave to read a piece of the sender's registered memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Names the grant among all that the sender ever gave; released by it.
+    pub grant: u64,
+    /// The memory region's key.
+    pub key: u64,
+    /// Where the bytes begin in the region.
+    pub offset: u64,
+    /// How many there are.
+    pub len: u32,
+    /// Their CRC-32C.
+    pub crc: u32,
+}
+
+/// One message. Paths are relative to the target, `""` the target itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Are you there, and do you serve?
+    Probe,
+    /// What is at this path?
+    Attr {
+        /// The path.
+        path: &'a [u8],
+    },
+    /// The names in the directory at this path, from a byte of the packed listing on.
+    List {
+        /// The path.
+        path: &'a [u8],
+        /// The snapshot that earlier parts came from; 0 at the start.
+        stamp: u64,
+        /// The first packed byte that is asked for.
+        from: u32,
+    },
+    /// A chunk of a file.
+    Chunk {
+        /// The path.
+        path: &'a [u8],
+        /// The version whose bytes are asked for.
+        version: Version,
+        /// Which chunk, from 0.
+        index: u32,
+    },
+    /// What `statfs`(2) tells of the backend.
+    Statfs,
+    /// A grant is no longer needed. Not answered.
+    Release {
+        /// The grant.
+        grant: u64,
+    },
+    /// Answer to [`Message::Probe`].
+    Alive {
+        /// Whether requests are answered yet.
+        serving: bool,
+    },
+    /// There is this.
+    Found {
+        /// Its attributes.
+        attr: Attr,
+        /// How long they may be used, microseconds; `u64::MAX` until invalidated.
+        remaining_us: u64,
+        /// A symlink's text; empty for all else.
+        target: &'a [u8],
+    },
+    /// There is no such name.
+    Absent {
+        /// How long that may be said, microseconds.
+        remaining_us: u64,
+    },
+    /// The backend's own errno, or the sender's.
+    Failed {
+        /// `errno`(3), never 0 or ENOENT.
+        errno: i32,
+    },
+    /// Not yet; the sender is alive and at it.
+    Pending,
+    /// Names of a directory.
+    Part {
+        /// The snapshot.
+        stamp: u64,
+        /// How long the listing may be used, microseconds.
+        remaining_us: u64,
+        /// Where `bytes` begin in the packed listing.
+        from: u32,
+        /// The packed listing's length.
+        total: u32,
+        /// Whole packed entries.
+        bytes: &'a [u8],
+    },
+    /// A chunk that fits into the frame.
+    Inline {
+        /// The bytes' CRC-32C.
+        crc: u32,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// A chunk to be read from the sender's memory.
+    Granted(Grant),
+    /// Answer to [`Message::Statfs`].
+    Filesystem(Statfs),
+}
+
+/// Bytes that are no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed frame: {0}")]
+pub struct Malformed(&'static str);
+
+mod kind {
+    pub(super) const PROBE: u8 = 1;
+    pub(super) const ATTR: u8 = 2;
+    pub(super) const LIST: u8 = 3;
+    pub(super) const CHUNK: u8 = 4;
+    pub(super) const STATFS: u8 = 5;
+    pub(super) const RELEASE: u8 = 6;
+    pub(super) const ALIVE: u8 = 129;
+    pub(super) const FOUND: u8 = 130;
+    pub(super) const ABSENT: u8 = 131;
+    pub(super) const FAILED: u8 = 132;
+    pub(super) const PENDING: u8 = 133;
+    pub(super) const PART: u8 = 134;
+    pub(super) const INLINE: u8 = 135;
+    pub(super) const GRANTED: u8 = 136;
+    pub(super) const FILESYSTEM: u8 = 137;
+}
+
+/// Bytes of a chunk that fit into one frame beside their header and checksum.
+pub const INLINE_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES - 4;
+
+/// Bytes of a packed listing that fit into one frame.
+pub const PART_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES - size_of::<PartHead>();
+
+/// Whether `path` may be on the wire: relative, at most [`PATH_BYTES_MAX`] bytes, components of 1 to 255 bytes that
+/// are neither `.` nor `..`, no NUL; `""` is the target itself.
+#[must_use]
+pub fn path_is_valid(path: &[u8]) -> bool {
+    path.len() <= PATH_BYTES_MAX
+        && !path.contains(&0)
+        && (path.is_empty()
+            || path.split(|&b| b == b'/').all(|c| !c.is_empty() && c.len() <= 255 && c != b"." && c != b".."))
+}
+
+impl Message<'_> {
+    /// The frame of this message.
+    ///
+    /// # Panics
+    /// In debug builds where the message does not fit a frame: the node never makes such a one.
+    #[must_use]
+    pub fn encode(&self, header: &Header) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_BYTES + 160);
+        let head = HeaderWire {
+            magic: MAGIC,
+            version: WIRE_VERSION,
+            kind: self.kind(),
+            from: header.from.0.into(),
+            job: header.job.into(),
+            incarnation: header.incarnation.into(),
+            id: header.id.into(),
+        };
+        out.extend_from_slice(head.as_bytes());
+        match *self {
+            Message::Probe | Message::Statfs | Message::Pending => {}
+            Message::Attr { path } => out.extend_from_slice(path),
+            Message::List { path, stamp, from } => {
+                out.extend_from_slice(ListHead { stamp: stamp.into(), from: from.into() }.as_bytes());
+                out.extend_from_slice(path);
+            }
+            Message::Chunk { path, version, index } => {
+                let version = VersionWire {
+                    ino: version.ino.into(),
+                    size: version.size.into(),
+                    mtime_secs: version.mtime.secs.into(),
+                    mtime_nanos: version.mtime.nanos.into(),
+                };
+                out.extend_from_slice(version.as_bytes());
+                out.extend_from_slice(&index.to_le_bytes());
+                out.extend_from_slice(path);
+            }
+            Message::Release { grant } => out.extend_from_slice(&grant.to_le_bytes()),
+            Message::Alive { serving } => out.push(u8::from(serving)),
+            Message::Found { attr, remaining_us, target } => {
+                out.extend_from_slice(AttrWire::from(attr).as_bytes());
+                out.extend_from_slice(&remaining_us.to_le_bytes());
+                out.extend_from_slice(target);
+            }
+            Message::Absent { remaining_us } => out.extend_from_slice(&remaining_us.to_le_bytes()),
+            Message::Failed { errno } => out.extend_from_slice(&errno.to_le_bytes()),
+            Message::Part { stamp, remaining_us, from, total, bytes } => {
+                let part = PartHead {
+                    stamp: stamp.into(),
+                    remaining_us: remaining_us.into(),
+                    from: from.into(),
+                    total: total.into(),
+                };
+                out.extend_from_slice(part.as_bytes());
+                out.extend_from_slice(bytes);
+            }
+            Message::Inline { crc, bytes } => {
+                out.extend_from_slice(&crc.to_le_bytes());
+                out.extend_from_slice(bytes);
+            }
+            Message::Granted(g) => {
+                let grant = GrantWire {
+                    grant: g.grant.into(),
+                    key: g.key.into(),
+                    offset: g.offset.into(),
+                    len: g.len.into(),
+                    crc: g.crc.into(),
+                };
+                out.extend_from_slice(grant.as_bytes());
+            }
+            Message::Filesystem(s) => {
+                let statfs = StatfsWire {
+                    words: [s.blocks, s.bfree, s.bavail, s.files, s.ffree].map(le::U64::new),
+                    sizes: [s.bsize, s.frsize, s.namelen].map(le::U32::new),
+                };
+                out.extend_from_slice(statfs.as_bytes());
+            }
+        }
+        debug_assert!(out.len() <= FRAME_BYTES_MAX, "a frame of {} bytes", out.len());
+        out
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Message::Probe => kind::PROBE,
+            Message::Attr { .. } => kind::ATTR,
+            Message::List { .. } => kind::LIST,
+            Message::Chunk { .. } => kind::CHUNK,
+            Message::Statfs => kind::STATFS,
+            Message::Release { .. } => kind::RELEASE,
+            Message::Alive { .. } => kind::ALIVE,
+            Message::Found { .. } => kind::FOUND,
+            Message::Absent { .. } => kind::ABSENT,
+            Message::Failed { .. } => kind::FAILED,
+            Message::Pending => kind::PENDING,
+            Message::Part { .. } => kind::PART,
+            Message::Inline { .. } => kind::INLINE,
+            Message::Granted(_) => kind::GRANTED,
+            Message::Filesystem(_) => kind::FILESYSTEM,
+        }
+    }
+}
+
+fn path(bytes: &[u8]) -> Result<&[u8], Malformed> {
+    if path_is_valid(bytes) { Ok(bytes) } else { Err(Malformed("invalid path")) }
+}
+
+fn word(bytes: &[u8]) -> Result<u64, Malformed> {
+    Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| Malformed("wrong length"))?))
+}
+
+fn prefix<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8]) -> Result<(&T, &[u8]), Malformed> {
+    T::ref_from_prefix(bytes).map_err(|_| Malformed("cut short"))
+}
+
+fn exact<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8]) -> Result<&T, Malformed> {
+    T::ref_from_bytes(bytes).map_err(|_| Malformed("wrong length"))
+}
+
+/// Decodes one frame.
+///
+/// # Errors
+/// [`Malformed`] for anything that [`Message::encode`] could not have made.
+pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
+    if frame.len() > FRAME_BYTES_MAX {
+        return Err(Malformed("too long"));
+    }
+    let (head, body) = prefix::<HeaderWire>(frame)?;
+    if head.magic != MAGIC {
+        return Err(Malformed("not a frame of ours"));
+    }
+    if head.version != WIRE_VERSION {
+        return Err(Malformed("another version of the protocol"));
+    }
+    let header = Header {
+        from: NodeId(head.from.get()),
+        job: head.job.get(),
+        incarnation: head.incarnation.get(),
+        id: head.id.get(),
+    };
+    let message = match head.kind {
+        kind::PROBE | kind::STATFS | kind::PENDING => {
+            if !body.is_empty() {
+                return Err(Malformed("wrong length"));
+            }
+            match head.kind {
+                kind::PROBE => Message::Probe,
+                kind::STATFS => Message::Statfs,
+                _ => Message::Pending,
+            }
+        }
+        kind::ATTR => Message::Attr { path: path(body)? },
+        kind::LIST => {
+            let (list, rest) = prefix::<ListHead>(body)?;
+            Message::List { path: path(rest)?, stamp: list.stamp.get(), from: list.from.get() }
+        }
+        kind::CHUNK => {
+            let (version, rest) = prefix::<VersionWire>(body)?;
+            let (index, rest) = prefix::<le::U32>(rest)?;
+            let mtime = Timestamp { secs: version.mtime_secs.get(), nanos: version.mtime_nanos.get() };
+            let version = Version { ino: version.ino.get(), size: version.size.get(), mtime };
+            Message::Chunk { path: path(rest)?, version, index: index.get() }
+        }
+        kind::RELEASE => Message::Release { grant: word(body)? },
+        kind::ALIVE => match body {
+            [0] => Message::Alive { serving: false },
+            [1] => Message::Alive { serving: true },
+            _ => return Err(Malformed("no truth value")),
+        },
+        kind::FOUND => {
+            let (attr, rest) = prefix::<AttrWire>(body)?;
+            let (remaining, target) = prefix::<le::U64>(rest)?;
+            if target.len() > TARGET_BYTES_MAX || target.contains(&0) {
+                return Err(Malformed("invalid symlink text"));
+            }
+            Message::Found { attr: Attr::from(*attr), remaining_us: remaining.get(), target }
+        }
+        kind::ABSENT => Message::Absent { remaining_us: word(body)? },
+        kind::FAILED => {
+            let errno = exact::<le::I32>(body)?.get();
+            if !(1..4096).contains(&errno) || errno == rustix::io::Errno::NOENT.raw_os_error() {
+                return Err(Malformed("no errno of a failure"));
+            }
+            Message::Failed { errno }
+        }
+        kind::PART => {
+            let (part, bytes) = prefix::<PartHead>(body)?;
+            let (from, total) = (part.from.get(), part.total.get());
+            if u64::from(from) + bytes.len() as u64 > u64::from(total) {
+                return Err(Malformed("a part beyond its listing"));
+            }
+            Message::Part { stamp: part.stamp.get(), remaining_us: part.remaining_us.get(), from, total, bytes }
+        }
+        kind::INLINE => {
+            let (crc, bytes) = prefix::<le::U32>(body)?;
+            Message::Inline { crc: crc.get(), bytes }
+        }
+        kind::GRANTED => {
+            let g = exact::<GrantWire>(body)?;
+            Message::Granted(Grant {
+                grant: g.grant.get(),
+                key: g.key.get(),
+                offset: g.offset.get(),
+                len: g.len.get(),
+                crc: g.crc.get(),
+            })
+        }
+        kind::FILESYSTEM => {
+            let s = exact::<StatfsWire>(body)?;
+            let [blocks, bfree, bavail, files, ffree] = s.words.map(le::U64::get);
+            let [bsize, frsize, namelen] = s.sizes.map(le::U32::get);
+            Message::Filesystem(Statfs { blocks, bfree, bavail, files, ffree, bsize, frsize, namelen })
+        }
+        _ => return Err(Malformed("unknown kind")),
+    };
+    Ok((header, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header() -> impl Strategy<Value = Header> {
+        (any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(from, job, incarnation, id)| Header {
+            from: NodeId(from),
+            job,
+            incarnation,
+            id,
+        })
+    }
+
+    #[derive(Clone, Debug)]
+    struct Parts {
+        path: Vec<u8>,
+        bytes: Vec<u8>,
+        words: [u64; 6],
+        halves: [u32; 4],
+    }
+
+    fn parts() -> impl Strategy<Value = Parts> {
+        (
+            "([a-z]{1,9}(/[a-z. ]{3,9}){0,4})?",
+            prop::collection::vec(1u8..255, 0..4000),
+            any::<[u64; 6]>(),
+            any::<[u32; 4]>(),
+        )
+            .prop_map(|(path, bytes, words, halves)| Parts { path: path.into_bytes(), bytes, words, halves })
+    }
+
+    fn messages(p: &Parts) -> Vec<Message<'_>> {
+        let (path, bytes, [a, b, c, d, e, f], [g, h, i, j]) = (&p.path[..], &p.bytes[..], p.words, p.halves);
+        let mtime = Timestamp { secs: a as i64, nanos: g };
+        let attr = Attr {
+            mode: g,
+            uid: h,
+            gid: i,
+            blksize: j,
+            nlink: a,
+            rdev: b,
+            size: c,
+            blocks: d,
+            mtime,
+            ctime: mtime,
+            backend_ino: e,
+            backend_dev: f,
+        };
+        let small = bytes.len() as u32;
+        vec![
+            Message::Probe,
+            Message::Attr { path },
+            Message::List { path, stamp: a, from: g },
+            Message::Chunk { path, version: Version { ino: a, size: b, mtime }, index: h },
+            Message::Statfs,
+            Message::Release { grant: a },
+            Message::Alive { serving: a & 1 == 1 },
+            Message::Found { attr, remaining_us: b, target: bytes },
+            Message::Absent { remaining_us: a },
+            Message::Failed { errno: 5 },
+            Message::Pending,
+            Message::Part { stamp: a, remaining_us: b, from: g / 2, total: (g / 2).saturating_add(small), bytes },
+            Message::Inline { crc: g, bytes },
+            Message::Granted(Grant { grant: a, key: b, offset: c, len: g, crc: h }),
+            Message::Filesystem(Statfs {
+                blocks: a,
+                bfree: b,
+                bavail: c,
+                files: d,
+                ffree: e,
+                bsize: g,
+                frsize: h,
+                namelen: i,
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_the_wire(header in header(), parts in parts()) {
+            for message in messages(&parts) {
+                let frame = message.encode(&header);
+                prop_assert_eq!(decode(&frame), Ok((header, message)));
+            }
+        }
+
+        #[test]
+        fn decoding_is_total(frame in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&frame);
+        }
+
+        #[test]
+        fn decoding_damaged_frames_is_total(
+            header in header(), parts in parts(), at in any::<prop::sample::Index>(), to in any::<u8>(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            for message in messages(&parts) {
+                let mut frame = message.encode(&header);
+                let n = frame.len();
+                frame[at.index(n)] = to;
+                frame.truncate(cut.index(n + 1));
+                if let Ok((header, message)) = decode(&frame) {
+                    prop_assert_eq!(message.encode(&header), frame);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn paths_are_checked() {
+        for good in [&b""[..], b"a", b"a/b", b"...", b"a b/\n/\xff"] {
+            assert!(path_is_valid(good), "{good:?}");
+        }
+        for bad in
+            [&b"/"[..], b"/a", b"a/", b"a//b", b".", b"..", b"a/../b", b"a/./b", b"a\0b", &[b'x'; 256], &[b'/'; 4096]]
+        {
+            assert!(!path_is_valid(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn absence_never_travels_as_a_failure() {
+        let header = Header { from: NodeId(0), job: 0, incarnation: 0, id: 0 };
+        let enoent = rustix::io::Errno::NOENT.raw_os_error();
+        for errno in [0, -1, enoent, 4096] {
+            assert!(decode(&Message::Failed { errno }.encode(&header)).is_err(), "errno {errno}");
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! The backend: the served tree as the root's own system calls see it.
+//!
+//! Called by the pool's workers of a root, and by nobody else. Paths are resolved beneath the target and never through
+//! a symlink (`openat2`(2), `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`): the client's kernel follows links, so a link in
+//! the middle of a path means that the tree changed. Every operation that reaches the filesystem is counted.
+
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use super::mounts::{Mounts, Place};
+use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Timestamp, Version};
+use crate::core::wire::Statfs;
+use crate::observe::{Counter, Counters};
+
+/// Files of which a descriptor is kept between two chunks.
+const OPEN_FILES_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
+/// A descriptor that was not used for so long is closed, so that the backend may free what was removed.
+const OPEN_FILE_IDLE: Duration = Duration::from_secs(5);
+
+/// Tries of a walk that raced with a rename (`openat2` gives EAGAIN).
+const WALK_TRIES_MAX: u32 = 8;
+
+/// Why the backend cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The target does not exist, or may not be searched.
+    #[error("target {path}: {errno}; --target must name a directory that this user may read", path = path.display())]
+    Target {
+        /// The target.
+        path: PathBuf,
+        /// What `openat`(2) or `realpath`(3) said.
+        errno: Errno,
+    },
+    /// The target is no directory.
+    #[error("target {path} is not a directory; --target must name a directory", path = .0.display())]
+    NotADirectory(PathBuf),
+    /// The list of mounts cannot be read.
+    #[error("cannot read /proc/self/mountinfo: {0}; is /proc mounted?")]
+    Mounts(Errno),
+}
+
+/// The served tree.
+#[derive(Debug)]
+pub struct Backend {
+    root: OwnedFd,
+    /// Prefixes under which an absolute symlink stays in the tree: the target as it was named, and its real path.
+    prefixes: Vec<Box<[u8]>>,
+    mounts: Mounts,
+    files: Mutex<Vec<OpenFile>>,
+    counters: Arc<Counters>,
+    stamp: AtomicU64,
+    empty: Stat,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    path: Box<[u8]>,
+    version: Version,
+    file: Arc<OwnedFd>,
+    used: Instant,
+}
+
+impl Backend {
+    /// The tree below `target`. `stamp` begins the numbers of its listings: another one for each life of the daemon.
+    ///
+    /// # Errors
+    /// [`BackendError`] where the target is no directory that can be opened.
+    pub fn new(target: &Path, stamp: u64, counters: Arc<Counters>) -> Result<Backend, BackendError> {
+        let wrong = |errno| BackendError::Target { path: target.to_owned(), errno };
+        let real = std::fs::canonicalize(target)
+            .map_err(|e| wrong(e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)))?;
+        let root = match rustix::fs::open(&real, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOTDIR) => return Err(BackendError::NotADirectory(target.to_owned())),
+            other => other.map_err(wrong)?,
+        };
+        let empty = rustix::fs::fstat(&root).map_err(wrong)?;
+        let mut prefixes: Vec<Box<[u8]>> = vec![trimmed(&real)];
+        if target.is_absolute() && trimmed(target) != prefixes[0] {
+            prefixes.push(trimmed(target));
+        }
+        let mounts = Mounts::new(&real).map_err(BackendError::Mounts)?;
+        Ok(Backend { root, prefixes, mounts, files: Mutex::default(), counters, stamp: AtomicU64::new(stamp), empty })
+    }
+
+    /// `lstat` of `path`, and the text if it is a symlink (made relative where it is absolute and stays in the tree).
+    ///
+    /// # Errors
+    /// The backend's own errno.
+    pub fn attr(&self, path: &[u8]) -> Result<(Attr, Option<Box<[u8]>>), Errno> {
+        match self.mounts.place(path) {
+            Place::Open => {}
+            Place::Empty => return Ok((self.empty_dir(), None)),
+            Place::Nowhere => return Err(Errno::NOENT),
+        }
+        let found = self.walk(path, OFlags::PATH);
+        self.counters.add(Counter::BackendLookup, 1);
+        if found.as_ref().err() == Some(&Errno::NOENT) {
+            self.counters.add(Counter::BackendEnoent, 1);
+        }
+        let file = self.checked(found)?;
+        let mut attr = attr_of(&self.checked(rustix::fs::fstat(&file))?);
+        if attr.kind() != Kind::Symlink {
+            return Ok((attr, None));
+        }
+        self.counters.add(Counter::BackendReadlink, 1);
+        let text = self.checked(rustix::fs::readlinkat(&file, c"", Vec::new()))?;
+        let text = self.stay_inside(path, text.as_bytes());
+        attr.size = text.len() as u64;
+        Ok((attr, Some(text)))
+    }
+
+    /// All names in the directory `path`.
+    ///
+    /// # Errors
+    /// The backend's own errno; EOVERFLOW beyond 4 GiB of names.
+    pub fn list(&self, path: &[u8]) -> Result<Listing, Errno> {
+        let mut builder = ListingBuilder::default();
+        if self.mounts.place(path) == Place::Open {
+            self.counters.add(Counter::BackendList, 1);
+            let dir = self.checked(self.walk(path, OFlags::RDONLY | OFlags::DIRECTORY))?;
+            let mut buffer = Vec::with_capacity(65_536);
+            let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
+            while let Some(entry) = entries.next() {
+                let entry = self.checked(entry)?;
+                let name = entry.file_name().to_bytes();
+                if name == b"." || name == b".." {
+                    continue;
+                }
+                let kind = kind_of(entry.file_type());
+                if !builder.push(ListEntry { name, kind, backend_ino: entry.ino() }) {
+                    return Err(Errno::OVERFLOW);
+                }
+            }
+        }
+        Ok(builder.build(self.stamp.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Reads all of `into` from byte `offset` of the file `path`, which must be of `version` afterwards; gives the
+    /// bytes' CRC-32C.
+    ///
+    /// # Errors
+    /// ESTALE where the file is of another version; else the backend's own errno.
+    pub fn chunk(&self, path: &[u8], version: &Version, offset: u64, into: &mut [u8]) -> Result<u32, Errno> {
+        if self.mounts.place(path) != Place::Open {
+            return Err(Errno::STALE);
+        }
+        let file = self.open_file(path, version)?;
+        let mut have = 0;
+        while have < into.len() {
+            self.counters.add(Counter::BackendRead, 1);
+            match rustix::io::pread(&*file, &mut into[have..], offset + have as u64) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(Errno::INTR) => {}
+                Err(errno) => return self.checked(Err(errno)),
+            }
+        }
+        self.counters.add(Counter::BackendReadBytes, have as u64);
+        self.counters.add(Counter::BackendFstat, 1);
+        let after = attr_of(&self.checked(rustix::fs::fstat(&*file))?);
+        if after.version() != *version {
+            self.close_file(path);
+            return Err(Errno::STALE);
+        }
+        // A file that is as long as it was and still ends early is a fault of the backend, not a short file.
+        if have < into.len() { self.checked(Err(Errno::IO)) } else { Ok(crc32c::crc32c(into)) }
+    }
+
+    /// `statvfs` of the target.
+    ///
+    /// # Errors
+    /// The backend's own errno.
+    pub fn statfs(&self) -> Result<Statfs, Errno> {
+        self.counters.add(Counter::BackendStatfs, 1);
+        let s = self.checked(rustix::fs::fstatvfs(&self.root))?;
+        let half = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Statfs {
+            blocks: s.f_blocks,
+            bfree: s.f_bfree,
+            bavail: s.f_bavail,
+            files: s.f_files,
+            ffree: s.f_ffree,
+            bsize: half(s.f_bsize),
+            frsize: half(s.f_frsize),
+            namelen: half(s.f_namemax),
+        })
+    }
+
+    /// Closes descriptors that were not used for a while. True when some are still open.
+    pub fn close_idle(&self) -> bool {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|f| f.used.elapsed() < OPEN_FILE_IDLE);
+        !files.is_empty()
+    }
+
+    fn checked<T>(&self, result: Result<T, Errno>) -> Result<T, Errno> {
+        if let Err(errno) = &result
+            && *errno != Errno::NOENT
+        {
+            self.counters.add(Counter::BackendErrors, 1);
+        }
+        result
+    }
+
+    fn walk(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let path = if path.is_empty() { b"." } else { path };
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        for _ in 0..WALK_TRIES_MAX {
+            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                // A link where a directory was: what was known of this path is void.
+                Err(Errno::LOOP) => return Err(Errno::STALE),
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    fn open_file(&self, path: &[u8], version: &Version) -> Result<Arc<OwnedFd>, Errno> {
+        let now = Instant::now();
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = files.iter_mut().find(|f| *f.path == *path && f.version == *version) {
+            open.used = now;
+            return Ok(open.file.clone());
+        }
+        drop(files);
+        self.counters.add(Counter::BackendOpen, 1);
+        // NONBLOCK: should a fifo stand there by now, the open must not wait for a writer.
+        let file = Arc::new(self.checked(self.walk(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY))?);
+        if version.size > crate::cache::chunks::CHUNK_BYTES as u64 {
+            files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            if files.len() >= OPEN_FILES_MAX.get()
+                && let Some(oldest) = (0..files.len()).min_by_key(|&i| files[i].used)
+            {
+                files.swap_remove(oldest);
+            }
+            files.push(OpenFile { path: path.into(), version: *version, file: file.clone(), used: now });
+        }
+        Ok(file)
+    }
+
+    fn close_file(&self, path: &[u8]) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).retain(|f| *f.path != *path);
+    }
+
+    /// What stands for the root of a mount that is not served.
+    fn empty_dir(&self) -> Attr {
+        let mut attr = attr_of(&self.empty);
+        attr.mode = 0o040_555;
+        attr.nlink = 2;
+        (attr.size, attr.blocks, attr.rdev) = (0, 0, 0);
+        // No file of the backend has these.
+        (attr.backend_ino, attr.backend_dev) = (u64::MAX, u64::MAX);
+        attr
+    }
+
+    /// A symlink's text as it is served: an absolute one that stays in the tree becomes relative to the link's folder,
+    /// so that it means the same in the mount and at the original path.
+    fn stay_inside(&self, link: &[u8], text: &[u8]) -> Box<[u8]> {
+        let inside = self.prefixes.iter().find_map(|prefix| {
+            let rest = text.strip_prefix(&**prefix)?;
+            (rest.is_empty() || rest[0] == b'/').then_some(rest)
+        });
+        let Some(inside) = inside.filter(|_| text.first() == Some(&b'/')) else { return text.into() };
+        let inside = &inside[inside.iter().take_while(|b| **b == b'/').count()..];
+        let depth = link.iter().filter(|b| **b == b'/').count();
+        let mut out = b"../".repeat(depth);
+        out.extend_from_slice(inside);
+        while out.len() > 1 && inside.is_empty() && out.last() == Some(&b'/') {
+            out.pop();
+        }
+        if out.is_empty() {
+            out.push(b'.');
+        }
+        out.into()
+    }
+}
+
+impl AsFd for Backend {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+/// A path without its trailing slashes; `/` becomes empty.
+fn trimmed(path: &Path) -> Box<[u8]> {
+    let bytes = path.as_os_str().as_bytes();
+    let end = bytes.iter().rposition(|b| *b != b'/').map_or(0, |at| at + 1);
+    bytes[..end].into()
+}
+
+fn kind_of(file_type: rustix::fs::FileType) -> Kind {
+    use rustix::fs::FileType;
+    match file_type {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Dir,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice => Kind::Char,
+        FileType::BlockDevice => Kind::Block,
+        FileType::Unknown => Kind::Unknown,
+    }
+}
+
+fn attr_of(s: &Stat) -> Attr {
+    // `fstat` fills every field with what the kernel gives as unsigned but for the times' seconds.
+    Attr {
+        mode: s.st_mode,
+        uid: s.st_uid,
+        gid: s.st_gid,
+        blksize: u32::try_from(s.st_blksize).unwrap_or(4096),
+        nlink: s.st_nlink,
+        rdev: s.st_rdev,
+        size: s.st_size.unsigned_abs(),
+        blocks: s.st_blocks.unsigned_abs(),
+        mtime: Timestamp { secs: s.st_mtime, nanos: u32::try_from(s.st_mtime_nsec).unwrap_or(0) },
+        ctime: Timestamp { secs: s.st_ctime, nanos: u32::try_from(s.st_ctime_nsec).unwrap_or(0) },
+        backend_ino: s.st_ino,
+        backend_dev: s.st_dev,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn backend(dir: &Path) -> Backend {
+        Backend::new(dir, 1, Arc::new(Counters::default())).unwrap()
+    }
+
+    #[test]
+    fn attributes_bytes_and_names_are_the_backends() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(dir.path().join("d/f"), b"hello").unwrap();
+        let b = backend(dir.path());
+        let (attr, target) = b.attr(b"d/f").unwrap();
+        assert_eq!((attr.kind(), attr.size, target), (Kind::File, 5, None));
+        let mut bytes = [0; 5];
+        assert_eq!(b.chunk(b"d/f", &attr.version(), 0, &mut bytes), Ok(crc32c::crc32c(b"hello")));
+        assert_eq!(&bytes, b"hello");
+        let listing = b.list(b"d").unwrap();
+        assert_eq!(listing.get(0).map(|e| (e.name, e.kind)), Some((&b"f"[..], Kind::File)));
+        assert_eq!(b.attr(b"d/g"), Err(Errno::NOENT));
+        assert_eq!(b.list(b"d/f").unwrap_err(), Errno::NOTDIR);
+        assert!(b.attr(b"").unwrap().0.is_dir());
+        assert_eq!(b.counters.get(Counter::BackendEnoent), 1);
+    }
+
+    #[test]
+    fn a_changed_file_is_stale_and_never_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        std::fs::write(&file, vec![1; 2 << 20]).unwrap();
+        let b = backend(dir.path());
+        let version = b.attr(b"f").unwrap().0.version();
+        let mut bytes = vec![0; 1 << 20];
+        b.chunk(b"f", &version, 0, &mut bytes).unwrap();
+        std::fs::write(&file, b"short").unwrap();
+        assert_eq!(b.chunk(b"f", &version, 1 << 20, &mut bytes), Err(Errno::STALE));
+        let version = b.attr(b"f").unwrap().0.version();
+        let mut bytes = vec![0; 5];
+        b.chunk(b"f", &version, 0, &mut bytes).unwrap();
+        assert_eq!(bytes, b"short");
+    }
+
+    #[test]
+    fn symlinks_stay_in_the_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |p: &str| dir.path().join(p);
+        std::fs::create_dir_all(at("a/b")).unwrap();
+        for (text, link) in [
+            (at("a/x").into_os_string(), "a/b/down"),
+            (dir.path().as_os_str().to_owned(), "a/b/top"),
+            (dir.path().as_os_str().to_owned(), "self"),
+            ("/outside".into(), "out"),
+            ("../rel".into(), "a/rel"),
+            (format!("{}2/y", dir.path().display()).into(), "sibling"),
+        ] {
+            symlink(text, at(link)).unwrap();
+        }
+        let b = backend(dir.path());
+        let text = |p: &[u8]| {
+            let (attr, text) = b.attr(p).unwrap();
+            let text = text.unwrap();
+            assert_eq!(attr.size, text.len() as u64);
+            String::from_utf8(text.into()).unwrap()
+        };
+        assert_eq!(text(b"a/b/down"), "../../a/x");
+        assert_eq!(text(b"a/b/top"), "../..");
+        assert_eq!(text(b"self"), ".");
+        assert_eq!(text(b"out"), "/outside");
+        assert_eq!(text(b"a/rel"), "../rel");
+        assert_eq!(text(b"sibling"), format!("{}2/y", dir.path().display()));
+    }
+
+    #[test]
+    fn no_path_leads_out() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("/etc", dir.path().join("etc")).unwrap();
+        let b = backend(dir.path());
+        assert_eq!(b.attr(b"etc/passwd"), Err(Errno::STALE));
+        assert!(b.attr(b"../x").is_err());
+    }
+
+    #[test]
+    fn a_target_that_is_none_is_named() {
+        let counters = Arc::new(Counters::default());
+        let error = Backend::new(Path::new("/no/such"), 1, counters.clone()).unwrap_err().to_string();
+        assert!(error.contains("/no/such") && error.contains("--target"), "{error}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Backend::new(file.path(), 1, counters).unwrap_err().to_string();
+        assert!(error.contains("not a directory"), "{error}");
+    }
+}

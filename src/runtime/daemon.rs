@@ -1,0 +1,441 @@
+//! One daemon: a node of the tree with its mount, from start to stop.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bornite_fabric::{Address, Net, Port, PortConfig};
+use bornite_fuse::{MountError, MountOptions, Notifier, Op, Session};
+
+use super::backend::{Backend, BackendError};
+use super::engine::{Engine, Inbox, Invalidate, Shown, Waker};
+use super::handler::Handler;
+use super::pool::Pool;
+use super::transport::Transport;
+use crate::cache::arena::ArenaConfig;
+use crate::cache::enoent::{EnoentConfig, EnoentMap};
+use crate::cache::names::{Names, NamesConfig, NamesWriter};
+use crate::cache::store::ChunkStore;
+use crate::cache::types::Ino;
+use crate::core::limits::FRAME_BYTES_MAX;
+use crate::core::topology::TopologyError;
+use crate::core::{Node, NodeConfig, NodeId, Topology};
+use crate::observe::{Counter, Counters};
+
+/// Workers of a root: as many backend operations may wait at once.
+const ROOT_WORKERS: usize = 8;
+
+/// Workers of the other nodes: checksums and large replies.
+const LEAF_WORKERS: usize = 2;
+
+/// The arena begins with this much and grows by the larger step.
+const FIRST_SEGMENT_BYTES: usize = 16 << 20;
+const SEGMENT_BYTES: usize = 64 << 20;
+
+/// Receives posted beside those for the children: peers of one hop up, probes, releases.
+const SPARE_RECEIVES: usize = 64;
+
+/// Of the time to stop, the part that workers and the port get to end what they do.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a daemon is told.
+#[derive(Clone, Debug)]
+pub struct DaemonConfig {
+    /// The served tree.
+    pub target: PathBuf,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// Host names and addresses in the order of the book; empty or one: this node is alone.
+    pub nodes: Vec<(String, String)>,
+    /// This node's place among them.
+    pub me: usize,
+    /// `--net`, if it was given.
+    pub net: Option<String>,
+    /// Separate trees that the nodes are divided into.
+    pub trees: u32,
+    /// Children per parent, if not by rule.
+    pub fanout: Option<u32>,
+    /// How long the root's ENOENT may be repeated; zero: not at all.
+    pub enoent_ttl: Duration,
+    /// How long attributes of anything but directories are used; none: until invalidated.
+    pub attr_ttl: Option<Duration>,
+    /// How long attributes of directories and listings are used.
+    pub dir_ttl: Duration,
+    /// Bound of the memory for file data, bytes.
+    pub cache_bytes: u64,
+    /// Threads that take the kernel's requests.
+    pub fuse_threads: usize,
+    /// Whether other users may use the mount.
+    pub allow_other: bool,
+}
+
+/// Why a daemon did not start. One line each: the object and the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The tree cannot be laid.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The target cannot be served.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The mount failed.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// An address of the book, or `--net`, is not understood.
+    #[error("node {node}: {reason}")]
+    Address {
+        /// Its name.
+        node: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The fabric cannot be used.
+    #[error("{0}")]
+    Fabric(String),
+    /// The operating system refused something.
+    #[error("cannot start {what}: {source}")]
+    System {
+        /// What was to be started.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// Why a daemon did not stop cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// The mount point is still mounted.
+    #[error(transparent)]
+    Unmount(#[from] MountError),
+    /// A thread did not end in time; ending the process ends it.
+    #[error("{0} did not end within its deadline")]
+    Late(&'static str),
+}
+
+/// How a daemon is doing.
+#[derive(Clone, Debug, Default)]
+pub struct DaemonStatus {
+    /// libfabric's name of the provider; none for a node that is alone.
+    pub provider: Option<String>,
+    /// Where peers reach it.
+    pub address: Option<String>,
+    /// Its parent's host name; none on a root.
+    pub parent: Option<String>,
+    /// Its children's host names.
+    pub children: Vec<String>,
+    /// How far it has come with its parent.
+    pub state: String,
+}
+
+/// Detaches a dead mount of ours at `mountpoint`; false if there is none. See [`bornite_fuse::clear_stale`].
+///
+/// # Errors
+/// Something else is mounted there, or the dead mount cannot be detached.
+pub fn clear_stale(mountpoint: &Path) -> Result<bool, MountError> {
+    bornite_fuse::clear_stale(mountpoint)
+}
+
+/// Whether node `me` of `nodes` is a root, which alone reads the backend and has the larger memory by default.
+///
+/// # Errors
+/// The tree cannot be laid.
+pub fn is_root(nodes: usize, me: usize, trees: u32) -> Result<bool, TopologyError> {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Ok(Topology::new(number(nodes), NodeId(number(me)), trees, None)?.is_root())
+}
+
+/// Decides between `--net` and FI_PROVIDER, and puts FI_PROVIDER right for libfabric; gives the network, if either
+/// names one. To be called while the process has one thread: see [`bornite_fabric::choose_provider_env`].
+///
+/// # Errors
+/// Either names no network, or the environment cannot be changed any more.
+pub fn choose_net(net: Option<&str>) -> Result<Option<String>, StartError> {
+    let wrong = |error: &dyn std::fmt::Display| StartError::Fabric(error.to_string());
+    let net = net.map(str::parse::<Net>).transpose().map_err(|e| wrong(&e))?;
+    let chosen = bornite_fabric::choose_provider_env(net.as_ref()).map_err(|e| wrong(&e))?;
+    Ok(chosen.map(|net| net.to_string()))
+}
+
+/// A running daemon.
+pub struct Daemon {
+    session: Session,
+    engine: Option<JoinHandle<()>>,
+    notify: Option<JoinHandle<()>>,
+    waker: Arc<Waker>,
+    shown: Arc<Shown>,
+    counters: Arc<Counters>,
+    status: DaemonStatus,
+}
+
+impl Daemon {
+    /// Starts the node and mounts; returns once the kernel has the mount. The node's parent need not be there yet.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind.
+    pub fn start(config: DaemonConfig, counters: Arc<Counters>) -> Result<Daemon, StartError> {
+        let begin = Instant::now();
+        let nodes = u32::try_from(config.nodes.len().max(1)).unwrap_or(u32::MAX);
+        let me = NodeId(u32::try_from(config.me).unwrap_or(u32::MAX));
+        let topology = Topology::new(nodes, me, config.trees, config.fanout)?;
+        let incarnation = incarnation();
+        let backend = if topology.is_root() {
+            Some(Arc::new(Backend::new(&config.target, incarnation, counters.clone())?))
+        } else {
+            None
+        };
+        bornite_fuse::clear_stale(&config.mountpoint)?;
+
+        let (port, addresses) = open_fabric(&config, &topology, &counters)?;
+        let host = |id: NodeId| config.nodes.get(id.0 as usize).map(|(host, _)| host.clone()).unwrap_or_default();
+        let status = DaemonStatus {
+            provider: port.as_ref().map(|port| port.provider().to_owned()),
+            address: port.as_ref().map(|port| port.address().to_string()),
+            parent: topology.parent().map(host),
+            children: topology.children().map(host).collect(),
+            state: String::new(),
+        };
+
+        let key = hash_key(incarnation);
+        let names = NamesWriter::new(NamesConfig::new(key));
+        let enoent = Arc::new(EnoentMap::new(EnoentConfig::new(key)));
+        let (store, arena) = ChunkStore::new(ArenaConfig {
+            first_segment_bytes: FIRST_SEGMENT_BYTES,
+            segment_bytes: SEGMENT_BYTES,
+            max_bytes: usize::try_from(config.cache_bytes).unwrap_or(usize::MAX),
+        });
+        let reader: Arc<Names> = names.1.clone();
+        let node_config = NodeConfig {
+            topology: topology.clone(),
+            job: job_digest(&config.nodes),
+            incarnation,
+            enoent_ttl: config.enoent_ttl,
+            dir_ttl: config.dir_ttl,
+            attr_ttl: config.attr_ttl,
+        };
+        let mut node = Node::new(node_config, names, enoent.clone(), store);
+        node.open_for_service();
+
+        let system = |what| move |source| StartError::System { what, source };
+        let waker = Arc::new(Waker::new().map_err(system("the engine's waker"))?);
+        let inbox = Arc::new(Inbox::new(waker.clone()));
+        let shown = Arc::new(Shown::default());
+        let workers = if topology.is_root() { ROOT_WORKERS } else { LEAF_WORKERS };
+        let pool = Pool::start(workers, backend, &waker).map_err(system("a worker thread"))?;
+        let (invalidate, notices) = mpsc::channel::<(Ino, Box<[u8]>)>();
+        let invalidate: Invalidate = Box::new(move |ino, path| {
+            // Before the mount is there, and after it is gone, there is nobody to tell.
+            let _ = invalidate.send((ino, path));
+        });
+        let engine = Engine {
+            node,
+            transport: Transport::new(port, addresses, arena),
+            pool,
+            inbox: inbox.clone(),
+            waker: waker.clone(),
+            shown: shown.clone(),
+            counters: counters.clone(),
+            enoent: enoent.clone(),
+            names: reader.clone(),
+            invalidate,
+            spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
+        };
+        let engine = std::thread::Builder::new()
+            .name("bornite-engine".to_owned())
+            .spawn(move || engine.run(CLOSE_WITHIN))
+            .map_err(system("the engine thread"))?;
+        let mut starting = Starting { engine: Some(engine), shown: &shown, waker: &waker };
+
+        let mounting = Instant::now();
+        let handler = Handler { names: reader.clone(), enoent, inbox, counters: counters.clone() };
+        let options = MountOptions {
+            fsname: config.target.to_string_lossy().into_owned(),
+            allow_other: config.allow_other,
+            threads: config.fuse_threads,
+            ..MountOptions::new(&config.mountpoint)
+        };
+        let session = Session::mount(Arc::new(handler), options)?;
+        let notifier = session.notifier();
+        let notify = std::thread::Builder::new()
+            .name("bornite-notify".to_owned())
+            .spawn(move || tell_kernel(&notices, &notifier, &reader))
+            .map_err(system("the notify thread"))?;
+        let engine = starting.engine.take();
+        drop(starting);
+        counters.set(Counter::StartupUsMount, micros(mounting));
+        counters.set(Counter::StartupUsTotal, micros(begin));
+        log::info!("provider registration completed after {} us", micros(begin));
+        Ok(Daemon { session, engine, notify: Some(notify), waker, shown, counters, status })
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> DaemonStatus {
+        self.count_kernel_requests();
+        DaemonStatus { state: self.shown.parent_state().as_str().to_owned(), ..self.status.clone() }
+    }
+
+    /// Copies the kernel's requests into the table of counters.
+    fn count_kernel_requests(&self) {
+        for (op, count) in self.session.stats().counts() {
+            self.counters.set(counter_of(op), count);
+        }
+    }
+
+    /// Waits until the mount is gone, at most `timeout`. True when it is.
+    #[must_use]
+    pub fn wait_ended(&self, timeout: Duration) -> bool {
+        self.session.wait_ended(timeout)
+    }
+
+    /// Unmounts, answers what is parked, and ends all threads.
+    ///
+    /// # Errors
+    /// [`StopError`] for the first thing that did not end cleanly; all else is ended nevertheless.
+    pub fn stop(mut self, deadline: Duration) -> Result<(), StopError> {
+        let end = Instant::now() + deadline;
+        self.count_kernel_requests();
+        let unmounted = self.session.unmount();
+        let engine = end_engine(self.engine.take(), &self.shown, &self.waker, end);
+        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+        let session = self.session.join(left);
+        unmounted?;
+        if !engine {
+            return Err(StopError::Late("the engine"));
+        }
+        session.map_err(|_| StopError::Late("the mount's threads"))?;
+        // It ends with the engine's sender, unless the kernel holds it up.
+        let notify = self.notify.take().is_none_or(|thread| wait_for(&thread, end) && thread.join().is_ok());
+        if notify { Ok(()) } else { Err(StopError::Late("the notify thread")) }
+    }
+}
+
+/// Ends the engine when the rest of the start fails.
+struct Starting<'a> {
+    engine: Option<JoinHandle<()>>,
+    shown: &'a Shown,
+    waker: &'a Waker,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            end_engine(Some(engine), self.shown, self.waker, Instant::now() + CLOSE_WITHIN * 2);
+        }
+    }
+}
+
+fn end_engine(engine: Option<JoinHandle<()>>, shown: &Shown, waker: &Waker, end: Instant) -> bool {
+    shown.stop.store(true, Ordering::Release);
+    waker.wake();
+    engine.is_none_or(|thread| wait_for(&thread, end) && thread.join().is_ok())
+}
+
+fn wait_for(thread: &JoinHandle<()>, end: Instant) -> bool {
+    while !thread.is_finished() {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    true
+}
+
+/// The notify thread: the only one that may invalidate, since the kernel may wait for a handler meanwhile.
+fn tell_kernel(notices: &mpsc::Receiver<(Ino, Box<[u8]>)>, notifier: &Notifier, names: &Names) {
+    while let Ok((ino, path)) = notices.recv() {
+        let (dir, name) = match path.iter().rposition(|b| *b == b'/') {
+            Some(at) => (&path[..at], &path[at + 1..]),
+            None => (&b""[..], &path[..]),
+        };
+        let parent = if dir.is_empty() { Some(Ino::ROOT) } else { names.get(dir).map(|inode| inode.ino) };
+        // The kernel need not know either: that is no error.
+        if let (Some(parent), false) = (parent, name.is_empty()) {
+            let _ = notifier.invalidate_entry(parent.0, name);
+        }
+        let _ = notifier.invalidate_inode(ino.0);
+    }
+}
+
+fn open_fabric(
+    config: &DaemonConfig,
+    topology: &Topology,
+    counters: &Counters,
+) -> Result<(Option<Port>, Vec<Address>), StartError> {
+    if config.nodes.len() < 2 {
+        return Ok((None, Vec::new()));
+    }
+    let addresses = config
+        .nodes
+        .iter()
+        .map(|(host, text)| {
+            text.parse::<Address>().map_err(|e| StartError::Address { node: host.clone(), reason: e.to_string() })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let (host, _) = &config.nodes[config.me];
+    let mine = addresses[config.me].clone();
+    let net = match &config.net {
+        Some(net) => net.parse::<Net>(),
+        None => mine.provider().parse::<Net>(),
+    }
+    .map_err(|e| StartError::Address { node: host.clone(), reason: e.to_string() })?;
+    let begin = Instant::now();
+    let children = topology.children().count();
+    let receives = (children + 1) * crate::core::limits::REQUESTS_AT_PARENT_MAX + SPARE_RECEIVES;
+    let mut port = PortConfig::new(net);
+    port.bind = Some(mine);
+    port.frame_bytes_max = FRAME_BYTES_MAX;
+    port.receives = receives;
+    port.peers = config.nodes.len();
+    let port = Port::open(port).map_err(|e| StartError::Fabric(e.to_string()))?;
+    counters.set(Counter::StartupUsFabric, micros(begin));
+    Ok((Some(port), addresses))
+}
+
+fn counter_of(op: Op) -> Counter {
+    match op {
+        Op::Lookup => Counter::FuseLookup,
+        Op::Getattr => Counter::FuseGetattr,
+        Op::Read => Counter::FuseRead,
+        Op::Readdir => Counter::FuseReaddir,
+        Op::Readlink => Counter::FuseReadlink,
+        Op::Statfs => Counter::FuseStatfs,
+        Op::Forget => Counter::FuseForget,
+        Op::Open => Counter::FuseOpen,
+        Op::Opendir => Counter::FuseOpendir,
+        Op::Ioctl => Counter::FuseIoctl,
+        _ => Counter::FuseOther,
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Names this life of the daemon: its start in microseconds since the epoch, mixed with its process number.
+fn incarnation() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let us = u64::try_from(since_epoch.as_micros()).unwrap_or(0);
+    (us << 12) | u64::from(std::process::id() & 0xfff)
+}
+
+/// A key for the hash tables that the served names cannot know.
+fn hash_key(fallback: u64) -> [u64; 2] {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    // The standard library's only source of OS randomness.
+    let word = |n: u64| {
+        let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+        hasher.write_u64(fallback ^ n);
+        hasher.finish()
+    };
+    [word(1), word(2)]
+}
+
+/// Names the job by its nodes: daemons with other books do not talk to each other.
+fn job_digest(nodes: &[(String, String)]) -> u64 {
+    // FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every node, unlike the standard library's keyed hasher.
+    let bytes = nodes.iter().flat_map(|(host, address)| [host.as_bytes(), b" ", address.as_bytes(), b"\n"]).flatten();
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}

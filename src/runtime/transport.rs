@@ -1,0 +1,318 @@
+//! The fabric port as the engine uses it: node numbers instead of peers, and a short memory for what the port does not
+//! take at once.
+//!
+//! Called by the engine thread only. A daemon that is alone has no port and needs no libfabric.
+
+#![allow(unsafe_code, reason = "a remote read writes into a slot of the arena behind the compiler's back")]
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bornite_fabric::{Address, Event, Peer, Port, Post, Region};
+use hashbrown::HashMap;
+
+use super::engine::Waker;
+use crate::cache::arena::{Arena, Slot};
+use crate::cache::types::Micros;
+use crate::core::limits::RETRY_US;
+use crate::core::{FlightId, Node, NodeId};
+
+/// What a peer does not take is kept this long: later the node asks again anyway.
+const KEEP_US: u64 = RETRY_US;
+
+/// Posts kept for one peer; beyond it the oldest is given up.
+const KEEP_PER_PEER_MAX: usize = 1024;
+
+/// Pauses between two tries for a peer that takes nothing: the first, and the longest.
+const RETRY_MIN_US: u64 = 100;
+const RETRY_MAX_US: u64 = 10_000;
+
+/// Completions taken in one turn.
+const EVENTS_MAX: usize = 64;
+
+/// What was handed to the port, and what it made of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) sent: u64,
+    pub(super) dropped: u64,
+}
+
+/// A read under way: the slot must outlive it.
+struct Reading {
+    id: FlightId,
+    slot: Slot,
+}
+
+enum Queued {
+    Frame(Vec<u8>),
+    Pull { reading: Reading, key: u64, offset: u64, len: usize },
+}
+
+#[derive(Default)]
+struct Backlog {
+    queue: VecDeque<(Micros, Queued)>,
+    pause_us: u64,
+    next: Micros,
+}
+
+pub(super) struct Transport {
+    port: Option<Port>,
+    arena: Arc<Arena>,
+    addresses: Vec<Address>,
+    peers: HashMap<NodeId, Peer>,
+    regions: Vec<Option<Region>>,
+    reading: HashMap<u64, Reading>,
+    last_token: u64,
+    backlog: HashMap<NodeId, Backlog>,
+    ended: Vec<(Reading, bool)>,
+    counts: Counts,
+}
+
+impl Transport {
+    /// `addresses` are the nodes', in the order of the book; without a port the node is alone.
+    pub(super) fn new(port: Option<Port>, addresses: Vec<Address>, arena: Arc<Arena>) -> Transport {
+        Transport {
+            port,
+            arena,
+            addresses,
+            peers: HashMap::new(),
+            regions: Vec::new(),
+            reading: HashMap::new(),
+            last_token: 0,
+            backlog: HashMap::new(),
+            ended: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Registers a segment of the arena, so that peers may read it and reads may land in it.
+    pub(super) fn register(&mut self, segment: u16, node: &mut Node) {
+        let Some(port) = &mut self.port else { return };
+        let Some(info) = self.arena.segment(segment) else { return };
+        // SAFETY: the arena keeps the segment mapped as long as it lives, and is what keeps the memory here. Peers are told
+        // the places of published chunks only, of which Rust has shared references at most; the place of a read is a slot
+        // that nobody else has.
+        match unsafe { port.register(info.base, info.len_bytes, self.arena.clone()) } {
+            Ok(region) => {
+                node.registered(segment, region.key());
+                let at = usize::from(segment);
+                if self.regions.len() <= at {
+                    self.regions.resize_with(at + 1, || None);
+                }
+                self.regions[at] = Some(region);
+            }
+            // Chunks in it are not granted; those that fit a frame still flow.
+            Err(error) => log::error!("cannot register {} bytes of cache memory: {error}", info.len_bytes),
+        }
+    }
+
+    /// Sends a frame, now or as soon as the peer takes it.
+    pub(super) fn send(&mut self, now: Micros, to: NodeId, frame: Vec<u8>) {
+        self.post(now, to, Queued::Frame(frame));
+    }
+
+    /// Reads a peer's memory into `slot`. What comes of it reaches the node in [`Transport::poll`].
+    pub(super) fn pull(
+        &mut self,
+        now: Micros,
+        id: FlightId,
+        from: NodeId,
+        (key, offset): (u64, u64),
+        len: usize,
+        slot: Slot,
+    ) {
+        self.post(now, from, Queued::Pull { reading: Reading { id, slot }, key, offset, len });
+    }
+
+    fn post(&mut self, now: Micros, to: NodeId, post: Queued) {
+        if self.backlog.contains_key(&to) {
+            return self.keep(now, to, post);
+        }
+        if let Some(post) = self.try_post(to, post) {
+            self.keep(now, to, post);
+        }
+    }
+
+    fn keep(&mut self, now: Micros, to: NodeId, post: Queued) {
+        let backlog = self.backlog.entry(to).or_insert_with(|| Backlog {
+            queue: VecDeque::new(),
+            pause_us: RETRY_MIN_US,
+            next: now.after_us(RETRY_MIN_US),
+        });
+        backlog.queue.push_back((now.after_us(KEEP_US), post));
+        if backlog.queue.len() > KEEP_PER_PEER_MAX
+            && let Some((_, oldest)) = backlog.queue.pop_front()
+        {
+            self.give_up(oldest);
+        }
+    }
+
+    fn give_up(&mut self, post: Queued) {
+        self.counts.dropped += 1;
+        if let Queued::Pull { reading, .. } = post {
+            self.ended.push((reading, false));
+        }
+    }
+
+    /// Hands a post to the port; gives it back when it is to be tried again.
+    fn try_post(&mut self, to: NodeId, post: Queued) -> Option<Queued> {
+        let peer = match self.peer(to) {
+            Ok(peer) => peer,
+            Err(error) => {
+                log::warn!("cannot reach node {to}: {error}");
+                self.give_up(post);
+                return None;
+            }
+        };
+        let Some(port) = &mut self.port else {
+            self.give_up(post);
+            return None;
+        };
+        let (result, post) = match post {
+            Queued::Frame(frame) => (port.send(peer, &frame, 0), Queued::Frame(frame)),
+            Queued::Pull { reading, key, offset, len } => {
+                let token = self.last_token + 1;
+                let at = usize::try_from(reading.slot.offset()).unwrap_or(usize::MAX);
+                let region = self.regions.get(usize::from(reading.slot.segment())).and_then(Option::as_ref);
+                let Some(region) = region.filter(|_| len <= reading.slot.capacity()) else {
+                    self.give_up(Queued::Pull { reading, key, offset, len });
+                    return None;
+                };
+                // SAFETY: `at..at + len` lies in the slot, which is this read's alone: it is moved into `self.reading`
+                // below and leaves it only when the port reports the read's end, or with the closed port.
+                let result = unsafe { port.read(peer, key, offset, region, at, len, token) };
+                if result.is_ok() {
+                    self.last_token = token;
+                    self.reading.insert(token, reading);
+                    return None;
+                }
+                (result, Queued::Pull { reading, key, offset, len })
+            }
+        };
+        match result {
+            Ok(()) => {
+                self.counts.sent += 1;
+                None
+            }
+            Err(Post::Again) => Some(post),
+            Err(error) => {
+                log::warn!("node {to}: {error}");
+                self.give_up(post);
+                None
+            }
+        }
+    }
+
+    fn peer(&mut self, node: NodeId) -> Result<Peer, String> {
+        if let Some(peer) = self.peers.get(&node) {
+            return Ok(*peer);
+        }
+        let address = self.addresses.get(node.0 as usize).ok_or("it is not in the address book")?;
+        let port = self.port.as_mut().ok_or("this node is alone")?;
+        let peer = port.insert(address).map_err(|error| error.to_string())?;
+        self.peers.insert(node, peer);
+        Ok(peer)
+    }
+
+    /// Takes what arrived. True when there was something.
+    pub(super) fn poll(&mut self, now: Micros, node: &mut Node) -> bool {
+        let Some(port) = &mut self.port else { return false };
+        let (reading, ended, counts) = (&mut self.reading, &mut self.ended, &mut self.counts);
+        let events = port.poll(EVENTS_MAX, &mut |event| match event {
+            Event::Frame(frame) => node.frame(now, frame),
+            Event::Sent { result, .. } => {
+                if let Err(error) = result {
+                    counts.dropped += 1;
+                    log::debug!("a frame was not sent: {error}");
+                }
+            }
+            Event::Read { token, result } => {
+                if let Err(error) = &result {
+                    log::debug!("a remote read failed: {error}");
+                }
+                if let Some(reading) = reading.remove(&token) {
+                    ended.push((reading, result.is_ok()));
+                }
+            }
+        });
+        self.report(now, node) | (events > 0)
+    }
+
+    /// Tells the node of reads that ended.
+    fn report(&mut self, now: Micros, node: &mut Node) -> bool {
+        let any = !self.ended.is_empty();
+        for (Reading { id, slot }, ok) in self.ended.drain(..) {
+            node.pulled(now, id, slot, ok);
+        }
+        any
+    }
+
+    /// Tries again what the port did not take. True when it took some of it.
+    pub(super) fn retry(&mut self, now: Micros, node: &mut Node) -> bool {
+        let due: Vec<_> = self.backlog.iter().filter(|(_, b)| b.next <= now).map(|(to, _)| *to).collect();
+        let mut some = false;
+        for to in due {
+            let Some(mut backlog) = self.backlog.remove(&to) else { continue };
+            while let Some((until, post)) = backlog.queue.pop_front() {
+                if until <= now {
+                    self.give_up(post);
+                } else if let Some(post) = self.try_post(to, post) {
+                    backlog.queue.push_front((until, post));
+                    break;
+                } else {
+                    some = true;
+                    backlog.pause_us = RETRY_MIN_US;
+                }
+            }
+            if !backlog.queue.is_empty() {
+                backlog.next = now.after_us(backlog.pause_us);
+                backlog.pause_us = (backlog.pause_us * 2).min(RETRY_MAX_US);
+                self.backlog.insert(to, backlog);
+            }
+        }
+        self.report(now, node) | some
+    }
+
+    /// Microseconds until something is to be tried again.
+    pub(super) fn retry_in(&self, now: Micros) -> u64 {
+        self.backlog.values().map(|b| b.next.remaining_us(now)).min().unwrap_or(u64::MAX)
+    }
+
+    /// Waits until something arrives, the waker is called, or the time is over.
+    pub(super) fn wait(&mut self, waker: &Waker, timeout: Duration) {
+        let result = match &mut self.port {
+            Some(port) => port.wait(waker.as_fd(), timeout).map(|_| ()).map_err(|error| error.to_string()),
+            None => wait_for(waker, timeout).map_err(|errno| errno.to_string()),
+        };
+        if let Err(error) = result {
+            log::error!("waiting for the fabric failed: {error}");
+            // Whatever is wrong with the descriptor, the loop must not spin on it.
+            std::thread::park_timeout(timeout.min(Duration::from_millis(10)));
+        }
+    }
+
+    /// Closes the port. Slots that a read may still touch are given up with the arena's memory, which the port keeps.
+    pub(super) fn close(self, deadline: Instant) {
+        let Some(port) = self.port else { return };
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(10));
+        if let Err(error) = port.close(left) {
+            log::warn!("closing the fabric port: {error}");
+            std::mem::forget(self.reading);
+        }
+    }
+}
+
+fn wait_for(waker: &Waker, timeout: Duration) -> Result<(), rustix::io::Errno> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+    match poll(&mut [PollFd::new(waker, PollFlags::IN)], Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
