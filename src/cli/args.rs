@@ -2,7 +2,7 @@
 //!
 //! Used by the commands and by `build.rs`, which makes the man pages and the shell completions from it; so it must know
 //! nothing but clap and the standard library. Flags that can also stand in the configuration file or the environment
-//! have no default here: [`super::config`] knows the defaults and the order of the three.
+//! have no default here: `config.rs` knows the defaults and the order of the three.
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
@@ -183,7 +183,7 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// How long the mounts together have to answer, in seconds
-    #[arg(long, value_name = "S", value_parser = number(READY_TIMEOUT_S), default_value = "30")]
+    #[arg(long, alias = "ready-timeout", value_name = "S", value_parser = number(READY_TIMEOUT_S), default_value = "30")]
     pub ready_timeout_s: u64,
     /// Options passed on to every daemon.
     #[command(flatten)]
@@ -301,6 +301,18 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// The help of every command, as a terminal of 100 columns shows it.
+    #[test]
+    fn the_help_reads_as_agreed() {
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let mut text = command.render_long_help().to_string();
+        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+            text += &format!("\n==== {} ====\n{}", sub.get_name().to_owned(), sub.render_long_help());
+        }
+        insta::assert_snapshot!(text);
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
         Command::ManPages(args) => completions::man_pages(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("bornite: {error:#}");
+        eprintln!("bornite: {}", output::one_line(&error));
         if error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
     })
 }

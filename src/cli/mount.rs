@@ -46,7 +46,7 @@ pub(super) fn mount(args: &MountArgs) -> anyhow::Result<ExitCode> {
         // Fails only for a process that leads its group already, and then it has what it needs.
         let _ = rustix::process::setsid();
         return serve(args, settings, mountpoint).inspect_err(|error| {
-            let _ = report::report_failed(&format!("{error:#}"));
+            let _ = report::report_failed(&output::one_line(error));
         });
     }
     if args.daemon {
@@ -67,6 +67,10 @@ impl Node {
     fn resolve(settings: &Settings) -> anyhow::Result<Node> {
         let hostname = settings.hostname.clone().unwrap_or_else(system_hostname);
         let Some(file) = &settings.address_book else {
+            if settings.trees > 1 {
+                let text = format!("--trees {} needs as many nodes: add --address-book FILE", settings.trees);
+                return Err(UsageError(text).into());
+            }
             return Ok(Node { nodes: vec![(hostname, String::new())], me: 0, is_root: true });
         };
         let book = AddressBook::read(file)?;

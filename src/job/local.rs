@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -315,6 +315,13 @@ fn prepare(plan: &LocalPlan<'_>, hooks: &Hooks, made: &mut Vec<PathBuf>) -> Resu
     // Stop must find what was made from any working directory.
     for dir in &mut *made {
         *dir = resolve(dir)?;
+    }
+    let owner = std::fs::metadata(&mount_dir)
+        .map_err(|source| LaunchError::Io { what: format!("read {}", mount_dir.display()), source })?
+        .uid();
+    // Whoever owns the directory could put something else in the place of what is made there.
+    if owner != rustix::process::geteuid().as_raw() && owner != 0 {
+        return Err(RecordError::NotOurs { path: mount_dir, why: "it belongs to another user" }.into());
     }
     let lock = lock(&mount_dir, made)?;
     if let Some(earlier) = JobRecord::read(&mount_dir)? {

@@ -169,3 +169,17 @@ fn a_place_that_cannot_be_made_is_named() {
     let text = launch(&plan, &hooks(never())).unwrap_err().to_string();
     assert!(text.starts_with(&format!("cannot make the directory {}", file.join("x").display())), "{text}");
 }
+
+#[test]
+fn a_directory_of_another_user_is_not_trusted() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: a directory of another user needs root to be made");
+        return;
+    }
+    let setup = Setup::new();
+    std::fs::create_dir_all(setup.dir()).unwrap();
+    std::os::unix::fs::chown(setup.dir(), Some(65_534), None).unwrap();
+    let text = launch(&setup.plan(1, READY), &hooks(never())).unwrap_err().to_string();
+    assert!(text.contains("belongs to another user; choose another directory with --mount"), "{text}");
+    assert_eq!(std::fs::read_dir(setup.dir()).unwrap().count(), 0);
+}
