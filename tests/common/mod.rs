@@ -1,0 +1,359 @@
+//! Clusters of real daemons in the test's own process: real mounts, and real libfabric over loopback tcp between them.
+//!
+//! Used by every end-to-end test. Node 0 is the root, 1 and 2 are its children, 3 is the child of 1. A cluster that is
+//! dropped has stopped its daemons and left no mount behind, also when the test panicked; a watchdog aborts the mounts
+//! of a test that hangs, since a client in the kernel survives even SIGKILL while its daemon lives.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub(crate) mod backend;
+pub(crate) mod tree;
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use bornite::observe::{Counter, Counters};
+use bornite::runtime::{Daemon, DaemonConfig, StartError};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+/// The nodes that stand for root, child and grandchild in a cluster of four.
+pub(crate) const DEPTHS: [usize; 3] = [0, 1, 3];
+
+/// Any single wait of a test ends by then.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a daemon may take to stop.
+pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A cluster that lives longer is taken for hanging.
+const WATCHDOG: Duration = Duration::from_secs(50);
+
+/// Whether mounts can be made here; prints why the test is skipped where not.
+#[must_use]
+pub(crate) fn can_mount(test: &str) -> bool {
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => true,
+        Err(error) => {
+            skipped(test, &format!("/dev/fuse cannot be opened: {error}"));
+            false
+        }
+    }
+}
+
+/// Prints a skipped test with its reason, past the capture of the test harness.
+pub(crate) fn skipped(test: &str, reason: &str) {
+    // A closed standard error is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
+}
+
+/// The test's name, for [`can_mount`], and its early end.
+#[macro_export]
+macro_rules! needs_fuse {
+    ($test:literal) => {
+        if !common::can_mount($test) {
+            return;
+        }
+    };
+}
+
+/// A port of 127.0.0.1 that is free now. Below the range of outgoing connections, so that none of those takes it until
+/// it is bound.
+pub(crate) fn free_port() -> u16 {
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(61);
+    for _ in 0..COUNT {
+        let at = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + at).expect("a port number");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port on 127.0.0.1");
+}
+
+/// How a cluster is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) nodes: usize,
+    pub(crate) target: PathBuf,
+    /// Where the mount points `node<i>` are made; a temporary directory if none.
+    pub(crate) mounts: Option<PathBuf>,
+    pub(crate) enoent_ttl: Duration,
+    pub(crate) attr_ttl: Option<Duration>,
+    pub(crate) dir_ttl: Duration,
+    pub(crate) cache_bytes: u64,
+    pub(crate) allow_other: bool,
+}
+
+impl Plan {
+    /// The defaults of the daemon, but a cache of 64 MiB.
+    pub(crate) fn new(nodes: usize, target: &Path) -> Plan {
+        Plan {
+            nodes,
+            target: target.to_owned(),
+            mounts: None,
+            enoent_ttl: Duration::from_secs(2),
+            attr_ttl: None,
+            dir_ttl: Duration::from_secs(60),
+            cache_bytes: 64 << 20,
+            allow_other: false,
+        }
+    }
+
+    /// All daemons, started and mounted.
+    pub(crate) fn start(self) -> Cluster {
+        let mut cluster = self.prepare();
+        for node in 0..cluster.nodes.len() {
+            cluster.launch(node).unwrap_or_else(|error| panic!("node {node} does not start: {error}"));
+        }
+        cluster
+    }
+
+    /// Mount points and an address book; no daemon yet.
+    pub(crate) fn prepare(self) -> Cluster {
+        let own = self.mounts.is_none().then(|| tempfile::tempdir().expect("a temporary directory"));
+        let base = self.mounts.clone().unwrap_or_else(|| own.as_ref().expect("made above").path().to_owned());
+        let base = std::fs::canonicalize(base).expect("the directory of the mount points");
+        let book = (0..self.nodes).map(|i| (format!("node{i}"), format!("ofi+tcp://127.0.0.1:{}", free_port())));
+        let nodes = (0..self.nodes)
+            .map(|i| {
+                let mountpoint = base.join(format!("node{i}"));
+                std::fs::create_dir(&mountpoint).expect("a mount point");
+                Node { daemon: None, counters: Arc::new(Counters::new()), mountpoint }
+            })
+            .collect::<Vec<_>>();
+        let watchdog = Watchdog::start(nodes.iter().map(|node| node.mountpoint.clone()).collect());
+        Cluster { book: book.collect(), plan: self, nodes, own, _watchdog: watchdog }
+    }
+}
+
+struct Node {
+    daemon: Option<Daemon>,
+    counters: Arc<Counters>,
+    mountpoint: PathBuf,
+}
+
+/// Daemons of one tree, in this process.
+pub(crate) struct Cluster {
+    plan: Plan,
+    pub(crate) book: Vec<(String, String)>,
+    nodes: Vec<Node>,
+    /// The directory of the mount points, where it is the cluster's own.
+    own: Option<tempfile::TempDir>,
+    _watchdog: Watchdog,
+}
+
+impl Cluster {
+    /// `nodes` daemons that serve `target`.
+    pub(crate) fn start(nodes: usize, target: &Path) -> Cluster {
+        Plan::new(nodes, target).start()
+    }
+
+    /// What daemon `node` is told.
+    pub(crate) fn config(&self, node: usize) -> DaemonConfig {
+        DaemonConfig {
+            target: self.plan.target.clone(),
+            mountpoint: self.nodes[node].mountpoint.clone(),
+            nodes: self.book.clone(),
+            me: node,
+            net: None,
+            trees: 1,
+            fanout: None,
+            enoent_ttl: self.plan.enoent_ttl,
+            attr_ttl: self.plan.attr_ttl,
+            dir_ttl: self.plan.dir_ttl,
+            cache_bytes: self.plan.cache_bytes,
+            fuse_threads: 2,
+            allow_other: self.plan.allow_other,
+        }
+    }
+
+    /// Starts daemon `node`.
+    pub(crate) fn launch(&mut self, node: usize) -> Result<(), StartError> {
+        assert!(self.nodes[node].daemon.is_none(), "node {node} runs already");
+        let daemon = Daemon::start(self.config(node), self.nodes[node].counters.clone())?;
+        self.nodes[node].daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// The mount point of `node`.
+    pub(crate) fn mount(&self, node: usize) -> &Path {
+        &self.nodes[node].mountpoint
+    }
+
+    /// The running daemon `node`.
+    pub(crate) fn daemon(&self, node: usize) -> &Daemon {
+        self.nodes[node].daemon.as_ref().expect("it runs")
+    }
+
+    /// Takes the daemon `node` out of the cluster, to be stopped by the test.
+    pub(crate) fn take(&mut self, node: usize) -> Daemon {
+        self.nodes[node].daemon.take().expect("it runs")
+    }
+
+    /// The counters of `node`, those of the kernel's requests included.
+    pub(crate) fn counters(&self, node: usize) -> &Counters {
+        if let Some(daemon) = &self.nodes[node].daemon {
+            // It copies the kernel's counts into the table.
+            let _ = daemon.status();
+        }
+        &self.nodes[node].counters
+    }
+
+    /// One counter of `node`.
+    pub(crate) fn count(&self, node: usize, counter: Counter) -> u64 {
+        self.counters(node).get(counter)
+    }
+
+    /// Operations that `node` did on the backend.
+    pub(crate) fn backend_ops(&self, node: usize) -> u64 {
+        use Counter as C;
+        [C::BackendLookup, C::BackendOpen, C::BackendRead, C::BackendFstat, C::BackendList, C::BackendReadlink]
+            .into_iter()
+            .chain([C::BackendStatfs])
+            .map(|counter| self.nodes[node].counters.get(counter))
+            .sum()
+    }
+
+    /// Asserts that of all nodes only the root has touched the backend.
+    pub(crate) fn assert_only_root_asked(&self) {
+        assert!(self.backend_ops(0) > 0, "the root did nothing");
+        for node in 1..self.nodes.len() {
+            assert_eq!(self.backend_ops(node), 0, "backend operations of node {node}");
+        }
+    }
+
+    /// Waits until no engine has had anything to do for a while, so that all counts are published.
+    pub(crate) fn quiet(&self) {
+        const CALM: Duration = Duration::from_millis(60);
+        let turns = || -> u64 { self.nodes.iter().map(|node| node.counters.get(Counter::EngineTurns)).sum() };
+        let mut last = turns();
+        let mut since = Instant::now();
+        let calm = eventually(DEADLINE, || {
+            let now = turns();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            since.elapsed() >= CALM
+        });
+        assert!(calm, "the engines do not come to rest");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let mut wrong = Vec::new();
+        // Leaves first, as a launcher does.
+        for node in self.nodes.iter_mut().rev() {
+            if let Some(daemon) = node.daemon.take()
+                && let Err(error) = daemon.stop(STOP_DEADLINE)
+            {
+                wrong.push(error.to_string());
+            }
+            if is_mounted(&node.mountpoint) {
+                wrong.push(format!("{} was still mounted", node.mountpoint.display()));
+                abort(&node.mountpoint);
+            }
+        }
+        if self.nodes.iter().any(|node| is_mounted(&node.mountpoint)) {
+            // Whoever removes the directory would walk into the mount.
+            self.own.take().map(tempfile::TempDir::keep);
+        }
+        if !std::thread::panicking() {
+            assert!(wrong.is_empty(), "the cluster did not stop cleanly: {wrong:?}");
+        }
+    }
+}
+
+/// Ends the connection of the mount at `path`, which frees everyone who waits in it, and detaches it.
+fn abort(path: &Path) {
+    // FORCE aborts a FUSE connection even where it then finds the mount busy; DETACH takes it away.
+    for flags in [UnmountFlags::FORCE, UnmountFlags::DETACH] {
+        let _ = rustix::mount::unmount(path, flags | UnmountFlags::NOFOLLOW);
+    }
+}
+
+/// Whether something is mounted at `path`, without touching it.
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    let list = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    // Paths of temporary directories have nothing that the list escapes.
+    list.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == path))
+}
+
+/// Aborts mounts that live too long; ends when dropped.
+pub(crate) struct Watchdog {
+    _alive: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    pub(crate) fn start(mounts: Vec<PathBuf>) -> Watchdog {
+        let (alive, ended) = mpsc::channel::<()>();
+        std::thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || {
+                if ended.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    let _ = writeln!(std::io::stderr(), "a test hangs: aborting {mounts:?}");
+                    mounts.iter().filter(|path| is_mounted(path)).for_each(|path| abort(path));
+                }
+            })
+            .expect("a thread");
+        Watchdog { _alive: alive }
+    }
+}
+
+/// Asks `done` again and again until it is true or `deadline` has passed; what it said last.
+pub(crate) fn eventually(deadline: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + deadline;
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// Waits for the moment `at`: for tests of lifetimes, which are about time.
+pub(crate) fn wait_until(at: Instant) {
+    while let Some(left) = at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        std::thread::park_timeout(left);
+    }
+}
+
+/// The error number of a failed call; none if it succeeded.
+pub(crate) fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
+    result.err().map(|error| Errno::from_io_error(&error).unwrap_or_else(|| panic!("no error of the system: {error}")))
+}
+
+/// `len` bytes that look random and depend on `seed` (xorshift64*; Marsaglia, Vigna).
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Compares without printing megabytes.
+#[track_caller]
+pub(crate) fn assert_same_bytes(got: &[u8], expected: &[u8], what: impl std::fmt::Display) {
+    assert_eq!(got.len(), expected.len(), "length of {what}");
+    if got != expected {
+        let at = got.iter().zip(expected).position(|(a, b)| a != b);
+        panic!("{what} differs from byte {at:?} on");
+    }
+}
