@@ -1,9 +1,10 @@
 """Imports modules from a tree and tells what that loaded.
 
 Arguments: the tree's root, directories below it for sys.path (comma-separated, "." is the root), modules
-(comma-separated). Prints one JSON object: seconds for the imports alone, the names of all modules that are loaded
-afterwards with the file below the root that each came from ("" for others), and the SHA-256 of every file below the
-root that was loaded as a module or is mapped.
+(comma-separated). Prints the seconds that the imports alone took, and waits for a line: until then nothing but the
+imports has asked for anything below the root. Then prints one JSON object: the names of all modules that are loaded
+with the file below the root that each came from ("" for others), and the SHA-256 of every file below the root that was
+loaded as a module or is mapped.
 """
 import sys
 import time
@@ -13,7 +14,8 @@ sys.path[:0] = [root if d == "." else root + "/" + d for d in directories]
 begin = time.perf_counter()
 for name in modules:
     __import__(name)
-seconds = time.perf_counter() - begin
+print(time.perf_counter() - begin, flush=True)
+sys.stdin.readline()
 
 import hashlib
 import json
@@ -41,4 +43,4 @@ for name in sorted(files):
     if os.path.exists(path):
         with open(path, "rb") as file:
             hashes[name] = hashlib.sha256(file.read()).hexdigest()
-json.dump({"seconds": seconds, "modules": loaded, "files": hashes}, sys.stdout)
+print(json.dumps({"modules": loaded, "files": hashes}))

@@ -147,15 +147,15 @@ impl Demo<'_> {
         let mut runs = Vec::new();
         let mut last = None;
         // Twice before it counts: the interpreter may still write to its own caches.
-        environment.import(&environment.tree, &self.interrupt)?;
+        environment.import(&environment.tree, &self.interrupt, &mut || Ok(()))?;
         for warm in 0..=self.args.warm_runs {
             self.step(if warm == 0 { "native, cold" } else { "native, warm" })?;
             if warm == 0 {
                 // Said above where it is not permitted.
                 let _ = drop_page_cache();
             }
-            let import = environment.import(&environment.tree, &self.interrupt)?;
-            runs.push(Run { seconds: import.seconds, nodes: Vec::new() });
+            let (seconds, import) = environment.import(&environment.tree, &self.interrupt, &mut || Ok(()))?;
+            runs.push(Run { seconds, nodes: Vec::new() });
             last = Some(import);
         }
         Ok((runs, last.context("no native run")?))
@@ -170,20 +170,22 @@ impl Demo<'_> {
         let mount = job.mountpoints().nth(node).context("no such node")?.to_owned();
         let mut runs = Vec::new();
         let mut differences = Vec::new();
-        let mut before = counts(&job)?;
-        let started = before.clone();
+        let started = counts(&job)?;
         for warm in 0..=self.args.warm_runs {
             self.step(&format!("{name}, {}", if warm == 0 { "cold" } else { "warm" }))?;
             if warm == 0 {
                 // Said at the start where it is not permitted.
                 let _ = drop_page_cache();
             }
-            let import = environment.import(&mount, &self.interrupt)?;
+            let before = counts(&job)?;
+            let mut nodes = Vec::new();
+            let (seconds, import) = environment.import(&mount, &self.interrupt, &mut || {
+                let after = counts(&job)?;
+                nodes = after.iter().zip(&before).map(|(after, before)| NodeCounts::between(before, after)).collect();
+                Ok(())
+            })?;
             differences.extend(native.differences(&import));
-            let after = counts(&job)?;
-            let nodes = after.iter().zip(&before).map(|(after, before)| NodeCounts::between(before, after)).collect();
-            runs.push(Run { seconds: import.seconds, nodes });
-            before = after;
+            runs.push(Run { seconds, nodes });
         }
         job.stop()?;
         Ok(Place {

@@ -1,7 +1,7 @@
 //! The demo's Python side: an environment to serve, and timed imports from it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -44,11 +44,9 @@ pub(super) struct Environment {
     pub(super) instead: Option<String>,
 }
 
-/// What an import said about itself.
+/// What an import loaded.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub(super) struct Import {
-    /// How long the imports took.
-    pub(super) seconds: f64,
     /// All loaded modules, with the file below the tree that each came from.
     pub(super) modules: BTreeMap<String, String>,
     /// The files' hashes.
@@ -56,7 +54,7 @@ pub(super) struct Import {
 }
 
 impl Import {
-    /// Differences to another import, but for its time: at most a few, in words.
+    /// Differences to another import: at most a few, in words.
     pub(super) fn differences(&self, other: &Import) -> Vec<String> {
         let mut found = Vec::new();
         for (what, mine, theirs) in [("module", &self.modules, &other.modules), ("file", &self.files, &other.files)] {
@@ -97,7 +95,11 @@ impl Environment {
         pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--only-binary", ":all:"]);
         pip.args(["--retries", "1", "--timeout", "15", "--root-user-action", "ignore", "--progress-bar", "off"]);
         pip.arg("--target").arg(dir).args(PACKAGES);
-        match run(pip, INSTALL_TIME, interrupt, say) {
+        let mut heard = |line: &str| {
+            say(line);
+            Ok(())
+        };
+        match run(pip, INSTALL_TIME, interrupt, &mut heard) {
             Ok(_) => Ok(packages),
             Err(error) if interrupt.came() => Err(error),
             Err(error) => Environment::library(interpreter, &error.to_string(), interrupt),
@@ -115,12 +117,21 @@ impl Environment {
         })
     }
 
-    /// Imports the modules from `tree`, which is the environment's own or a mount of it.
-    pub(super) fn import(&self, tree: &Path, interrupt: &Interrupt) -> anyhow::Result<Import> {
+    /// Imports the modules from `tree`, which is the environment's own or a mount of it. `imported` is called between
+    /// the imports and the reading of all loaded files for their hashes. Gives the seconds of the imports alone.
+    pub(super) fn import(
+        &self,
+        tree: &Path,
+        interrupt: &Interrupt,
+        imported: &mut dyn FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<(f64, Import)> {
         let mut python = Command::new(&self.interpreter);
         python.args(["-I", "-B", "-c", IMPORT]).arg(tree).args([&self.directories, &self.modules]);
-        let text = run(python, IMPORT_TIME, interrupt, &|_| {})?;
-        serde_json::from_str(&text).with_context(|| format!("what the import from {} printed", tree.display()))
+        let mut pauses = Some(imported);
+        let text = run(python, IMPORT_TIME, interrupt, &mut |_| pauses.take().map_or(Ok(()), |imported| imported()))?;
+        let what = || format!("what the import from {} printed", tree.display());
+        let (seconds, loaded) = text.split_once('\n').with_context(what)?;
+        Ok((seconds.parse().with_context(what)?, serde_json::from_str(loaded).with_context(what)?))
     }
 
     /// The interpreter's version.
@@ -132,7 +143,7 @@ impl Environment {
 fn ask(interpreter: &Path, code: &str, interrupt: &Interrupt) -> anyhow::Result<String> {
     let mut python = Command::new(interpreter);
     python.args(["-I", "-c", code]);
-    run(python, QUESTION_TIME, interrupt, &|_| {})
+    run(python, QUESTION_TIME, interrupt, &mut |_| Ok(()))
 }
 
 /// Ends the command, whatever happens.
@@ -146,13 +157,20 @@ impl Drop for Running {
     }
 }
 
-/// Runs a command to its end and gives what it printed; each line also goes to `say`. In a process group of its own,
-/// so that Ctrl-C reaches the demo alone, which then ends everything in order.
-fn run(mut command: Command, limit: Duration, interrupt: &Interrupt, say: &dyn Fn(&str)) -> anyhow::Result<String> {
+/// Runs a command to its end and gives what it printed. Each line also goes to `heard`, after which the command gets an
+/// empty line to read. In a process group of its own, so that Ctrl-C reaches the demo alone, which then ends everything
+/// in order.
+fn run(
+    mut command: Command,
+    limit: Duration,
+    interrupt: &Interrupt,
+    heard: &mut dyn FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = Running(command.spawn().with_context(|| format!("cannot run {name}"))?);
     let (lines, printed) = crossbeam::channel::unbounded();
+    let mut stdin = child.0.stdin.take().context("no standard input")?;
     let stdout = child.0.stdout.take().context("no standard output")?;
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
@@ -174,7 +192,9 @@ fn run(mut command: Command, limit: Duration, interrupt: &Interrupt, say: &dyn F
     let end = Instant::now() + limit;
     let status = loop {
         while let Ok(line) = printed.try_recv() {
-            say(&line);
+            heard(&line)?;
+            // It need not listen, and may have ended.
+            let _ = stdin.write_all(b"\n");
         }
         if let Some(status) = child.0.try_wait()? {
             break status;
