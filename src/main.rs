@@ -1,2 +1,7 @@
 //! The `bornite` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bornite::cli::main()
+}

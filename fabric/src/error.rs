@@ -153,6 +153,8 @@ codes! {
     Again = libc::EAGAIN;
     /// Interface version, function or wait object not supported (ENOSYS).
     NotImplemented = libc::ENOSYS;
+    /// Operation not supported (EOPNOTSUPP).
+    NotSupported = libc::EOPNOTSUPP;
     /// Nothing fits the hints (ENODATA).
     NoData = libc::ENODATA;
     /// Out of memory or of queue entries (ENOMEM).

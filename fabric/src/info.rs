@@ -28,6 +28,8 @@ pub(crate) struct Query<'a> {
     pub(crate) transmit: usize,
     /// Receives to post; a wish, dropped when the provider cannot.
     pub(crate) receive: usize,
+    /// Progress by the provider's own thread.
+    pub(crate) automatic_progress: bool,
 }
 
 /// One answer, with the list that it belongs to.
@@ -165,8 +167,9 @@ impl Hints {
             domain.mr_mode =
                 (sys::FI_MR_ENDPOINT | sys::FI_MR_ALLOCATED | sys::FI_MR_PROV_KEY | sys::FI_MR_LOCAL) as i32;
             domain.threading = sys::FI_THREAD_DOMAIN;
-            domain.control_progress = sys::FI_PROGRESS_MANUAL;
-            sys::fi_hints_set_data_progress(info.domain_attr, sys::FI_PROGRESS_MANUAL);
+            let progress = if query.automatic_progress { sys::FI_PROGRESS_AUTO } else { sys::FI_PROGRESS_MANUAL };
+            domain.control_progress = progress;
+            sys::fi_hints_set_data_progress(info.domain_attr, progress);
             domain.av_type = sys::FI_AV_TABLE;
             (*info.fabric_attr).prov_name = libc::strdup(name.as_ptr());
         }
@@ -213,4 +216,57 @@ unsafe fn facts_of(info: NonNull<sys::fi_info>) -> Facts {
 unsafe fn text_of(text: *const c_char) -> String {
     // SAFETY: the caller's promise.
     unsafe { if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the cxi provider of 2.x offers, as recorded: a hint outside of it would make fi_getinfo answer "no data" on Slingshot,
+    /// which no test on another machine would show.
+    mod cxi {
+        use libfabric_sys as sys;
+        pub(super) const CAPS: u64 = sys::FI_MSG | sys::FI_RMA;
+        pub(super) const MR_MODE: u64 = sys::FI_MR_ENDPOINT | sys::FI_MR_ALLOCATED | sys::FI_MR_PROV_KEY;
+        pub(super) const THREADING: [sys::fi_threading; 3] =
+            [sys::FI_THREAD_SAFE, sys::FI_THREAD_COMPLETION, sys::FI_THREAD_DOMAIN];
+        pub(super) const AV_TYPE: [sys::fi_av_type; 2] = [sys::FI_AV_TABLE, sys::FI_AV_MAP];
+        pub(super) const QUEUE_SIZE_MAX: usize = 1024;
+    }
+
+    #[test]
+    fn the_hints_fit_what_cxi_offers() {
+        let library = match sys::load() {
+            Ok(library) => library,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        let query = Query {
+            name: "cxi",
+            node: Some("cxi0"),
+            service: Some("0"),
+            numeric: false,
+            transmit: 320,
+            receive: 256,
+            automatic_progress: false,
+        };
+        let hints = Hints::new(library, &query, true).expect("hints");
+        // SAFETY: the library allocated the structure with all its attributes, and `hints` owns it.
+        unsafe {
+            let info = hints.0.as_ref();
+            let domain = &*info.domain_attr;
+            let mr_mode = u64::from(domain.mr_mode.cast_unsigned());
+            assert_eq!(info.caps & !cxi::CAPS, 0, "a capability that is not recorded");
+            assert_eq!(cxi::MR_MODE & !mr_mode, 0, "a mode that cxi needs is not offered");
+            assert_eq!(mr_mode & sys::FI_MR_VIRT_ADDR, 0, "cxi reads by offset");
+            assert!(cxi::THREADING.contains(&domain.threading));
+            assert!(cxi::AV_TYPE.contains(&domain.av_type));
+            assert_eq!(domain.control_progress, sys::FI_PROGRESS_MANUAL);
+            assert_eq!((*info.ep_attr).type_, sys::FI_EP_RDM);
+            assert!((*info.tx_attr).size <= cxi::QUEUE_SIZE_MAX && (*info.rx_attr).size <= cxi::QUEUE_SIZE_MAX);
+            // No order but that of sends.
+            assert_eq!((*info.tx_attr).msg_order, sys::FI_ORDER_SAS);
+            assert_eq!(CStr::from_ptr((*info.fabric_attr).prov_name), c"cxi");
+        }
+        const { assert!(API_VERSION == 0x1000f) };
+    }
 }

@@ -38,51 +38,68 @@ pub(crate) struct Provider {
     pub(crate) format: AddressFormat,
     /// How to sleep.
     pub(crate) wait: WaitKind,
+    /// Progress by the provider's own thread instead of by polling.
+    pub(crate) automatic_progress: bool,
+    /// The most peers that may be announced when the address vector is opened.
+    pub(crate) peers_max: usize,
 }
 
 /// A wait descriptor that is trusted: the cap is only a guard against a lost wake-up.
 const TRUSTED: WaitKind = WaitKind::Descriptor { cap: Duration::from_secs(1) };
 
+/// The plain row: what every provider is until something speaks against it.
+const PLAIN: Provider = Provider {
+    names: Cow::Borrowed(&[]),
+    scheme: None,
+    format: AddressFormat::Inet,
+    wait: TRUSTED,
+    automatic_progress: false,
+    peers_max: usize::MAX,
+};
+
 impl Provider {
     /// The row for `net`.
     pub(crate) fn of(net: &Net) -> Provider {
-        let row = |names: &'static [Cow<'static, str>], scheme, format, wait| Provider {
-            names: Cow::Borrowed(names),
-            scheme,
-            format,
-            wait,
-        };
+        const fn name(name: &'static str) -> Cow<'static, str> {
+            Cow::Borrowed(name)
+        }
         match net {
             // The descriptor is right only since 2.1 and progress is manual: without a read of the queue every few milliseconds
             // a rendezvous may stand still.
-            Net::Cxi { .. } => row(
-                &[Cow::Borrowed("cxi")],
-                Some("cxi"),
-                AddressFormat::Cxi,
-                WaitKind::Descriptor { cap: Duration::from_millis(10) },
-            ),
-            // `net` in 1.15 to 1.17 and `tcp` in 2.x are one code and one protocol, hence one name in addresses.
-            Net::Tcp => row(&[Cow::Borrowed("net"), Cow::Borrowed("tcp")], Some("tcp"), AddressFormat::Inet, TRUSTED),
-            // No descriptor at all (fi_cq_open answers ENOSYS).
-            Net::Shm => row(
-                &[Cow::Borrowed("shm")],
-                Some("shm"),
-                AddressFormat::Shm,
-                WaitKind::Polling { nap: Duration::from_millis(1) },
-            ),
-            // Its own thread makes progress; slow (7 to 17 ms a message on few cores) and unmaintained.
-            Net::Sockets => row(&[Cow::Borrowed("sockets")], Some("sockets"), AddressFormat::Inet, TRUSTED),
-            // The name of the good provider before 2.x, asked for outright.
-            Net::Provider(name) if name == "net" => {
-                row(&[Cow::Borrowed("net")], Some("tcp"), AddressFormat::Inet, TRUSTED)
-            }
-            // tcp;ofi_rxm, verbs;ofi_rxm and what else takes socket addresses. tcp;ofi_rxm costs 70 MB an endpoint.
-            Net::Provider(name) => Provider {
-                names: Cow::Owned(vec![Cow::Owned(name.clone())]),
-                scheme: None,
-                format: AddressFormat::Inet,
-                wait: TRUSTED,
+            Net::Cxi { .. } => Provider {
+                names: Cow::Borrowed(const { &[name("cxi")] }),
+                scheme: Some("cxi"),
+                format: AddressFormat::Cxi,
+                wait: WaitKind::Descriptor { cap: Duration::from_millis(10) },
+                ..PLAIN
             },
+            // `net` in 1.15 to 1.17 and `tcp` in 2.x are one code and one protocol, hence one name in addresses.
+            Net::Tcp => {
+                Provider { names: Cow::Borrowed(const { &[name("net"), name("tcp")] }), scheme: Some("tcp"), ..PLAIN }
+            }
+            // No descriptor at all (fi_cq_open answers ENOSYS), and 256 peers (fi_av_open answers ENOSYS beyond).
+            Net::Shm => Provider {
+                names: Cow::Borrowed(const { &[name("shm")] }),
+                scheme: Some("shm"),
+                format: AddressFormat::Shm,
+                wait: WaitKind::Polling { nap: Duration::from_millis(1) },
+                peers_max: 256,
+                ..PLAIN
+            },
+            // It gives its descriptor only with its own progress thread (FI_GETWAIT answers ENOSYS otherwise). Slow, 7 to 17 ms a
+            // message on few cores, and unmaintained.
+            Net::Sockets => Provider {
+                names: Cow::Borrowed(const { &[name("sockets")] }),
+                scheme: Some("sockets"),
+                automatic_progress: true,
+                ..PLAIN
+            },
+            // The name of the good tcp provider before 2.x, asked for outright.
+            Net::Provider(other) if other == "net" => {
+                Provider { names: Cow::Borrowed(const { &[name("net")] }), scheme: Some("tcp"), ..PLAIN }
+            }
+            // tcp;ofi_rxm (70 MB an endpoint), verbs;ofi_rxm and what else takes socket addresses.
+            Net::Provider(other) => Provider { names: Cow::Owned(vec![Cow::Owned(other.clone())]), ..PLAIN },
         }
     }
 }

@@ -7,20 +7,26 @@
 
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Signals are numbered 1 to 64 on Linux (signal(7)).
 const SIGNAL_MAX: usize = 64;
 
+/// One at a time: a second thread would remember the library's handlers as the process's own.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// The handlers at one moment; dropping it puts back those that changed since.
 pub(crate) struct Handlers {
     saved: Vec<(i32, libc::sigaction)>,
+    _one: MutexGuard<'static, ()>,
 }
 
 impl Handlers {
     /// Remembers all handlers.
     pub(crate) fn remember() -> Handlers {
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let signals = 1..=i32::try_from(SIGNAL_MAX).unwrap_or(64);
-        Handlers { saved: signals.filter_map(|signal| Some((signal, current(signal)?))).collect() }
+        Handlers { saved: signals.filter_map(|signal| Some((signal, current(signal)?))).collect(), _one: one }
     }
 }
 

@@ -47,12 +47,17 @@ impl<F: Filesystem> Dispatcher<F> {
         Dispatcher { fs, shared, ended, max_background, no_open: false, no_opendir: false }
     }
 
-    /// Counts a request and runs its handler; a panic there must not end the event thread, or the mount would hang.
+    /// Counts a request and runs its handler.
     fn run(&self, op: Op, handler: impl FnOnce()) {
         self.shared.stats.add(op);
+        self.guard(op.name(), handler);
+    }
+
+    /// A panic in a handler must not end the event thread, or the mount would hang.
+    fn guard(&self, what: &str, handler: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             self.shared.stats.add_panic();
-            log::error!("the handler of a {} request panicked; the mount goes on", op.name());
+            log::error!("the handler of {what} panicked; the mount goes on");
         }
     }
 
@@ -100,7 +105,7 @@ impl<F: Filesystem> fuser::Filesystem for Dispatcher<F> {
     }
 
     fn destroy(&mut self) {
-        self.run(Op::Other, || self.fs.unmounted());
+        self.guard("end of the session", || self.fs.unmounted());
         self.ended.set();
     }
 

@@ -82,8 +82,10 @@ fn clear_stale_at(path: &Path) -> Result<bool, MountError> {
 pub(crate) fn mount(options: &MountOptions, ended: Arc<Ended>) -> Result<(OwnedFd, Mounted), MountError> {
     let path = resolve(&options.mountpoint)?;
     clear_stale_at(&path)?;
-    if mountinfo::top_at(&read_mounts()?, &path).is_some_and(|top| top.fstype == FSTYPE) {
-        return Err(MountError::AlreadyOurs { path, pid: None });
+    if let Some(top) = mountinfo::top_at(&read_mounts()?, &path)
+        && top.fstype == FSTYPE
+    {
+        return Err(MountError::AlreadyOurs { pid: server_of(top.device), path });
     }
     check_directory(&path)?;
     let device = match mount_directly(&path, options)? {
@@ -225,6 +227,26 @@ fn probe(mount: &Entry) -> Result<Health, MountError> {
             waited: PROBE_DEADLINE,
         }),
     }
+}
+
+/// The process that holds a FUSE connection open, found in fdinfo of the processes that we may look into. Kernels before
+/// 6.17 do not tell it.
+fn server_of(device: Device) -> Option<u32> {
+    let line = format!("fuse_connection:\t{}", device.minor);
+    let serves = |pid: u32| -> io::Result<bool> {
+        for fd in fs::read_dir(format!("/proc/{pid}/fd"))? {
+            let fd = fd?;
+            if fs::read_link(fd.path()).is_ok_and(|target| target == Path::new("/dev/fuse")) {
+                let info = fs::read_to_string(Path::new(&format!("/proc/{pid}/fdinfo")).join(fd.file_name()))?;
+                if info.lines().any(|l| l == line) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    };
+    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|p| p.file_name().to_str()?.parse().ok());
+    pids.into_iter().find(|&pid| serves(pid).unwrap_or(false))
 }
 
 /// mount(2) by ourselves; `None` where that takes a privilege that we lack.

@@ -195,13 +195,14 @@ errnos! {
 }
 
 impl Errno {
-    /// From a raw number. Outside 1..=4095 (`MAX_ERRNO` of the kernel) it becomes `EIO`: 0 would read as success.
+    /// From a raw number. Outside 1..=511 it becomes `EIO`: 0 would read as success, and a reply with 512 (`ERESTARTSYS`)
+    /// or more the kernel does not take, so that its request would hang (`fuse_dev_do_write`, measured on 6.18).
     #[must_use]
     pub const fn from_raw(code: i32) -> Errno {
-        if code >= 1 && code <= 4095 { Errno(code) } else { Errno::EIO }
+        if code >= 1 && code <= 511 { Errno(code) } else { Errno::EIO }
     }
 
-    /// The number, 1..=4095.
+    /// The number, 1..=511.
     #[must_use]
     pub const fn raw(self) -> i32 {
         self.0
@@ -272,7 +273,7 @@ mod tests {
     fn error_numbers_never_read_as_success() {
         assert_eq!(Errno::from_raw(0), Errno::EIO);
         assert_eq!(Errno::from_raw(-2), Errno::EIO);
-        assert_eq!(Errno::from_raw(5000), Errno::EIO);
+        assert_eq!(Errno::from_raw(512), Errno::EIO);
         assert_eq!(Errno::from_raw(2), Errno::ENOENT);
         assert_eq!(format!("{:?} {:?}", Errno::EROFS, Errno(133)), "EROFS Errno(133)");
     }

@@ -1,7 +1,7 @@
 //! The arena: bounded memory for file data, in segments that are mapped once, registered with the fabric once, and
 //! never moved or unmapped while anything of them is in use.
 //!
-//! The engine is the one writer: it takes pieces ([`ArenaWriter`], through the chunk store) and takes them back. A
+//! The engine is the one writer: it takes pieces (through the chunk store) and takes them back. A
 //! [`Slot`] owns its piece wherever it goes; dropped on any thread, it gives the piece back through a lock-free stack
 //! that the writer drains. Nothing here may hand out a piece twice, wait, or allocate when a piece is dropped.
 //!

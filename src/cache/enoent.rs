@@ -152,9 +152,19 @@ impl ShardWriter {
         }
     }
 
-    /// Frees what the replaced tables hold, where no reader can be in them.
-    fn reclaim(&mut self) {
-        self.replaced.retain_mut(|table| Arc::get_mut(table).is_none());
+    /// Frees what the replaced tables hold, where no reader can be in them, and all of them but one spare; tells how
+    /// many entries they held.
+    fn reclaim(&mut self) -> usize {
+        let mut held = 0;
+        let mut spares = 0;
+        self.replaced.retain_mut(|table| {
+            let Some(free) = Arc::get_mut(table) else { return true };
+            held += free.len();
+            free.clear();
+            spares += 1;
+            spares == 1
+        });
+        held
     }
 }
 
@@ -339,19 +349,17 @@ impl EnoentMap {
         for _ in 0..self.shards.len() {
             let shard = &self.shards[self.hand.fetch_add(1, Ordering::Relaxed) % self.shards.len()];
             let mut writer = lock(shard);
-            writer.reclaim();
-            if writer.earliest_us > now.0 {
-                continue;
+            budget = budget.saturating_sub(writer.reclaim());
+            if writer.earliest_us <= now.0 {
+                let table = shard.table.load();
+                let mut next = writer.spare();
+                let fresh = Arc::get_mut(&mut next).expect("a spare table has one reference");
+                let dropped = copy_living(&table, fresh, now, &mut writer.earliest_us);
+                self.entries.fetch_sub(dropped, Ordering::Relaxed);
+                drop(table);
+                writer.replaced.push(shard.table.swap(next));
+                budget = budget.saturating_sub(writer.reclaim());
             }
-            let table = shard.table.load();
-            let mut next = Arc::default();
-            let fresh = Arc::get_mut(&mut next).expect("a new table has one reference");
-            let dropped = copy_living(&table, fresh, now, &mut writer.earliest_us);
-            self.entries.fetch_sub(dropped, Ordering::Relaxed);
-            budget = budget.saturating_sub(table.len());
-            drop(table);
-            writer.replaced.push(shard.table.swap(next));
-            writer.reclaim();
             if budget == 0 {
                 break;
             }
@@ -413,4 +421,261 @@ fn copy_living(table: &Table, into: &mut Table, now: Micros, earliest_us: &mut u
 
 const fn previous_power_of_two(n: usize) -> usize {
     if n == 0 { 0 } else { 1 << n.ilog2() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::{Duration, Instant};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(entries_max: usize) -> EnoentMap {
+        EnoentMap::new(EnoentConfig { entries_max, ..EnoentConfig::new([1, 2]) })
+    }
+
+    const NOW: Micros = Micros(1_000_000);
+
+    #[test]
+    fn answers_with_what_remains_until_it_is_over() {
+        let map = map(1000);
+        assert_eq!(map.lookup(b"a", NOW), None);
+        let token = map.begin(b"a");
+        assert_eq!(map.store(b"a", NOW.after_us(500), NOW, token), Stored::Stored);
+        assert_eq!(map.lookup(b"a", NOW), Some(500));
+        assert_eq!(map.lookup(b"a", NOW.after_us(499)), Some(1));
+        assert_eq!(map.lookup(b"a", NOW.after_us(500)), None);
+        assert_eq!(map.lookup(b"b", NOW), None);
+        assert_eq!(map.store(b"a", NOW.after_us(300), NOW, token), Stored::Stored);
+        assert_eq!(map.lookup(b"a", NOW), Some(500), "only ever prolonged");
+        assert_eq!(map.store(b"a", Micros::FOREVER, NOW, token), Stored::Stored);
+        assert_eq!(map.lookup(b"a", NOW), Some(u64::MAX));
+        let stats = EnoentStats { entries: 1, stores: 3, serves: 4, expires: 1, ..EnoentStats::default() };
+        assert_eq!(map.stats(), stats);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_dropped() {
+        let map = EnoentMap::new(EnoentConfig { entries_max: 2, key_bytes_max: 3, hash_key: [0, 0] });
+        assert_eq!(map.store(b"a", NOW, NOW, map.begin(b"a")), Stored::Expired);
+        assert_eq!(map.store(b"long", NOW.after_us(1), NOW, map.begin(b"long")), Stored::Full);
+        for key in [b"a", b"b"] {
+            assert_eq!(map.store(key, NOW.after_us(1), NOW, map.begin(key)), Stored::Stored);
+        }
+        assert_eq!(map.store(b"c", NOW.after_us(9), NOW, map.begin(b"c")), Stored::Full);
+        let later = NOW.after_us(1);
+        assert_eq!(map.store(b"c", NOW.after_us(9), later, map.begin(b"c")), Stored::Stored);
+        assert_eq!((map.stats().entries, map.stats().full), (1, 2));
+    }
+
+    #[test]
+    fn an_answer_older_than_a_clear_loses() {
+        let map = map(1000);
+        let (old, others) = (map.begin(b"a"), map.begin(b"b"));
+        map.clear(b"a");
+        assert_eq!(map.store(b"a", Micros::FOREVER, NOW, old), Stored::Raced);
+        assert_eq!(map.store(b"b", Micros::FOREVER, NOW, others), Stored::Stored);
+        assert_eq!(map.store(b"a", Micros::FOREVER, NOW, map.begin(b"a")), Stored::Stored);
+        let before = map.begin(b"a");
+        map.clear_all();
+        assert_eq!((map.lookup(b"a", NOW), map.lookup(b"b", NOW)), (None, None));
+        assert_eq!(map.store(b"a", Micros::FOREVER, NOW, before), Stored::Raced);
+        let stats = map.stats();
+        assert_eq!((stats.entries, stats.clears, stats.raced), (0, 2, 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "the key it was taken for")]
+    fn a_token_of_another_key_is_a_defect() {
+        let map = map(1000);
+        let token = map.begin(b"a");
+        map.store(b"b", Micros::FOREVER, NOW, token);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Begin(u8),
+        Store(prop::sample::Index, u64),
+        Clear(u8),
+        ClearAll,
+        Advance(u64),
+        Maintain,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let key = 0..24u8;
+        prop_oneof![
+            6 => key.clone().prop_map(Step::Begin),
+            8 => (any::<prop::sample::Index>(), 0..300u64).prop_map(|(token, ttl)| Step::Store(token, ttl)),
+            2 => key.prop_map(Step::Clear),
+            1 => Just(Step::ClearAll),
+            4 => (1..120u64).prop_map(Step::Advance),
+            1 => Just(Step::Maintain),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_model(
+            entries_max in prop_oneof![1usize..30, Just(4096)],
+            steps in proptest::collection::vec(step(), 1..300),
+        ) {
+            let map = map(entries_max);
+            let mut now = NOW;
+            // Expiry by key; what was cleared is out, what expired is in.
+            let mut model: BTreeMap<u8, Micros> = BTreeMap::new();
+            let mut tokens: Vec<(u8, Token, usize)> = Vec::new();
+            // By the number of the step: the key that was cleared, none for all keys.
+            let mut clears: Vec<(usize, Option<u8>)> = Vec::new();
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Begin(key) => tokens.push((key, map.begin(&[key]), number)),
+                    Step::Store(token, ttl) if !tokens.is_empty() => {
+                        let (key, token, taken) = tokens[token.index(tokens.len())];
+                        let expiry = now.after_us(ttl);
+                        let since: Vec<_> = clears.iter().filter(|clear| clear.0 > taken).collect();
+                        let lost = since.iter().any(|clear| clear.1.is_none_or(|cleared| cleared == key));
+                        let living = model.values().filter(|expiry| **expiry > now).count();
+                        match map.store(&[key], expiry, now, token) {
+                            Stored::Expired => prop_assert_eq!(ttl, 0),
+                            Stored::Raced => prop_assert!(lost || !since.is_empty(), "no clear since the token"),
+                            Stored::Full => prop_assert!(!lost && living >= entries_max && !model.contains_key(&key)),
+                            Stored::Stored => {
+                                prop_assert!(!lost && ttl > 0);
+                                let known = model.entry(key).or_insert(expiry);
+                                *known = expiry.max(*known);
+                            }
+                        }
+                    }
+                    Step::Store(..) => {}
+                    Step::Clear(key) => {
+                        map.clear(&[key]);
+                        clears.push((number, Some(key)));
+                        model.remove(&key);
+                    }
+                    Step::ClearAll => {
+                        map.clear_all();
+                        clears.push((number, None));
+                        model.clear();
+                    }
+                    Step::Advance(us) => now = now.after_us(us),
+                    Step::Maintain => {
+                        map.maintain(now);
+                        model.retain(|_, expiry| *expiry > now);
+                        prop_assert_eq!(map.stats().entries, model.len() as u64);
+                    }
+                }
+                // What expired may be dropped at any store when the map is full.
+                if map.stats().entries < model.len() as u64 {
+                    model.retain(|_, expiry| *expiry > now);
+                }
+                for key in 0..24 {
+                    let remaining = model.get(&key).map(|expiry| expiry.remaining_us(now)).filter(|us| *us > 0);
+                    prop_assert_eq!(map.lookup(&[key], now), remaining, "key {}", key);
+                }
+                prop_assert!(map.stats().entries <= entries_max as u64);
+            }
+        }
+    }
+
+    /// Storers try for ever to store under the token of the current round; the main thread clears and begins the next
+    /// round. A reader that saw the clear of round `c` done before its lookup, and no later round begun after it, must
+    /// not be told "absent".
+    #[test]
+    fn no_reader_sees_an_answer_older_than_a_clear() {
+        const ROUNDS: u64 = 500;
+        /// Lets the other threads end whatever happens to the one that holds it.
+        struct Finish<'a>(&'a AtomicU64);
+        impl Drop for Finish<'_> {
+            fn drop(&mut self) {
+                self.0.store(ROUNDS, Ordering::SeqCst);
+            }
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let map = map(64);
+        let key = b"usr/lib/python3/site-packages";
+        let (begun, cleared) = (AtomicU64::new(0), AtomicU64::new(0));
+        let token = Mutex::new(map.begin(key));
+        let running = || cleared.load(Ordering::SeqCst) < ROUNDS && Instant::now() < deadline;
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while running() {
+                        let token = *token.lock().expect("no panic");
+                        for _ in 0..20 {
+                            map.store(key, Micros::FOREVER, NOW, token);
+                        }
+                    }
+                });
+                scope.spawn(|| {
+                    while running() {
+                        let done = cleared.load(Ordering::SeqCst);
+                        let absent = map.lookup(key, NOW).is_some();
+                        let stale = absent && begun.load(Ordering::SeqCst) == done;
+                        assert!(!stale, "told absent after the clear of round {done}");
+                    }
+                });
+            }
+            // Neighbours in the same shard make the tables change under the readers.
+            scope.spawn(|| {
+                for number in (0..40u32).cycle().take_while(|_| running()) {
+                    let other = number.to_le_bytes();
+                    let token = map.begin(&other);
+                    map.store(&other, NOW.after_us(u64::from(number)), NOW, token);
+                    map.maintain(NOW.after_us(20));
+                }
+            });
+            let _finish = Finish(&cleared);
+            for round in 1..=ROUNDS {
+                begun.store(round, Ordering::SeqCst);
+                *token.lock().expect("no panic") = map.begin(key);
+                while map.lookup(key, NOW).is_none() && Instant::now() < deadline {
+                    std::thread::yield_now();
+                }
+                map.clear(key);
+                cleared.store(round, Ordering::SeqCst);
+                for _ in 0..20 {
+                    assert_eq!(map.lookup(key, NOW), None, "round {round}");
+                }
+            }
+        });
+        assert!(Instant::now() < deadline, "did not finish within its time");
+        assert!(map.stats().raced > 0, "no store came late, so nothing was tested");
+    }
+
+    #[test]
+    fn a_flood_of_names_stays_within_the_bound() {
+        const MAX: usize = 4096;
+        let map = map(MAX);
+        let held = || -> usize {
+            let shard = |shard: &Shard| {
+                let replaced: usize = lock(shard).replaced.iter().map(|table| table.len()).sum();
+                shard.table.load().len() + replaced
+            };
+            map.shards.iter().map(|s| shard(s)).sum()
+        };
+        let mut now = NOW;
+        let mut stored = 0;
+        for number in 0..300_000u32 {
+            let key = number.to_le_bytes();
+            stored += u64::from(map.store(&key, now.after_us(2000), now, map.begin(&key)) == Stored::Stored);
+            now = now.after_us(1);
+            if number % 1000 == 0 {
+                assert!(map.stats().entries <= MAX as u64);
+                assert!(held() <= 2 * MAX, "{} entries in memory", held());
+                map.maintain(now);
+            }
+        }
+        let stats = map.stats();
+        assert_eq!(stats.stores, stored);
+        assert_eq!(stats.stores + stats.full, 300_000);
+        assert!(stats.full < 30_000, "{} dropped though half of the bound is free", stats.full);
+        now = now.after_us(2000);
+        for _ in 0..=MAX / MAINTAIN_ENTRIES {
+            map.maintain(now);
+        }
+        assert_eq!((map.stats().entries, held()), (0, 0));
+    }
 }

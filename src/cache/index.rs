@@ -31,11 +31,22 @@ struct Table<T> {
 }
 
 impl<T> Table<T> {
-    /// With `places`, 0 or a power of two.
-    fn new(places: usize) -> Table<T> {
+    /// With `places`, 0 or a power of two and more than the items, which are given with their hashes. Nobody else can
+    /// see it yet, so the items go in without the cost of a swap.
+    fn new(places: usize, given: impl Iterator<Item = (u64, Arc<T>)>) -> Table<T> {
+        let mut tags = vec![NEVER_USED; places];
+        let mut items: Vec<Option<Arc<T>>> = (0..places).map(|_| None).collect();
+        for (hash, item) in given {
+            let mut at = hash as usize & (places - 1);
+            while tags[at] != NEVER_USED {
+                at = (at + 1) & (places - 1);
+            }
+            tags[at] = tag_of(hash);
+            items[at] = Some(item);
+        }
         Table {
-            tags: (0..places).map(|_| AtomicU32::new(NEVER_USED)).collect(),
-            items: (0..places).map(|_| ArcSwapOption::empty()).collect(),
+            tags: tags.into_iter().map(AtomicU32::new).collect(),
+            items: items.into_iter().map(ArcSwapOption::new).collect(),
         }
     }
 
@@ -57,12 +68,14 @@ impl<T> Table<T> {
     }
 
     /// Puts an item where there is room; the caller knows that there is, and that it is not in yet.
-    fn put(&self, hash: u64, item: Arc<T>) -> usize {
+    ///
+    /// Returns the tag that the place had.
+    fn put(&self, hash: u64, item: Arc<T>) -> u32 {
         let free = self.probe(hash).find(|&(_, tag)| tag <= REMOVED);
-        let (at, _) = free.expect("a table is never full");
+        let (at, before) = free.expect("a table is never full");
         self.items[at].store(Some(item));
         self.tags[at].store(tag_of(hash), Ordering::Release);
-        at
+        before
     }
 }
 
@@ -127,7 +140,8 @@ impl<T> IndexWriter<T> {
     /// With `shards` tables, rounded up to a power of two, at most 256. They take no memory until they are used.
     pub(super) fn new(shards: usize, hash_of: fn(&T) -> u64) -> IndexWriter<T> {
         let shards = shards.clamp(1, 256).next_power_of_two();
-        let shared = Index { shards: (0..shards).map(|_| ArcSwap::from_pointee(Table::new(0))).collect() };
+        let shared =
+            Index { shards: (0..shards).map(|_| ArcSwap::from_pointee(Table::new(0, std::iter::empty()))).collect() };
         let writer = || ShardWriter { live: 0, removed: 0, replaced: Vec::new() };
         IndexWriter { shared: Arc::new(shared), shards: (0..shards).map(|_| writer()).collect(), hash_of }
     }
@@ -147,18 +161,14 @@ impl<T> IndexWriter<T> {
         let shard = &mut self.shards[number];
         shard.replaced.retain_mut(|table| Arc::get_mut(table).is_none());
         if (shard.live + shard.removed + 1) * 4 > table.tags.len() * 3 {
-            let larger = Table::new(((shard.live + 1) * 2).next_power_of_two().max(8));
-            for live in table.items.iter().filter_map(ArcSwapOption::load_full) {
-                larger.put((self.hash_of)(&live), live);
-            }
-            larger.put(hash, item);
+            let places = ((shard.live + 1) * 2).next_power_of_two().max(8);
+            let items = table.items.iter().filter_map(ArcSwapOption::load_full).chain([item]);
+            let larger = Table::new(places, items.map(|item| ((self.hash_of)(&item), item)));
             shard.removed = 0;
             drop(table);
             shard.replaced.push(self.shared.shards[number].swap(Arc::new(larger)));
         } else {
-            let reused = table.probe(hash).find(|&(_, tag)| tag <= REMOVED).is_some_and(|(_, tag)| tag == REMOVED);
-            table.put(hash, item);
-            shard.removed -= usize::from(reused);
+            shard.removed -= usize::from(table.put(hash, item) == REMOVED);
         }
         shard.live += 1;
         None

@@ -14,8 +14,9 @@
 //! are never reused, so there is no ABA. A path and its number are published one after the other (number first, so that
 //! who finds a path can use its number).
 //!
-//! Memory: about 430 bytes and the path's length per regular file, some 100 fewer for what has no data
-//! ([`NamesStats::bytes`] is the sum).
+//! Memory: about 340 bytes and the path's length per regular file, some 120 fewer for what has no data
+//! ([`NamesStats::bytes`] is the sum); with what the allocator adds, 200,000 files with 53-byte paths took 475 bytes of
+//! RSS each.
 
 use std::collections::VecDeque;
 
@@ -378,7 +379,7 @@ impl NamesWriter {
     }
 
     /// Lets everything expire and drops all listings. Numbers and data stay: what turns out to be the same version
-    /// goes on, so that files in use live through it. Visits every inode (some 50 ns each).
+    /// goes on, so that files in use live through it. Visits every inode (0.1 to 0.3 us each).
     pub fn invalidate_all(&mut self) {
         let mut dropped_bytes = 0;
         self.index.for_each(|inode| {
@@ -489,4 +490,391 @@ fn is_same(old: &Attr, new: &Attr) -> bool {
 fn is_unchanged_dir(old: &Attr, new: &Attr) -> bool {
     let what = |attr: &Attr| (attr.mtime, attr.ctime, attr.backend_ino, attr.backend_dev);
     what(old) == what(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::atomic::AtomicUsize;
+
+    use proptest::prelude::*;
+
+    use super::super::types::{ListEntry, ListingBuilder, Timestamp};
+    use super::*;
+
+    const DIR: u32 = 0o040_755;
+    const FILE: u32 = 0o100_644;
+    const LINK: u32 = 0o120_777;
+
+    fn attr(mode: u32, backend_ino: u64) -> Attr {
+        Attr {
+            mode,
+            uid: 0,
+            gid: 0,
+            blksize: 4096,
+            nlink: 1,
+            rdev: 0,
+            size: 10,
+            blocks: 8,
+            mtime: Timestamp::default(),
+            ctime: Timestamp::default(),
+            backend_ino,
+            backend_dev: 66,
+        }
+    }
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp { secs, nanos: 0 }
+    }
+
+    fn names() -> (NamesWriter, Arc<Names>) {
+        let config = NamesConfig { index_shards: 4, ..NamesConfig::new([3, 4]) };
+        let (mut writer, names) = NamesWriter::new(config);
+        assert_eq!(writer.insert(b"", attr(DIR, 1), None, Micros::FOREVER).ino, Ino::ROOT);
+        (writer, names)
+    }
+
+    fn put(writer: &mut NamesWriter, path: &[u8], attr: Attr) -> Arc<Inode> {
+        writer.insert(path, attr, None, Micros::FOREVER)
+    }
+
+    fn listing(names: &[&[u8]]) -> Arc<Listing> {
+        let mut builder = ListingBuilder::default();
+        for name in names {
+            assert!(builder.push(ListEntry { name, kind: Kind::File, backend_ino: 1 }));
+        }
+        Arc::new(builder.build(1))
+    }
+
+    #[test]
+    fn finds_by_path_by_parent_and_by_number() {
+        let (mut writer, names) = names();
+        let root = names.by_ino(Ino::ROOT).expect("inserted");
+        let usr = put(&mut writer, b"usr", attr(DIR, 2));
+        let lib = put(&mut writer, b"usr/lib", attr(DIR, 3));
+        let link = writer.insert(b"usr/lib64", attr(LINK, 4), Some(b"lib"), Micros(7));
+        for (found, inode) in [
+            (names.get(b"usr"), &usr),
+            (names.child(&root, b"usr"), &usr),
+            (names.child(&usr, b"lib"), &lib),
+            (names.get(b"usr/lib64"), &link),
+            (names.by_ino(lib.ino), &lib),
+        ] {
+            assert!(Arc::ptr_eq(&found.expect("inserted"), inode));
+        }
+        assert_eq!((link.target.as_deref(), link.expires()), (Some(&b"lib"[..]), Micros(7)));
+        assert!(link.is_fresh(Micros(6)) && !link.is_fresh(Micros(7)));
+        assert!(link.data().is_none() && lib.data().is_none());
+        for path in [&b"lib"[..], b"usr/", b"/usr", b"usr//lib", b"us", b"usr/libx"] {
+            assert!(names.get(path).is_none(), "{path:?}");
+        }
+        for name in [&b""[..], b"usr/lib", b"sr"] {
+            assert!(names.child(&root, name).is_none(), "{name:?}");
+        }
+        assert!(names.by_ino(Ino(u64::MAX)).is_none() && names.by_ino(Ino(0)).is_none());
+        assert_eq!(names.stats().inodes, 4);
+    }
+
+    #[test]
+    fn a_path_longer_than_the_kernel_allows_is_not_looked_up() {
+        let (mut writer, names) = names();
+        let parent = put(&mut writer, &[b'x'; PATH_BYTES_MAX - 4], attr(DIR, 2));
+        for (name, found) in [(&b"abc"[..], true), (b"abcd", false)] {
+            put(&mut writer, &[&parent.path, &b"/"[..], name].concat(), attr(FILE, 3));
+            assert_eq!(names.child(&parent, name).is_some(), found);
+        }
+    }
+
+    #[test]
+    fn other_bytes_get_another_number_and_the_same_ones_keep_it() {
+        let (mut writer, names) = names();
+        let old = put(&mut writer, b"a", attr(FILE, 2));
+        let moved = put(&mut writer, b"a", Attr { ctime: at(5), mode: 0o100_600, ..attr(FILE, 2) });
+        assert_eq!((moved.ino, moved.attr.mode), (old.ino, 0o100_600));
+        assert!(Arc::ptr_eq(moved.data().expect("a file"), old.data().expect("a file")));
+
+        let new = put(&mut writer, b"a", Attr { mtime: at(5), ..attr(FILE, 2) });
+        assert!(new.ino > old.ino);
+        assert!(old.is_retired() && moved.is_retired() && !new.is_retired(), "however it is seen");
+        assert!(!old.is_fresh(Micros(0)));
+        assert!(names.by_ino(old.ino).expect("not forgotten").is_retired());
+        assert_eq!((names.stats().inodes, names.stats().retired), (2, 1));
+        writer.forget(new.ino);
+        writer.forget(old.ino);
+        writer.forget(old.ino);
+        assert!(names.by_ino(old.ino).is_none() && names.by_ino(new.ino).is_some());
+        assert_eq!(names.stats().retired, 0);
+
+        let dir = put(&mut writer, b"a", attr(DIR, 2));
+        assert!(dir.ino > new.ino && dir.data().is_none());
+        assert_eq!(put(&mut writer, b"a", Attr { mtime: at(9), backend_ino: 77, ..attr(DIR, 2) }).ino, dir.ino);
+        assert_eq!(put(&mut writer, b"", attr(FILE, 9)).ino, Ino::ROOT);
+    }
+
+    #[test]
+    fn hard_links_share_number_and_data_of_one_version() {
+        let (mut writer, names) = names();
+        let linked = Attr { nlink: 3, ..attr(FILE, 2) };
+        let a = put(&mut writer, b"a", linked);
+        let b = put(&mut writer, b"b", Attr { ctime: at(1), ..linked });
+        assert_eq!(a.ino, b.ino);
+        assert!(Arc::ptr_eq(a.data().expect("a file"), b.data().expect("a file")));
+        assert_eq!(*names.by_ino(a.ino).expect("known").path, *b"b");
+        assert_eq!(writer.paths_of(a.ino).len(), 2);
+
+        let newer = Attr { mtime: at(1), ..linked };
+        let b2 = put(&mut writer, b"b", newer);
+        assert!(b2.ino > a.ino && !a.is_retired(), "a still has it");
+        assert_eq!(*names.by_ino(a.ino).expect("known").path, *b"a");
+        assert_eq!(put(&mut writer, b"a", newer).ino, b2.ino);
+        assert!(a.is_retired() && writer.paths_of(a.ino).is_empty());
+
+        assert!(!writer.remove(b"a").expect("known").is_retired());
+        assert_eq!(*names.by_ino(b2.ino).expect("known").path, *b"b");
+        assert!(writer.remove(b"b").expect("known").is_retired());
+        assert!(put(&mut writer, b"a", newer).ino > b2.ino, "a retired number is not taken up again");
+        assert!(put(&mut writer, b"c", Attr { backend_dev: 67, ..newer }).ino > b2.ino);
+    }
+
+    #[test]
+    fn a_listing_lives_as_long_as_its_directory_is_the_same() {
+        let (mut writer, names) = names();
+        let dir = put(&mut writer, b"d", attr(DIR, 2));
+        assert_eq!(dir.absent_for_us(b"x", Micros(0)), None);
+        writer.set_listing(dir.ino, listing(&[b"a", b"b"]), Micros(100));
+        assert_eq!(dir.absent_for_us(b"x", Micros(40)), Some(60));
+        assert_eq!(dir.absent_for_us(b"a", Micros(40)), None);
+        assert_eq!(dir.absent_for_us(b"x", Micros(100)), None);
+        let with_listing = names.stats().bytes;
+
+        let again = put(&mut writer, b"d", Attr { uid: 5, ..attr(DIR, 2) });
+        assert_eq!(again.listing().expect("unchanged").listing.len(), 2);
+        assert_eq!(names.stats().bytes, with_listing);
+        for changed in [
+            Attr { mtime: at(1), ..attr(DIR, 2) },
+            Attr { mtime: at(1), ctime: at(1), ..attr(DIR, 2) },
+            Attr { mtime: at(1), ctime: at(1), ..attr(DIR, 3) },
+        ] {
+            writer.set_listing(dir.ino, listing(&[b"a"]), Micros(100));
+            let inode = put(&mut writer, b"d", changed);
+            assert_eq!(inode.ino, dir.ino);
+            assert!(inode.listing().is_none() && again.listing().is_none(), "{changed:?}");
+        }
+        writer.set_listing(dir.ino, listing(&[b"a"]), Micros(100));
+        writer.drop_listing(dir.ino);
+        assert!(again.listing().is_none() && names.stats().bytes < with_listing);
+        let file = put(&mut writer, b"f", attr(FILE, 4));
+        writer.set_listing(file.ino, listing(&[b"a"]), Micros(100));
+        assert!(file.listing().is_none());
+    }
+
+    #[test]
+    fn invalidation_expires_all_and_what_is_the_same_goes_on() {
+        let (mut writer, names) = names();
+        let file = put(&mut writer, b"f", attr(FILE, 2));
+        let dir = put(&mut writer, b"d", attr(DIR, 3));
+        writer.set_listing(dir.ino, listing(&[b"a"]), Micros::FOREVER);
+        assert!(file.is_fresh(Micros(0)) && dir.listing().is_some());
+        writer.invalidate_all();
+        assert!(!file.is_fresh(Micros(0)) && !dir.is_fresh(Micros(0)) && dir.listing().is_none());
+        assert!(!names.by_ino(Ino::ROOT).expect("root").is_fresh(Micros(0)));
+        let again = put(&mut writer, b"f", attr(FILE, 2));
+        assert!(again.is_fresh(Micros(0)) && again.ino == file.ino && !file.is_retired());
+        assert!(Arc::ptr_eq(again.data().expect("a file"), file.data().expect("a file")));
+    }
+
+    #[test]
+    fn retired_inodes_are_bounded() {
+        let (mut writer, names) = NamesWriter::new(NamesConfig { retired_max: 10, ..NamesConfig::new([0, 0]) });
+        let inos: Vec<_> = (0..1001)
+            .map(|secs| {
+                let ino = put(&mut writer, b"log", Attr { mtime: at(secs), ..attr(FILE, 2) }).ino;
+                if secs % 3 == 0 {
+                    writer.forget(Ino(ino.0 - 1));
+                }
+                ino
+            })
+            .collect();
+        assert_eq!(names.stats().retired, 10);
+        assert_eq!(inos.iter().filter(|&&ino| names.by_ino(ino).is_some()).count(), 11);
+        assert!(writer.retired.len() <= 2 * 10 + 16);
+    }
+
+    /// What one inode costs, as the module's head states it.
+    #[test]
+    fn an_inode_costs_what_is_stated() {
+        const FILES: u64 = 20_000;
+        let (mut writer, names) = NamesWriter::new(NamesConfig::new([0, 0]));
+        let mut path_bytes = 0;
+        for number in 0..FILES {
+            let path = format!("usr/lib/python3/site-packages/package/module{number:06}.py");
+            path_bytes += path.len() as u64;
+            put(&mut writer, path.as_bytes(), attr(FILE, number));
+        }
+        let each = (names.stats().bytes - path_bytes) / FILES;
+        assert!((300..=380).contains(&each), "{each} bytes");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert { path: u8, mode: u32, backend_ino: u64, version: i64, ctime: i64, nlink: u64 },
+        Remove(u8),
+        Forget(prop::sample::Index),
+        List(u8),
+        Invalidate,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let mode = prop_oneof![4 => Just(FILE), 1 => Just(DIR), 1 => Just(LINK)];
+        let insert = (0..12u8, mode, 0..4u64, 0..3i64, 0..3i64, 1..3u64);
+        prop_oneof![
+            12 => insert.prop_map(|(path, mode, backend_ino, version, ctime, nlink)| {
+                Step::Insert { path, mode, backend_ino, version, ctime, nlink }
+            }),
+            4 => (0..12u8).prop_map(Step::Remove),
+            3 => any::<prop::sample::Index>().prop_map(Step::Forget),
+            2 => (0..12u8).prop_map(Step::List),
+            1 => Just(Step::Invalidate),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_model(steps in proptest::collection::vec(step(), 1..250)) {
+            let (mut writer, names) = names();
+            let empty_bytes = names.stats().bytes - names.index.size_bytes() as u64;
+            let path_of = |path: u8| format!("d/{path}").into_bytes();
+            let mut paths: BTreeMap<u8, (Ino, Attr)> = BTreeMap::new();
+            let mut known: BTreeSet<Ino> = BTreeSet::new();
+            let mut forgotten: BTreeSet<Ino> = BTreeSet::new();
+            let mut by_backend: BTreeMap<u64, (Ino, Attr)> = BTreeMap::new();
+            let same = |a: &Attr, b: &Attr| a.kind() == b.kind() && (a.is_dir() || a.version() == b.version());
+            for step in steps {
+                match step {
+                    Step::Insert { path, mode, backend_ino, version, ctime, nlink } => {
+                        let attr = Attr { mtime: at(version), ctime: at(ctime), nlink, ..attr(mode, backend_ino) };
+                        let inode = put(&mut writer, &path_of(path), attr);
+                        let has_links = nlink > 1 && !attr.is_dir();
+                        let held = |ino: Ino| paths.values().any(|held| held.0 == ino);
+                        let old = paths.get(&path).filter(|old| same(&old.1, &attr));
+                        let shared = by_backend.get(&backend_ino)
+                            .filter(|other| has_links && held(other.0) && same(&other.1, &attr));
+                        match (old, shared) {
+                            (Some(old), _) => prop_assert_eq!(inode.ino, old.0),
+                            (None, Some(other)) => prop_assert_eq!(inode.ino, other.0),
+                            (None, None) => prop_assert!(known.iter().all(|&ino| ino < inode.ino), "reused"),
+                        }
+                        prop_assert_eq!(inode.data().map(|data| data.version()),
+                            (attr.kind() == Kind::File).then(|| attr.version()));
+                        known.insert(inode.ino);
+                        paths.insert(path, (inode.ino, attr));
+                        if has_links {
+                            by_backend.insert(backend_ino, (inode.ino, attr));
+                        }
+                    }
+                    Step::Remove(path) => {
+                        let removed = writer.remove(&path_of(path));
+                        prop_assert_eq!(removed.map(|inode| inode.ino), paths.remove(&path).map(|old| old.0));
+                    }
+                    Step::Forget(at) if !known.is_empty() => {
+                        let ino = *at.get(&known.iter().copied().collect::<Vec<_>>());
+                        writer.forget(ino);
+                        if paths.values().all(|held| held.0 != ino) {
+                            forgotten.insert(ino);
+                        }
+                    }
+                    Step::Forget(_) => {}
+                    Step::List(path) => if let Some((ino, _)) = paths.get(&path) {
+                        writer.set_listing(*ino, listing(&[b"a"]), Micros::FOREVER);
+                    },
+                    Step::Invalidate => writer.invalidate_all(),
+                }
+                let parent = put(&mut writer, b"d", attr(DIR, 99));
+                for path in 0..12 {
+                    let found = names.get(&path_of(path));
+                    prop_assert_eq!(found.as_ref().map(|inode| (inode.ino, inode.attr)), paths.get(&path).copied());
+                    let child = names.child(&parent, path.to_string().as_bytes());
+                    prop_assert_eq!(child.map(|inode| inode.ino), found.map(|inode| inode.ino));
+                }
+                let mut retired = 0;
+                for &ino in &known {
+                    let holders: BTreeSet<_> =
+                        paths.iter().filter(|held| held.1.0 == ino).map(|held| path_of(*held.0)).collect();
+                    match names.by_ino(ino) {
+                        None => prop_assert!(forgotten.contains(&ino) && holders.is_empty()),
+                        Some(inode) => {
+                            prop_assert!(!forgotten.contains(&ino));
+                            prop_assert_eq!(inode.is_retired(), holders.is_empty());
+                            prop_assert!(inode.is_retired() || holders.contains(&inode.path.to_vec()));
+                            retired += u64::from(inode.is_retired());
+                        }
+                    }
+                    let told: BTreeSet<_> = writer.paths_of(ino).into_iter().map(Vec::from).collect();
+                    prop_assert_eq!(told, holders);
+                }
+                let stats = names.stats();
+                prop_assert_eq!((stats.inodes, stats.retired), (paths.len() as u64 + 2, retired));
+            }
+            writer.remove(b"d");
+            for path in 0..12 {
+                writer.remove(&path_of(path));
+            }
+            for ino in 2..writer.next_ino {
+                writer.forget(Ino(ino));
+            }
+            writer.drop_listing(Ino::ROOT);
+            prop_assert_eq!(names.stats().bytes - names.index.size_bytes() as u64, empty_bytes, "bytes leak");
+            prop_assert!(writer.links.is_empty() && writer.by_backend.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_was_inserted_is_always_found_while_the_table_grows() {
+        const PATHS: usize = 100_000;
+        let (mut writer, names) = names();
+        let inserted = AtomicUsize::new(0);
+        let dir_of = |number: usize| format!("d{}", number % 10).into_bytes();
+        let name_of = |number: usize| format!("module{number}.py").into_bytes();
+        let path_of = |number: usize| [dir_of(number), name_of(number)].join(&b'/');
+        for number in 0..10 {
+            put(&mut writer, &dir_of(number), attr(DIR, number as u64));
+        }
+        std::thread::scope(|scope| {
+            for seed in [1usize, 2] {
+                let (names, inserted) = (&names, &inserted);
+                scope.spawn(move || {
+                    let mut at = seed;
+                    loop {
+                        let count = inserted.load(Ordering::Acquire);
+                        for _ in 0..100 {
+                            at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                            let Some(number) = (at >> 20).checked_rem(count) else { continue };
+                            if number % 8 == 7 {
+                                continue; // removed, or about to be
+                            }
+                            let parent = names.get(&dir_of(number)).expect("inserted first");
+                            let inode = names.child(&parent, &name_of(number)).expect("inserted, never removed");
+                            assert_eq!(*inode.path, *path_of(number));
+                            assert!(names.by_ino(inode.ino).is_some());
+                        }
+                        if count == PATHS {
+                            return;
+                        }
+                    }
+                });
+            }
+            for number in 0..PATHS {
+                let file = attr(FILE, number as u64);
+                put(&mut writer, &path_of(number), file);
+                inserted.store(number + 1, Ordering::Release);
+                match number % 16 {
+                    // Removals leave holes in the chains, replacements change what is in a place.
+                    15 => drop(writer.remove(&path_of(number - 8)).expect("inserted")),
+                    5 => drop(put(&mut writer, &path_of(number), Attr { mtime: at(1), ..file })),
+                    _ => {}
+                }
+            }
+        });
+        assert_eq!(names.stats().inodes as usize, 11 + PATHS - PATHS / 16);
+    }
 }

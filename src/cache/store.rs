@@ -18,12 +18,14 @@ const UNPINNED_COUNT: usize = 2;
 /// No piece is free and nothing can be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no room for {wanted_bytes} bytes of file data: all {capacity_bytes} bytes of the cache are being filled or sent; \
-     wait for transfers to end, or raise --cache-size"
+    "no room for {wanted_bytes} bytes of file data: all {mapped_bytes} bytes mapped (of at most {capacity_bytes}) are being \
+     filled or sent; wait for transfers to end, or raise --cache-size"
 )]
 pub struct NoMemory {
     /// Bytes asked for.
     pub wanted_bytes: usize,
+    /// Bytes mapped; less than the bound only where the kernel refused a mapping.
+    pub mapped_bytes: usize,
     /// The bound of the arena, bytes.
     pub capacity_bytes: usize,
 }
@@ -109,9 +111,11 @@ impl ChunkStore {
                 return Ok(slot);
             }
         }
-        self.evict_a_block(len_bytes)
-            .or_else(|| self.evict_a_range(len_bytes))
-            .ok_or(NoMemory { wanted_bytes: len_bytes, capacity_bytes: self.arena.capacity_bytes() })
+        self.evict_a_block(len_bytes).or_else(|| self.evict_a_range(len_bytes)).ok_or(NoMemory {
+            wanted_bytes: len_bytes,
+            mapped_bytes: self.arena.mapped_bytes(),
+            capacity_bytes: self.arena.capacity_bytes(),
+        })
     }
 
     /// A segment that was mapped and not yet told, in their order: to be called until `None`.
@@ -261,4 +265,273 @@ impl ChunkStore {
 /// A hint, exact but for readers that are just taking a pin: what they hold stays theirs whatever is decided on it.
 fn is_unpinned(published: &Published) -> bool {
     Arc::strong_count(&published.chunk) == UNPINNED_COUNT
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use proptest::prelude::*;
+
+    use super::super::types::{Micros, Timestamp, Version};
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn store(mib: usize) -> ChunkStore {
+        let config = ArenaConfig { first_segment_bytes: MIB, segment_bytes: 2 * MIB, max_bytes: mib * MIB };
+        ChunkStore::new(config).0
+    }
+
+    fn file(ino: u64, chunks: u64) -> Arc<FileData> {
+        Arc::new(FileData::new(Version { ino, size: chunks * MIB as u64, mtime: Timestamp::default() }))
+    }
+
+    fn put(store: &mut ChunkStore, file: &Arc<FileData>, index: u32, bytes: &[u8]) -> Result<Arc<Chunk>, NoMemory> {
+        let mut slot = store.alloc(bytes.len())?;
+        slot.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+        Ok(store.publish(file, index, slot, bytes.len(), crc32c::crc32c(bytes)))
+    }
+
+    #[test]
+    fn published_bytes_are_found_until_they_are_forgotten() {
+        let mut store = store(4);
+        let file = file(1, 3);
+        let chunk = put(&mut store, &file, 2, b"some bytes").expect("room");
+        assert_eq!(chunk.bytes(), b"some bytes");
+        assert_eq!(chunk.crc(), crc32c::crc32c(b"some bytes"));
+        assert!(Arc::ptr_eq(&file.chunk(2).expect("published"), &chunk));
+        assert!(file.chunk(0).is_none() && file.chunk(3).is_none());
+        assert_eq!((store.stats().chunks, store.stats().used_bytes), (1, 4096));
+
+        let second = put(&mut store, &file, 2, b"other").expect("room");
+        assert_eq!(file.chunk(2).expect("published").bytes(), b"other");
+        assert_eq!(chunk.bytes(), b"some bytes", "pinned");
+        assert_eq!((store.stats().chunks, store.stats().used_bytes), (1, 8192));
+
+        drop((chunk, second));
+        store.forget(&file);
+        assert!(file.chunk(2).is_none());
+        assert_eq!((store.stats().chunks, store.stats().used_bytes), (0, 0));
+    }
+
+    #[test]
+    fn segments_are_told_once_in_order() {
+        let mut store = store(4);
+        assert!(store.new_segments().is_none());
+        let held: Vec<_> = (0..4).map(|_| store.alloc(MIB).expect("room")).collect();
+        let told: Vec<_> = std::iter::from_fn(|| store.new_segments()).map(|s| (s.index, s.len_bytes)).collect();
+        assert_eq!(told, [(0, MIB), (1, 2 * MIB), (2, MIB)]);
+        assert!(store.new_segments().is_none());
+        let error = store.alloc(1).expect_err("all is being filled");
+        assert_eq!(error, NoMemory { wanted_bytes: 1, mapped_bytes: 4 * MIB, capacity_bytes: 4 * MIB });
+        drop(held);
+        assert!(store.alloc(MIB).is_ok());
+        assert_eq!(store.stats().mapped_bytes, 4 * MIB);
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_the_pinned_never() {
+        let mut store = store(4);
+        let file = file(1, 100);
+        for index in 0..4 {
+            put(&mut store, &file, index, &[index as u8; MIB]).expect("room");
+        }
+        for (index, now) in [(2, 10_000), (0, 50_000), (3, 300_000), (1, 400_000)] {
+            file.chunk(index).expect("published").touch(Micros(now));
+        }
+        let pinned = file.chunk(2).expect("published");
+        let mut order = Vec::new();
+        for index in 4..7 {
+            put(&mut store, &file, index, &[0; MIB]).expect("room").touch(Micros(1_000_000));
+            order.push((0..4).filter(|&old| file.chunk(old).is_none()).collect::<Vec<_>>());
+        }
+        assert_eq!(order, [vec![0], vec![0, 3], vec![0, 1, 3]]);
+        assert!(pinned.bytes().iter().all(|&byte| byte == 2));
+        assert_eq!((store.stats().evicted_chunks, store.stats().evicted_bytes), (3, 3 * MIB as u64));
+        assert_eq!(pinned.last_use(), Micros(10_000));
+    }
+
+    #[test]
+    fn a_new_chunk_counts_as_just_used() {
+        let mut store = store(2);
+        let file = file(1, 10);
+        for index in [0, 1] {
+            put(&mut store, &file, index, &[1; MIB]).expect("room").touch(Micros(1_000_000));
+        }
+        put(&mut store, &file, 2, &[2; MIB]).expect("room");
+        assert_eq!(file.chunk(2).expect("published").last_use(), Micros(1_000_000));
+    }
+
+    #[test]
+    fn small_pieces_are_found_between_pins() {
+        let mut store = store(2);
+        let file = file(1, 1000);
+        let chunks: Vec<_> =
+            (0..512).map(|index| put(&mut store, &file, index, &index.to_le_bytes()).expect("room")).collect();
+        assert!(store.alloc(1).is_err(), "all is pinned");
+        let pinned: Vec<_> = chunks.into_iter().step_by(4).collect();
+        assert!(store.alloc(MIB).is_err(), "every block has pins");
+        assert_eq!(store.stats().chunks, 512, "nothing goes where nothing is won");
+        let slot = store.alloc(8192).expect("two units between two pins");
+        assert_eq!((slot.capacity(), store.stats().chunks), (8192, 510));
+        for chunk in &pinned {
+            let index = u32::from_le_bytes(chunk.bytes().try_into().expect("four bytes"));
+            assert!(Arc::ptr_eq(&file.chunk(index).expect("still published"), chunk));
+        }
+        drop(pinned);
+        store.clear();
+        drop(slot);
+        assert!(store.alloc(MIB).is_ok());
+        assert_eq!((store.stats().chunks, store.stats().used_bytes), (0, MIB));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put(u8, u8, usize),
+        Pin(u8, u8),
+        Unpin(prop::sample::Index),
+        Hold(usize),
+        Release(prop::sample::Index),
+        Forget(u8),
+        Clear,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let len = || prop_oneof![1usize..20_000, Just(MIB), Just(MIB / 2 + 1), 1usize..MIB];
+        prop_oneof![
+            12 => (0..4u8, 0..6u8, len()).prop_map(|(file, index, len)| Step::Put(file, index, len)),
+            3 => (0..4u8, 0..6u8).prop_map(|(file, index)| Step::Pin(file, index)),
+            3 => any::<prop::sample::Index>().prop_map(Step::Unpin),
+            2 => len().prop_map(Step::Hold),
+            2 => any::<prop::sample::Index>().prop_map(Step::Release),
+            1 => (0..4u8).prop_map(Step::Forget),
+            1 => Just(Step::Clear),
+        ]
+    }
+
+    /// Bytes that name their chunk throughout.
+    fn pattern(seed: u64, len: usize) -> Vec<u8> {
+        let mut bytes = seed.to_le_bytes().repeat(len.div_ceil(8));
+        bytes.truncate(len);
+        bytes
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #[test]
+        fn holds_its_bound_and_never_changes_what_is_pinned(
+            mib in 1usize..5,
+            steps in proptest::collection::vec(step(), 1..80),
+        ) {
+            let mut store = store(mib);
+            let files: Vec<_> = (0..4).map(|ino| file(ino, 6)).collect();
+            let mut latest: HashMap<(u8, u8), Vec<u8>> = HashMap::new();
+            let mut pins: Vec<(Arc<Chunk>, Vec<u8>)> = Vec::new();
+            let mut slots: Vec<(Slot, u8)> = Vec::new();
+            for (number, step) in (0u64..).zip(steps) {
+                match step {
+                    Step::Put(file, index, len) => {
+                        let bytes = pattern(number, len);
+                        match put(&mut store, &files[usize::from(file)], u32::from(index), &bytes) {
+                            Ok(_) => { latest.insert((file, index), bytes); }
+                            Err(_) => prop_assert!(!pins.is_empty() || !slots.is_empty(), "nothing is pinned"),
+                        }
+                    }
+                    Step::Pin(file, index) => {
+                        if let Some(chunk) = files[usize::from(file)].chunk(u32::from(index)) {
+                            pins.push((chunk, latest[&(file, index)].clone()));
+                        }
+                    }
+                    Step::Unpin(at) => if !pins.is_empty() {
+                        pins.swap_remove(at.index(pins.len()));
+                    },
+                    Step::Hold(len) => if let Ok(mut slot) = store.alloc(len) {
+                        slot.as_mut_slice().fill(number as u8);
+                        slots.push((slot, number as u8));
+                    },
+                    Step::Release(at) => if !slots.is_empty() {
+                        slots.swap_remove(at.index(slots.len()));
+                    },
+                    Step::Forget(file) => {
+                        store.forget(&files[usize::from(file)]);
+                        for index in 0..6 {
+                            prop_assert!(files[usize::from(file)].chunk(index).is_none());
+                        }
+                    }
+                    Step::Clear => store.clear(),
+                }
+                let stats = store.stats();
+                prop_assert!(stats.mapped_bytes <= mib * MIB && stats.used_bytes <= stats.mapped_bytes);
+                let mut published = 0;
+                for (file, data) in (0u8..).zip(&files) {
+                    for index in 0..6u8 {
+                        if let Some(chunk) = data.chunk(u32::from(index)) {
+                            prop_assert!(chunk.bytes() == latest[&(file, index)]);
+                            published += 1;
+                        }
+                    }
+                }
+                prop_assert_eq!(stats.chunks, published);
+                for (chunk, bytes) in &pins {
+                    prop_assert!(chunk.bytes() == bytes.as_slice(), "pinned bytes changed");
+                }
+                for (slot, byte) in &mut slots {
+                    let len = slot.capacity();
+                    prop_assert!(slot.as_mut_slice() == vec![*byte; len], "a slot was given out twice");
+                }
+            }
+            drop((pins, slots));
+            store.clear();
+            prop_assert_eq!(store.stats().used_bytes, 0);
+        }
+    }
+
+    #[test]
+    fn readers_keep_what_they_hold_while_the_writer_evicts() {
+        const CHUNKS: u32 = 12;
+        let mut store = store(4);
+        let data = file(1, u64::from(CHUNKS));
+        let done = AtomicBool::new(false);
+        let bytes = |index: u32, round: u32| vec![(index * 31 + round) as u8; 200_000];
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..2u32)
+                .map(|start| {
+                    let (data, done) = (&data, &done);
+                    scope.spawn(move || {
+                        let mut seen = 0u64;
+                        for index in (0..CHUNKS).cycle().skip(start as usize) {
+                            if let Some(chunk) = data.chunk(index) {
+                                chunk.touch(Micros(seen));
+                                assert_eq!(crc32c::crc32c(chunk.bytes()), chunk.crc(), "chunk {index}");
+                                seen += 1;
+                            }
+                            if done.load(Ordering::Relaxed) {
+                                return seen;
+                            }
+                        }
+                        seen
+                    })
+                })
+                .collect();
+            let mut full = 0;
+            for round in 0..100 {
+                for index in 0..CHUNKS {
+                    match put(&mut store, &data, index, &bytes(index, round)) {
+                        Ok(_) => {}
+                        Err(_) => full += 1,
+                    }
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(full, 0, "two readers pin two chunks of many");
+            assert!(readers.into_iter().map(|reader| reader.join().expect("no panic")).sum::<u64>() > 0);
+        });
+        // Chunks that together exceed the bound.
+        for index in 0..CHUNKS {
+            put(&mut store, &data, index, &[7; MIB]).expect("nothing is pinned");
+        }
+        assert!(store.stats().evicted_chunks > 0 && store.stats().mapped_bytes == 4 * MIB);
+    }
 }

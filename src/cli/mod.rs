@@ -1,1 +1,51 @@
-//! cli
+//! The command line: what users type, what they see, and the exit code.
+//!
+//! Called by `main` and by nothing else. It reads the configuration, hands the other layers what they need of each other,
+//! and turns their errors into one line on standard error. Exit codes: 0 success, 1 failure, 2 wrong usage (or
+//! configuration); `launch` passes on its command's.
+
+pub mod args;
+mod completions;
+mod config;
+mod daemon;
+mod demo;
+mod launch;
+mod memory;
+mod mount;
+mod output;
+mod signals;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// Version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Commit that this program was built from, or `unknown`.
+pub const COMMIT: &str = env!("BORNITE_COMMIT");
+
+/// A fault in what the user gave, not in what was done with it: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Mount(args) => mount::mount(&args),
+        Command::Launch(args) => launch::launch(&args),
+        Command::Stop(args) => launch::stop(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Stats(args) => status::stats(&args),
+        Command::Demo(args) => demo::demo(&args),
+        Command::Completions(args) => completions::completions(&args),
+        Command::ManPages(args) => completions::man_pages(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("bornite: {}", output::one_line(&error));
+        if error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+    })
+}

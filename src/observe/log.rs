@@ -73,10 +73,12 @@ pub fn install(spec: &LogSpec) -> io::Result<()> {
     let logger = Logger { verbosity: spec.verbosity, stderr, file: path.map(|path| open(path)).transpose()? };
     log::set_boxed_logger(Box::new(logger)).map_err(|_| io::Error::other("a logger is already installed"))?;
     log::set_max_level(spec.verbosity.filter());
+    // A panic must be seen whatever the log leaves out.
+    let logged_to_stderr = stderr && spec.verbosity >= Verbosity(1);
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         log::error!(target: FATAL, "{panic}");
-        if !stderr {
+        if !logged_to_stderr {
             previous(panic);
         }
     }));

@@ -21,6 +21,8 @@ use super::status::StatusError;
 
 const SOCKET_SUFFIX: &str = ".sock";
 const LOCK_SUFFIX: &str = ".lock";
+/// As many as the kernel follows (path_resolution(7)).
+const SYMLINKS_MAX: usize = 40;
 
 /// The directories in which this user's status sockets may be.
 #[derive(Clone, Debug)]
@@ -137,22 +139,31 @@ impl SocketDirs {
     }
 }
 
-/// The path by which a mount point is known: its parent resolved, its own name as it is. The mount point itself is not
-/// looked at, so this works for one whose daemon is dead or hangs.
+/// The path by which a mount point is known: symbolic links resolved, also one in its place, but the mount itself not
+/// looked at, so this works for one whose daemon is dead or hangs. (readlink(2) on a directory fails in the kernel,
+/// before its filesystem is asked.)
 ///
 /// # Errors
 /// [`StatusError::BadMountpoint`] if the path has no name of its own (`/`, `..`) or its parent does not exist.
 pub fn mountpoint_key(mountpoint: &Path) -> Result<PathBuf, StatusError> {
     let bad = |why: String| StatusError::BadMountpoint { mountpoint: mountpoint.to_path_buf(), why };
-    let Some(Component::Normal(name)) = mountpoint.components().next_back() else {
-        return Err(bad("it must end in a name".to_owned()));
-    };
-    let parent = match mountpoint.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let parent = parent.canonicalize().map_err(|error| bad(format!("{}: {error}", parent.display())))?;
-    Ok(parent.join(name))
+    let mut path = mountpoint.to_path_buf();
+    for _ in 0..SYMLINKS_MAX {
+        let Some(Component::Normal(name)) = path.components().next_back() else {
+            return Err(bad("it must end in a name".to_owned()));
+        };
+        let parent = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let parent = parent.canonicalize().map_err(|error| bad(format!("{}: {error}", parent.display())))?;
+        let resolved = parent.join(name);
+        match std::fs::read_link(&resolved) {
+            Ok(link) => path = parent.join(link),
+            Err(_) => return Ok(resolved),
+        }
+    }
+    Err(bad("too many symbolic links".to_owned()))
 }
 
 /// The file name of a key, without suffix: the readable end of the path and a hash of all of it. Bounded, whatever the
@@ -294,7 +305,10 @@ mod tests {
         let real = temp.path().canonicalize().unwrap();
         std::fs::create_dir(real.join("real")).unwrap();
         symlink(real.join("real"), real.join("link")).unwrap();
-        symlink("/nowhere/at/all", real.join("real/mnt")).unwrap();
+        symlink("../real/mnt", real.join("real/alias")).unwrap();
+        symlink("loop", real.join("loop")).unwrap();
+        assert_eq!(mountpoint_key(&real.join("link/alias")).unwrap(), real.join("real/mnt"));
+        assert!(mountpoint_key(&real.join("loop")).unwrap_err().to_string().contains("too many symbolic links"));
         assert_eq!(mountpoint_key(&real.join("link/mnt")).unwrap(), real.join("real/mnt"));
         assert_eq!(mountpoint_key(&real.join("link/./mnt/")).unwrap(), real.join("real/mnt"));
         assert_eq!(mountpoint_key(&real.join("real/absent")).unwrap(), real.join("real/absent"));

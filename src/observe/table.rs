@@ -140,6 +140,22 @@ counters! {
 }
 
 impl Counter {
+    /// Whether it counts requests of the kernel.
+    pub fn is_kernel_request(self) -> bool {
+        self.name().starts_with("fuse_")
+    }
+
+    /// Whether it counts requests of other nodes, probes left out.
+    pub fn is_peer_request(self) -> bool {
+        self.name().starts_with("requests_from_peers_") && self != Counter::RequestsFromPeersProbe
+    }
+
+    /// Whether it counts operations on the backend, each once.
+    pub fn is_backend_operation(self) -> bool {
+        use Counter::{BackendEnoent, BackendErrors, BackendReadBytes};
+        self.name().starts_with("backend_") && ![BackendEnoent, BackendErrors, BackendReadBytes].contains(&self)
+    }
+
     /// The counter of that name, if the table has one.
     pub fn from_name(name: &str) -> Option<Counter> {
         Counter::ALL.iter().copied().find(|counter| counter.name() == name)

@@ -1,6 +1,6 @@
 //! One daemon: a node of the tree with its mount, from start to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -116,7 +116,7 @@ pub enum StopError {
 }
 
 /// How a daemon is doing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct DaemonStatus {
     /// libfabric's name of the provider; none for a node that is alone.
     pub provider: Option<String>,
@@ -127,7 +127,40 @@ pub struct DaemonStatus {
     /// Its children's host names.
     pub children: Vec<String>,
     /// How far it has come with its parent.
-    pub state: &'static str,
+    pub state: String,
+}
+
+/// Detaches a dead mount of ours at `mountpoint`; false if there is none, or no such path. See
+/// [`bornite_fuse::clear_stale`].
+///
+/// # Errors
+/// Something else is mounted there, or the dead mount cannot be detached.
+pub fn clear_stale(mountpoint: &Path) -> Result<bool, MountError> {
+    match bornite_fuse::clear_stale(mountpoint) {
+        Err(MountError::MountpointMissing(_)) => Ok(false),
+        other => other,
+    }
+}
+
+/// Whether node `me` of `nodes` is a root, which alone reads the backend and has the larger memory by default.
+///
+/// # Errors
+/// The tree cannot be laid.
+pub fn is_root(nodes: usize, me: usize, trees: u32) -> Result<bool, TopologyError> {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Ok(Topology::new(number(nodes), NodeId(number(me)), trees, None)?.is_root())
+}
+
+/// Decides between `--net` and FI_PROVIDER, and puts FI_PROVIDER right for libfabric; gives the network, if either
+/// names one. To be called while the process has one thread: see [`bornite_fabric::choose_provider_env`].
+///
+/// # Errors
+/// Either names no network, or the environment cannot be changed any more.
+pub fn choose_net(net: Option<&str>) -> Result<Option<String>, StartError> {
+    let wrong = |error: &dyn std::fmt::Display| StartError::Fabric(error.to_string());
+    let net = net.map(str::parse::<Net>).transpose().map_err(|e| wrong(&e))?;
+    let chosen = bornite_fabric::choose_provider_env(net.as_ref()).map_err(|e| wrong(&e))?;
+    Ok(chosen.map(|net| net.to_string()))
 }
 
 /// A running daemon.
@@ -166,7 +199,7 @@ impl Daemon {
             address: port.as_ref().map(|port| port.address().to_string()),
             parent: topology.parent().map(host),
             children: topology.children().map(host).collect(),
-            state: "",
+            state: String::new(),
         };
 
         let key = hash_key(incarnation);
@@ -245,7 +278,7 @@ impl Daemon {
     #[must_use]
     pub fn status(&self) -> DaemonStatus {
         self.count_kernel_requests();
-        DaemonStatus { state: self.shown.parent_state().as_str(), ..self.status.clone() }
+        DaemonStatus { state: self.shown.parent_state().as_str().to_owned(), ..self.status.clone() }
     }
 
     /// Copies the kernel's requests into the table of counters.

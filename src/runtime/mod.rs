@@ -14,4 +14,4 @@ mod pool;
 mod transport;
 
 pub use backend::{Backend, BackendError};
-pub use daemon::{Daemon, DaemonConfig, DaemonStatus, StartError, StopError};
+pub use daemon::{Daemon, DaemonConfig, DaemonStatus, StartError, StopError, choose_net, clear_stale, is_root};

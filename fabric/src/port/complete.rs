@@ -3,7 +3,6 @@
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
-use std::ptr;
 
 use libfabric_sys as sys;
 
@@ -183,16 +182,5 @@ impl Port {
         let size = size_of::<sys::fi_context2>();
         let slot = self.slots.get(offset / size)?;
         (offset.is_multiple_of(size) && slot.posted).then(|| u32::try_from(offset / size).ok())?
-    }
-
-    /// The descriptor that becomes readable when the queue has something, where the provider has one.
-    pub(super) fn queue_descriptor(&self) -> Result<i32, Error> {
-        let mut descriptor: i32 = -1;
-        // SAFETY: the queue was opened with FI_WAIT_FD, for which this command writes one descriptor.
-        let code = unsafe {
-            sys::fi_control(self.objects.queue().cast(), sys::FI_GETWAIT as i32, ptr::from_mut(&mut descriptor).cast())
-        };
-        super::objects::checked(self.library, "fi_control(FI_GETWAIT)", code)?;
-        Ok(descriptor)
     }
 }

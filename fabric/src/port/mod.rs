@@ -27,7 +27,6 @@ use objects::Objects;
 
 /// What a port is to be.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct PortConfig {
     /// The network.
     pub net: Net,
@@ -193,6 +192,7 @@ pub struct Port {
     address: Address,
     /// The bound address as libfabric writes it.
     name: Vec<u8>,
+    sleeper: Sleeper,
     /// Tells this port's regions from another's.
     id: u64,
 
@@ -203,7 +203,9 @@ pub struct Port {
     inject_bytes_max: usize,
     spin: Duration,
     strict: Option<Strict>,
+    /// Calls to post, for strict mode's refusals.
     posts: u32,
+    /// Operations accepted, for strict mode's faults.
     operations: u32,
 
     peers: HashMap<Address, Peer>,
@@ -227,6 +229,15 @@ pub struct Port {
     broken: Option<Error>,
     closing: bool,
     counters: Counters,
+}
+
+/// How this port sleeps.
+#[derive(Clone, Copy, Debug)]
+enum Sleeper {
+    /// On the queue's descriptor, which the queue owns, at most `cap` before the queue is read again.
+    Descriptor { descriptor: i32, cap: Duration },
+    /// Between two reads of the queue, at most `nap`.
+    Polling { nap: Duration },
 }
 
 /// The state of one context.

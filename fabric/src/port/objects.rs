@@ -179,3 +179,121 @@ impl Drop for Objects {
 pub(super) fn checked(library: &Library, call: &'static str, code: i32) -> Result<(), Error> {
     if code < 0 { Err(Error::of_call(library, call, code.into())) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::info::Query;
+    use std::cell::RefCell;
+    use std::ffi::c_void;
+
+    thread_local! {
+        /// The objects closed, in order, and those that refuse.
+        static CLOSED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+        static REFUSE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    }
+
+    unsafe extern "C" fn close(object: *mut sys::fid) -> i32 {
+        // SAFETY: the test's objects carry their number where libfabric's carry the user's context.
+        let number = unsafe { (*object).context } as usize;
+        CLOSED.with_borrow_mut(|closed| closed.push(number));
+        if REFUSE.with_borrow(|refuse| refuse.contains(&number)) { -libc::EBUSY } else { 0 }
+    }
+
+    /// A `fid` whose close is recorded; the test's objects have nothing after it that is used.
+    fn object<T>(number: usize) -> Option<NonNull<T>> {
+        let ops = Box::leak(Box::new(sys::fi_ops {
+            size: size_of::<sys::fi_ops>(),
+            close: Some(close),
+            ..Default::default()
+        }));
+        let fid = sys::fid { fclass: 0, context: number as *mut c_void, ops };
+        Some(NonNull::from(Box::leak(Box::new(fid))).cast())
+    }
+
+    const REGION: usize = 1;
+    const ENDPOINT: usize = 2;
+
+    /// Objects 1 to 6 in the order in which they must be closed, around real pages and a real `keep`.
+    fn objects(keep: &Arc<u8>) -> Option<Objects> {
+        let library = sys::load().inspect_err(|error| println!("skipped: {error}")).ok()?;
+        let query = Query {
+            name: "shm",
+            node: None,
+            service: None,
+            numeric: false,
+            transmit: 0,
+            receive: 0,
+            automatic_progress: false,
+        };
+        let Some(info) = Info::query(library, &query, &|_| true).expect("ask") else {
+            println!("skipped: no provider shm");
+            return None;
+        };
+        let mut objects = Objects::new(library, info);
+        let keep: Arc<u8> = Arc::clone(keep);
+        let base = NonNull::dangling();
+        objects.regions.push(Registered { region: object(REGION), base, len: 1, reads: 0, keep: Some(keep) });
+        objects.endpoint = object(ENDPOINT);
+        objects.queue = object(3);
+        objects.book = object(4);
+        objects.domain = object(5);
+        objects.fabric = object(6);
+        let page = || Pages::map(1).expect("a page");
+        objects.slabs = Some(Slabs { contexts: page(), receive: page(), send: page() });
+        Some(objects)
+    }
+
+    /// Whether the page at `address` is mapped.
+    fn is_mapped(address: usize) -> bool {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("read maps");
+        maps.lines().any(|line| {
+            let (begin, rest) = line.split_once('-').expect("a range");
+            let end = rest.split(' ').next().expect("its end");
+            let number = |text| usize::from_str_radix(text, 16).expect("hexadecimal");
+            (number(begin)..number(end)).contains(&address)
+        })
+    }
+
+    #[test]
+    fn objects_close_in_the_written_order_and_memory_comes_back() {
+        let keep = Arc::new(0);
+        let Some(mut objects) = objects(&keep) else { return };
+        let page = objects.slabs().receive.base().addr().get();
+        assert!(is_mapped(page));
+        objects.close().expect("all close");
+        assert_eq!(CLOSED.take(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(Arc::strong_count(&keep), 1);
+        drop(objects);
+        assert_eq!(CLOSED.take(), [0usize; 0], "nothing is closed twice");
+    }
+
+    #[test]
+    fn a_region_that_is_busy_is_closed_after_the_endpoint() {
+        let keep = Arc::new(0);
+        let Some(mut objects) = objects(&keep) else { return };
+        REFUSE.set(vec![REGION]);
+        let error = objects.close().expect_err("the region never closes");
+        assert_eq!(error.code(), Some(crate::Code::Busy));
+        assert!(error.to_string().contains("mr"), "{error}");
+        assert_eq!(CLOSED.take(), [1, 2, 1, 3, 4, 5, 6]);
+        assert_eq!(Arc::strong_count(&keep), 2, "memory under an open region was given back");
+        REFUSE.take();
+    }
+
+    #[test]
+    fn what_an_endpoint_that_does_not_close_may_touch_is_kept() {
+        let keep = Arc::new(0);
+        let Some(mut objects) = objects(&keep) else { return };
+        let pages = [&objects.slabs().contexts, &objects.slabs().receive, &objects.slabs().send]
+            .map(|page| page.base().addr().get());
+        REFUSE.set(vec![ENDPOINT, 5]);
+        let error = objects.close().expect_err("the endpoint does not close");
+        assert!(error.to_string().contains("fi_close(ep)"), "the first error is kept: {error}");
+        assert_eq!(CLOSED.take(), [1, 2, 3, 4, 5, 6], "the rest is closed all the same");
+        drop(objects);
+        assert_eq!(Arc::strong_count(&keep), 2);
+        assert!(pages.into_iter().all(is_mapped), "pages under an open endpoint were unmapped");
+        REFUSE.take();
+    }
+}

@@ -11,7 +11,7 @@ use libfabric_sys as sys;
 use libfabric_sys::Library;
 
 use super::objects::{Objects, Slabs, checked};
-use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, Slot, names};
+use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, Sleeper, Slot, names};
 use crate::address::Address;
 use crate::error::{Code, Error};
 use crate::holder;
@@ -26,6 +26,8 @@ use crate::signals;
 const STRICT_INJECT_BYTES: usize = 192;
 /// The most operations of a kind: keeps the slabs and the queue of a typing error from taking the node's memory.
 const OPERATIONS_MAX: usize = 1 << 20;
+/// How often the queue is read, at least, where a provider turns out to have no descriptor.
+const POLLING_NAP: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Where to bind, in fi_getinfo's words.
 struct Source {
@@ -74,7 +76,7 @@ impl Port {
             )));
         }
         let mut objects = Objects::new(library, info);
-        open_objects(library, &config, &row, &mut objects)
+        let sleeper = open_objects(library, &config, &row, &mut objects)
             .map_err(|error| name_holder(error, &config, &row, &source))?;
         let name = own_name(library, &objects)?;
         let scheme = row.scheme.unwrap_or(&facts.provider).to_owned();
@@ -83,7 +85,7 @@ impl Port {
         })?;
         check_bound(&config, &address)?;
         log::info!("fabric port {address} open on provider {} ({})", facts.provider, facts.domain);
-        Port::assemble(library, config, row, facts, scheme, address, name, objects)
+        Port::assemble(library, config, row, facts, scheme, address, name, objects, sleeper)
     }
 
     /// Inserts a peer; the same address gives the same peer. Resolves a host name, which may ask a name server.
@@ -133,6 +135,7 @@ impl Port {
         address: Address,
         name: Vec<u8>,
         objects: Objects,
+        sleeper: Sleeper,
     ) -> Result<Port, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let index = |at: usize| u32::try_from(at).expect("operations are bounded");
@@ -150,6 +153,7 @@ impl Port {
             scheme,
             address,
             name,
+            sleeper,
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             frame_bytes_max: config.frame_bytes_max,
             stride: stride(config.frame_bytes_max),
@@ -247,7 +251,15 @@ fn inet_source(config: &PortConfig, row: &Provider) -> Result<Source, Error> {
 
 /// The device and PID. The device is the one that --net names, else the one whose NIC address the book entry has, else the first.
 fn cxi_source(library: &'static Library, config: &PortConfig, row: &Provider) -> Result<Source, Error> {
-    let query = Query { name: &row.names[0], node: None, service: None, numeric: false, transmit: 0, receive: 0 };
+    let query = Query {
+        name: &row.names[0],
+        node: None,
+        service: None,
+        numeric: false,
+        transmit: 0,
+        receive: 0,
+        automatic_progress: row.automatic_progress,
+    };
     let wanted_device = match config.net {
         Net::Cxi { nic: Some(nic) } => Some(format!("cxi{nic}")),
         _ => None,
@@ -276,7 +288,8 @@ fn cxi_device_fits(facts: &Facts, device: Option<&str>, nic: Option<u32>) -> boo
             let word: [u8; 4] = word.try_into().expect("four bytes");
             Address::cxi(u32::from_le_bytes(word)).nic() == Some(nic)
         }
-        (None, Some(_), None) => false,
+        // Without an address to compare, the bound one is compared at the end.
+        (None, Some(_), None) => true,
     }
 }
 
@@ -290,6 +303,7 @@ fn find(library: &'static Library, config: &PortConfig, row: &Provider, source: 
             numeric: source.socket.is_some(),
             transmit: config.sends + config.reads,
             receive: config.receives,
+            automatic_progress: row.automatic_progress,
         };
         if let Some(info) = Info::query(library, &query, &|_| true)? {
             return Ok(info);
@@ -320,7 +334,7 @@ fn open_objects(
     config: &PortConfig,
     row: &Provider,
     objects: &mut Objects,
-) -> Result<(), Error> {
+) -> Result<Sleeper, Error> {
     let operations = config.receives + config.sends + config.reads;
     let stride = stride(config.frame_bytes_max);
     let slabs = objects.slabs.insert(Slabs {
@@ -342,25 +356,16 @@ fn open_objects(
     // SAFETY: the fabric was opened just now.
     checked(library, "fi_domain", unsafe { sys::fi_domain(fabric, info, &raw mut domain, ptr::null_mut()) })?;
     objects.domain = NonNull::new(domain);
-    let mut book_attributes = sys::fi_av_attr { type_: sys::FI_AV_TABLE, count: config.peers, ..Default::default() };
+    let mut book_attributes =
+        sys::fi_av_attr { type_: sys::FI_AV_TABLE, count: config.peers.min(row.peers_max), ..Default::default() };
     let mut book = ptr::null_mut();
     // SAFETY: the domain was opened just now; the attributes are read during the call only.
     checked(library, "fi_av_open", unsafe {
         sys::fi_av_open(domain, &raw mut book_attributes, &raw mut book, ptr::null_mut())
     })?;
     objects.book = NonNull::new(book);
-    let wait_obj = match row.wait {
-        WaitKind::Descriptor { .. } => sys::FI_WAIT_FD,
-        WaitKind::Polling { .. } => sys::FI_WAIT_NONE,
-    };
-    let mut queue_attributes =
-        sys::fi_cq_attr { size: operations + BATCH, format: sys::FI_CQ_FORMAT_MSG, wait_obj, ..Default::default() };
-    let mut queue = ptr::null_mut();
-    // SAFETY: as for the address vector.
-    checked(library, "fi_cq_open", unsafe {
-        sys::fi_cq_open(domain, &raw mut queue_attributes, &raw mut queue, ptr::null_mut())
-    })?;
-    objects.queue = NonNull::new(queue);
+    let sleeper = open_queue(library, objects, domain, operations + BATCH, row.wait)?;
+    let queue = objects.queue();
     let mut endpoint = ptr::null_mut();
     // SAFETY: the domain is open.
     checked(library, "fi_endpoint", unsafe { sys::fi_endpoint(domain, info, &raw mut endpoint, ptr::null_mut()) })?;
@@ -381,7 +386,47 @@ fn open_objects(
             if at == 0 { objects.receive_descriptor = descriptor } else { objects.send_descriptor = descriptor }
         }
     }
-    Ok(())
+    Ok(sleeper)
+}
+
+/// Opens the completion queue, with a descriptor where `wanted` has one. A provider that has none is read now and then instead.
+fn open_queue(
+    library: &'static Library,
+    objects: &mut Objects,
+    domain: *mut sys::fid_domain,
+    size: usize,
+    wanted: WaitKind,
+) -> Result<Sleeper, Error> {
+    let mut open = |wait_obj| {
+        let mut attributes = sys::fi_cq_attr { size, format: sys::FI_CQ_FORMAT_MSG, wait_obj, ..Default::default() };
+        let mut queue = ptr::null_mut();
+        // SAFETY: the domain is open; the attributes are read during the call only.
+        let code = unsafe { sys::fi_cq_open(domain, &raw mut attributes, &raw mut queue, ptr::null_mut()) };
+        objects.queue = NonNull::new(queue).filter(|_| code == 0);
+        checked(library, "fi_cq_open", code)
+    };
+    let (cap, polling) = match wanted {
+        WaitKind::Descriptor { cap } => (cap, Sleeper::Polling { nap: POLLING_NAP }),
+        WaitKind::Polling { nap } => return open(sys::FI_WAIT_NONE).map(|()| Sleeper::Polling { nap }),
+    };
+    if let Err(error) = open(sys::FI_WAIT_FD) {
+        if !matches!(error.code(), Some(Code::NotImplemented | Code::NotSupported | Code::Invalid)) {
+            return Err(error);
+        }
+        log::warn!("no wait descriptor ({error}): the queue is read every {POLLING_NAP:?} instead");
+        return open(sys::FI_WAIT_NONE).map(|()| polling);
+    }
+    let mut descriptor: i32 = -1;
+    let queue: *mut sys::fid = objects.queue().cast();
+    // SAFETY: the queue was opened with FI_WAIT_FD, for which this command writes one descriptor.
+    let code = unsafe { sys::fi_control(queue, sys::FI_GETWAIT as i32, ptr::from_mut(&mut descriptor).cast()) };
+    match checked(library, "fi_control(FI_GETWAIT)", code) {
+        Ok(()) => Ok(Sleeper::Descriptor { descriptor, cap }),
+        Err(error) => {
+            log::warn!("no wait descriptor ({error}): the queue is read every {POLLING_NAP:?} instead");
+            Ok(polling)
+        }
+    }
 }
 
 /// The endpoint's own address, in the provider's bytes.
@@ -420,7 +465,13 @@ fn check_bound(config: &PortConfig, bound: &Address) -> Result<(), Error> {
         (None, Some(port)) => port == 0 || Some(port) == bound.port(),
         (None, None) => true,
     };
-    if right { Ok(()) } else { Err(Error::Config(format!("asked for {asked}, the provider bound {bound}"))) }
+    if right {
+        Ok(())
+    } else {
+        Err(Error::Config(format!(
+            "asked for {asked}, the provider bound {bound}; the book is of another node, or --net names another device"
+        )))
+    }
 }
 
 #[cfg(test)]

@@ -242,7 +242,10 @@ impl Port {
     /// The answer of a post.
     fn posted(&mut self, call: &'static str, code: isize) -> Result<(), Post> {
         match Code::from(i32::try_from(-code).unwrap_or(i32::MAX)) {
-            _ if code == 0 => Ok(()),
+            _ if code == 0 => {
+                self.operations = self.operations.wrapping_add(1);
+                Ok(())
+            }
             Code::Again => {
                 self.counters.again += 1;
                 Err(Post::Again)
@@ -259,8 +262,8 @@ impl Port {
             self.counters.again += 1;
             return Err(Post::Again);
         }
-        self.operations = self.operations.wrapping_add(1);
-        if strict.fail_every != 0 && self.operations.is_multiple_of(strict.fail_every) {
+        if strict.fail_every != 0 && self.operations % strict.fail_every == strict.fail_every - 1 {
+            self.operations = self.operations.wrapping_add(1);
             return Ok(Some(Error::Call { call, code: Code::HostUnreachable, text: "a fault of strict mode".into() }));
         }
         Ok(None)

@@ -11,9 +11,8 @@ use libfabric_sys as sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{Port, Wake};
+use super::{Port, Sleeper, Wake};
 use crate::error::Error;
-use crate::provider::WaitKind;
 
 /// Rounds without anything to hand out before a nap is forced: a descriptor that stays readable must not cost a CPU.
 const FRUITLESS_MAX: u32 = 64;
@@ -49,17 +48,14 @@ impl Port {
             }
             std::hint::spin_loop();
         }
-        let descriptor = match self.row.wait {
-            WaitKind::Descriptor { .. } => Some(self.queue_descriptor()?),
-            WaitKind::Polling { .. } => None,
-        };
         let mut fruitless = 0u32;
         let mut nap = NAP_FIRST;
         loop {
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
-            let (queue_readable, extra_readable) = match (self.row.wait, descriptor) {
-                (WaitKind::Descriptor { cap }, Some(descriptor)) => {
-                    if fruitless >= FRUITLESS_MAX {
+            let napping = fruitless >= FRUITLESS_MAX;
+            let (queue_readable, extra_readable) = match self.sleeper {
+                Sleeper::Descriptor { descriptor, cap } => {
+                    if napping {
                         self.sleep(None, extra, left.min(NAP))?
                     } else if self.may_sleep() {
                         self.sleep(Some(descriptor), extra, left.min(cap))?
@@ -68,12 +64,11 @@ impl Port {
                         (true, false)
                     }
                 }
-                (WaitKind::Polling { nap: nap_max }, _) => {
+                Sleeper::Polling { nap: nap_max } => {
                     let readable = self.sleep(None, extra, left.min(nap))?;
                     nap = (nap * 2).min(nap_max);
                     readable
                 }
-                (WaitKind::Descriptor { .. }, None) => unreachable!("the descriptor was fetched above"),
             };
             if self.refill() {
                 return Ok(Wake::Fabric);
@@ -91,7 +86,8 @@ impl Port {
                 self.counters.fruitless_wakes += 1;
                 fruitless += 1;
             } else {
-                fruitless = 0;
+                // One look at the descriptor follows each nap.
+                fruitless = if napping { FRUITLESS_MAX - 1 } else { 0 };
             }
         }
     }

@@ -1,0 +1,5 @@
+//! This crate against the real kernel. Everything mounts in temporary directories and cleans up, also when it fails.
+
+mod lifetime;
+mod requests;
+mod support;

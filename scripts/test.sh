@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Runs all tests of the workspace and ends on what was skipped, and why, and on one line "N passed, N failed".
+# The exit code is cargo's. Tests use the dev profile: overflow and debug assertions are on, and clippy and doc share it,
+# so nothing is built twice.
+#
+# A test that cannot run here prints a line that begins with "SKIPPED: " and passes, or is marked #[ignore = "reason"].
+#
+#   scripts/test.sh            all tests but those marked #[ignore]
+#   scripts/test.sh --soak     only those
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+select=()
+case ${1-} in
+    '') ;;
+    --soak) select=(--ignored) ;;
+    *) printf 'usage: %s [--soak]\n' "$0" >&2; exit 2 ;;
+esac
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# The log has the output of passed tests, for the reasons of skipped ones; the terminal has not.
+code=0
+"${CARGO:-cargo}" test --workspace --locked --no-fail-fast -- --show-output ${select[@]+"${select[@]}"} \
+    </dev/null 2>&1 | tee "$log" | awk '
+        /^successes:$/ { quiet = 1 }
+        /^(failures:|test result:)/ { quiet = 0 }
+        !quiet { print; fflush() }
+    ' || code=$?
+
+skipped=$(sed -n -e 's/^.*SKIPPED: /SKIPPED: /p' -e 's/^test \(.*\) \.\.\. ignored, \(.*\)$/SKIPPED: \1: \2/p' "$log" | sort | uniq -c |
+    sed 's/^ *1 //; s/^ *\([0-9]*\) \(SKIPPED: .*\)$/\2 (\1 times)/')
+if [[ -n $skipped ]]; then
+    printf '\n%s\n' "$skipped"
+fi
+if ((code != 0)); then
+    printf '\ncargo test failed (exit code %d)\n' "$code"
+fi
+awk '/^test result:/ { passed += $4; failed += $6 } END { printf "\n%d passed, %d failed\n", passed, failed }' "$log"
+exit "$code"

@@ -1,0 +1,379 @@
+//! The command line's definitions: commands, flags, their ranges and their words.
+//!
+//! Used by the commands and by `build.rs`, which makes the man pages and the shell completions from it; so it must know
+//! nothing but clap and the standard library. Flags that can also stand in the configuration file or the environment
+//! have no default here: `config.rs` knows the defaults and the order of the three.
+
+use std::ffi::OsString;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Version and commit; the build script itself is compiled without a commit.
+pub const VERSION: &str = match option_env!("BORNITE_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// Range of `--enoent-ttl-ms`. 0 turns the TTL map off.
+pub const ENOENT_TTL_MS: RangeInclusive<u64> = 0..=3_600_000;
+/// Range of `--cache-size`, in bytes: one segment of the arena at least.
+pub const CACHE_BYTES: RangeInclusive<u64> = 16 << 20..=16 << 40;
+/// Range of `--trees`.
+pub const TREES: RangeInclusive<u64> = 1..=1024;
+/// Range of `--fanout`.
+pub const FANOUT: RangeInclusive<u64> = 1..=64;
+/// Range of `--attr-ttl-ms` and `--dir-ttl-ms`.
+pub const TTL_MS: RangeInclusive<u64> = 0..=86_400_000;
+/// Range of `--log-level`.
+pub const LOG_LEVEL: RangeInclusive<u64> = 0..=5;
+/// Range of `--fuse-threads`.
+pub const FUSE_THREADS: RangeInclusive<u64> = 1..=4;
+/// Range of `launch --nodes`.
+pub const LOCAL_NODES: RangeInclusive<u64> = 1..=256;
+/// Range of `demo --warm-runs`.
+pub const WARM_RUNS: RangeInclusive<u64> = 1..=100;
+/// Range of `launch --ready-timeout-s`.
+pub const READY_TIMEOUT_S: RangeInclusive<u64> = 1..=3600;
+
+/// A read-only cooperative cache for starting large HPC jobs.
+///
+/// One daemon per node mounts the parallel filesystem's tree, answers from memory, and asks its parent in a tree of
+/// nodes for what it lacks; only the root reads the filesystem.
+#[derive(Debug, Parser)]
+#[command(name = "bornite", version = VERSION, max_term_width = 100, disable_help_subcommand = false)]
+#[command(after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount the cache on this node and serve it
+    ///
+    /// Runs until SIGTERM or SIGINT, then unmounts. Every option may also stand in /etc/bornite/config.toml (as
+    /// `enoent_ttl_ms = 2000`) or in the environment (as BORNITE_ENOENT_TTL_MS=2000); options beat the environment,
+    /// and the environment beats the file.
+    Mount(MountArgs),
+    /// Start a job's daemons and wait until every mount answers
+    ///
+    /// With --local the nodes are daemons on this machine, called node0, node1 and so on, mounted at DIR/node0,
+    /// DIR/node1 and so on; node0 is the root. With a COMMAND the job is stopped when it ends, and its exit code
+    /// becomes that of the launch.
+    Launch(LaunchArgs),
+    /// Stop a job's daemons and remove what its launch has made
+    Stop(StopArgs),
+    /// Show what the daemon of a mount says about itself
+    ///
+    /// Without MOUNTPOINT: every daemon of this user on this machine. The mount itself is not touched, so this works
+    /// while it hangs.
+    Status(StatusArgs),
+    /// Show the counters of a daemon
+    Stats(StatusArgs),
+    /// Import a Python stack through four local nodes and show where the requests went
+    Demo(DemoArgs),
+    /// Print the completion script of a shell
+    Completions(CompletionsArgs),
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    ManPages(ManPagesArgs),
+}
+
+/// Options of a daemon that `mount` and `launch` share.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DaemonArgs {
+    /// Directory to serve [default: /]
+    #[arg(long, value_name = "DIR")]
+    pub target: Option<PathBuf>,
+    /// Network: cxi, cxi://cxiN, tcp, shm or another libfabric provider [default: by the address book]
+    #[arg(long, value_name = "NET")]
+    pub net: Option<String>,
+    /// How long an absent name is remembered, in milliseconds; 0 = not at all [default: 2000]
+    #[arg(long, value_name = "MS", value_parser = number(ENOENT_TTL_MS))]
+    pub enoent_ttl_ms: Option<u64>,
+    /// Most memory for file data, as 512M, 8G or 1GiB [default: an eighth of this job's memory, at most 8G on a
+    /// root and 512M elsewhere]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub cache_size: Option<u64>,
+    /// Number of trees the nodes are split into; each has a root that reads the filesystem [default: 1]
+    #[arg(long, value_name = "N", value_parser = number(TREES))]
+    pub trees: Option<u64>,
+    /// Children per parent [default: 2 to 7 by the number of nodes]
+    #[arg(long, value_name = "N", value_parser = number(FANOUT))]
+    pub fanout: Option<u64>,
+    /// How long attributes are remembered, in milliseconds [default: as long as the mount lives]
+    #[arg(long, value_name = "MS", value_parser = number(TTL_MS))]
+    pub attr_ttl_ms: Option<u64>,
+    /// How long listings and attributes of directories are remembered, in milliseconds [default: 60000]
+    #[arg(long, value_name = "MS", value_parser = number(TTL_MS))]
+    pub dir_ttl_ms: Option<u64>,
+    /// Threads that read requests of the kernel [default: 2]
+    #[arg(long, value_name = "N", value_parser = number(FUSE_THREADS))]
+    pub fuse_threads: Option<u64>,
+    /// Let other users use the mount (a user other than root needs user_allow_other in /etc/fuse.conf)
+    #[arg(long)]
+    pub allow_other: bool,
+    /// How much to log: 0 nothing, 1 fatal errors, 2 errors, 3 warnings, 4 information, 5 debugging [default: 3]
+    #[arg(long, value_name = "LEVEL", value_parser = number(LOG_LEVEL))]
+    pub log_level: Option<u64>,
+}
+
+/// Arguments of `mount`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct MountArgs {
+    /// Where to mount: an empty directory
+    #[arg(value_name = "MOUNTPOINT", required_unless_present = "print_config")]
+    pub mountpoint: Option<PathBuf>,
+    /// Options that launch passes on.
+    #[command(flatten)]
+    pub daemon_options: DaemonArgs,
+    /// Address book: one line `HOSTNAME SCHEME://ADDRESS` per node, the root first [default: this node alone]
+    #[arg(long, value_name = "FILE")]
+    pub address_book: Option<PathBuf>,
+    /// This node's name in the address book [default: the system's]
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Where to log; `stdout` is standard error, `file` is DIR/logs/HOST-PID.log of --output-dir [default: stdout, or
+    /// file for a --daemon with --output-dir]
+    #[arg(long, value_name = "TYPE")]
+    pub log_type: Option<LogType>,
+    /// Directory for logs, made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Serve in the background; return once the mount answers
+    #[arg(long)]
+    pub daemon: bool,
+    /// Print the effective configuration and exit
+    #[arg(long)]
+    pub print_config: bool,
+    /// Serve in a session of its own and report on standard output to the process that waits there.
+    #[arg(long, hide = true)]
+    pub foreground_child: bool,
+}
+
+/// Where a daemon logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogType {
+    /// Standard error.
+    Stdout,
+    /// A file below the output directory.
+    File,
+    /// Standard error and the file.
+    #[value(alias = "file_and_stdout")]
+    Both,
+}
+
+/// Arguments of `launch`.
+#[derive(Args, Clone, Debug)]
+pub struct LaunchArgs {
+    /// Run the nodes as daemons on this machine
+    #[arg(long, required = true)]
+    pub local: bool,
+    /// Number of nodes
+    #[arg(long, value_name = "N", value_parser = number(LOCAL_NODES), default_value = "4")]
+    pub nodes: u64,
+    /// Directory of the mount points, made if it is missing [default: /tmp/bornite-mounts-UID]
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+    /// Directory for address book and logs, made if it is missing [default: DIR/.bornite of --mount]
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// How long the mounts together have to answer, in seconds
+    #[arg(long, alias = "ready-timeout", value_name = "S", value_parser = number(READY_TIMEOUT_S), default_value = "30")]
+    pub ready_timeout_s: u64,
+    /// Options passed on to every daemon.
+    #[command(flatten)]
+    pub daemon_options: DaemonArgs,
+    /// Command to run while the job is up, with BORNITE_MOUNT (the --mount directory) and BORNITE_NODES set
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `stop`.
+#[derive(Args, Clone, Debug)]
+pub struct StopArgs {
+    /// The --mount directory of the launch [default: /tmp/bornite-mounts-UID]
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+}
+
+/// Arguments of `status` and `stats`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// The mount point [default: all of this user on this machine]
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: Option<PathBuf>,
+    /// Print JSON: an object with MOUNTPOINT, an array of objects without
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// Keep the Python environment in DIR, and use it if it is there [default: made anew, and removed]
+    #[arg(long, value_name = "DIR")]
+    pub env: Option<PathBuf>,
+    /// The Python interpreter
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    pub python: PathBuf,
+    /// Imports after the cold one, of which the median is shown
+    #[arg(long, value_name = "N", value_parser = number(WARM_RUNS), default_value = "3")]
+    pub warm_runs: u64,
+    /// Write all figures to FILE
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Arguments of `completions`.
+#[derive(Args, Clone, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// Shells with completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// bash(1)
+    Bash,
+    /// fish(1)
+    Fish,
+    /// zsh(1)
+    Zsh,
+}
+
+/// Arguments of `man-pages`.
+#[derive(Args, Clone, Debug)]
+pub struct ManPagesArgs {
+    /// The directory, made if it is missing
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// A parser of whole numbers within a range.
+pub fn number(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
+    move |text| match text.trim().parse::<u64>() {
+        Ok(value) if range.contains(&value) => Ok(value),
+        Ok(value) => Err(format!("{value} is not in {} to {}", range.start(), range.end())),
+        Err(_) => Err(format!("it must be a whole number from {} to {}", range.start(), range.end())),
+    }
+}
+
+/// Parses a number of bytes within [`CACHE_BYTES`]: a whole number with an optional unit K, M, G or T (powers of 1024),
+/// with or without iB after it, in any case.
+///
+/// # Errors
+/// A text that says what is possible.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let form = || "it must be a whole number of bytes, or one with K, M, G or T (or KiB, MiB, …) after it".to_owned();
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| form())?;
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => return Err(form()),
+    };
+    let bytes = number.checked_mul(1 << shift).filter(|bytes| CACHE_BYTES.contains(bytes));
+    bytes.ok_or_else(|| {
+        let (least, most) = (CACHE_BYTES.start() >> 20, CACHE_BYTES.end() >> 40);
+        format!("{text} is not in {least}M to {most}T")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// The help of every command, as a terminal of 100 columns shows it.
+    #[test]
+    fn the_help_reads_as_agreed() {
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let mut text = command.render_long_help().to_string();
+        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+            text += &format!("\n==== {} ====\n{}", sub.get_name().to_owned(), sub.render_long_help());
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn sizes_with_units() {
+        for (text, bytes) in [
+            ("16777216", 16 << 20),
+            ("16384K", 16 << 20),
+            ("512m", 512 << 20),
+            ("512 MiB", 512 << 20),
+            ("8G", 8 << 30),
+            ("8GIB", 8 << 30),
+            ("1T", 1 << 40),
+            ("33554432b", 32 << 20),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "G", "-1G", "1.5G", "8GB", "8 X", "0x10", "99999999999999999999"] {
+            let error = parse_size(text).unwrap_err();
+            assert!(error.contains("K, M, G or T"), "{text}: {error}");
+        }
+        for text in ["0", "16777215", "17T", "18446744073709551615", "18446744073709551615T"] {
+            let error = parse_size(text).unwrap_err();
+            assert_eq!(error, format!("{text} is not in 16M to 16T"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_size_in_range_or_an_error(text in "[0-9]{0,25}[a-zA-Z ]{0,4}") {
+            if let Ok(bytes) = parse_size(&text) {
+                prop_assert!(CACHE_BYTES.contains(&bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_name_the_flag_and_the_range() {
+        let error = Cli::try_parse_from(["bornite", "mount", "/m", "--trees", "0"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("'--trees <N>': 0 is not in 1 to 1024"), "{error}");
+        let error = Cli::try_parse_from(["bornite", "mount", "/m", "--log-level", "x"]).unwrap_err();
+        assert!(error.to_string().contains("'--log-level <LEVEL>': it must be a whole number from 0 to 5"), "{error}");
+    }
+
+    #[test]
+    fn commands_and_their_arguments() {
+        let launch = ["bornite", "launch", "--local", "--nodes", "2", "--target", "/opt", "--", "python3", "-c", "x"];
+        match Cli::try_parse_from(launch).unwrap().command {
+            Command::Launch(args) => {
+                assert_eq!((args.nodes, args.ready_timeout_s), (2, 30));
+                assert_eq!(args.daemon_options.target, Some(PathBuf::from("/opt")));
+                assert_eq!(args.command, ["python3", "-c", "x"]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(Cli::try_parse_from(["bornite", "mount"]).unwrap_err().exit_code(), 2);
+        assert!(Cli::try_parse_from(["bornite", "mount", "--print-config"]).is_ok());
+        assert_eq!(Cli::try_parse_from(["bornite", "launch", "--nodes", "2"]).unwrap_err().exit_code(), 2);
+        match Cli::try_parse_from(["bornite", "mount", "/m", "--log-type", "file_and_stdout"]).unwrap().command {
+            Command::Mount(args) => assert_eq!(args.log_type, Some(LogType::Both)),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! `bornite launch` and `bornite stop`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::args::{DaemonArgs, LaunchArgs, StopArgs};
+use super::{UsageError, daemon, output, signals};
+use crate::job::stop::Patience;
+use crate::job::{Hooks, LaunchError, LocalPlan};
+use crate::{job, runtime};
+
+/// Starts a job on this machine; with a command, runs it and stops the job.
+///
+/// # Errors
+/// The job does not come up or cannot be stopped.
+pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
+    let interrupts = signals::catch(false)?;
+    let mount_dir = args.mount.clone().unwrap_or_else(default_mount_dir);
+    let plan = LocalPlan {
+        nodes: u32::try_from(args.nodes).context("--nodes")?,
+        mount_dir: mount_dir.clone(),
+        job_dir: args.output_dir.clone(),
+        scheme: scheme(args.daemon_options.net.as_deref())?,
+        program: std::env::current_exe().context("cannot find this program's file")?,
+        daemon_args: Box::new(|name, mountpoint, book| mount_args(&args.daemon_options, name, mountpoint, book)),
+        ready_timeout: Duration::from_secs(args.ready_timeout_s),
+    };
+    let hooks = Hooks::new(clear_stale, interrupts);
+    let job = match job::launch(&plan, &hooks) {
+        Ok(job) => job,
+        Err(LaunchError::Interrupted { signal }) => return Ok(ExitCode::from(code_of_signal(signal))),
+        Err(error) => return Err(error.into()),
+    };
+    if args.command.is_empty() {
+        let dir = job.record().mount_dir.display().to_string();
+        let mountpoints: Vec<String> = job.mountpoints().map(|path| path.display().to_string()).collect();
+        job.leave();
+        output::print(&format!(
+            "{} nodes are ready: {}\nstop them with `bornite stop --mount {dir}`\n",
+            mountpoints.len(),
+            mountpoints.join(" ")
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ended = job.run(&args.command);
+    // Whatever became of the command, the job ends; what it left goes to standard error, which is not the command's.
+    let report = job.stop()?;
+    if report.daemons.iter().any(|(_, ending)| *ending != job::stop::Ending::Stopped) || !report.kept.is_empty() {
+        eprintln!("bornite: {report}");
+    }
+    Ok(ExitCode::from(ended?.exit_code()))
+}
+
+/// Stops a job.
+///
+/// # Errors
+/// It cannot be stopped wholly.
+pub(super) fn stop(args: &StopArgs) -> anyhow::Result<ExitCode> {
+    let mount_dir = args.mount.clone().unwrap_or_else(default_mount_dir);
+    let report = job::stop(&mount_dir, &clear_stale, Patience::default())?;
+    output::print(&format!("{report}\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The exit code of a program that a signal ended, as shells have it.
+pub(super) fn code_of_signal(signal: i32) -> u8 {
+    128u8.wrapping_add(signal as u8)
+}
+
+pub(super) fn clear_stale(mountpoint: &Path) -> Result<bool, String> {
+    runtime::clear_stale(mountpoint).map_err(|error| error.to_string())
+}
+
+fn default_mount_dir() -> PathBuf {
+    PathBuf::from(format!("/tmp/bornite-mounts-{}", rustix::process::geteuid().as_raw()))
+}
+
+/// The scheme of addresses on this machine.
+fn scheme(net: Option<&str>) -> Result<String, UsageError> {
+    match net {
+        None | Some("tcp") => Ok("ofi+tcp".to_owned()),
+        Some("sockets") => Ok("ofi+sockets".to_owned()),
+        Some(other) => {
+            Err(UsageError(format!("--net {other} cannot connect daemons on one machine: use --net tcp or sockets")))
+        }
+    }
+}
+
+/// The arguments of one daemon: the options passed through, and what only the launch knows. Logs go to standard error,
+/// which is the node's log file.
+fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) -> Vec<OsString> {
+    let DaemonArgs {
+        target,
+        net,
+        enoent_ttl_ms,
+        cache_size,
+        trees,
+        fanout,
+        attr_ttl_ms,
+        dir_ttl_ms,
+        fuse_threads,
+        allow_other,
+        log_level,
+    } = options;
+    let mut args: Vec<OsString> = vec!["mount".into(), daemon::CHILD_FLAG.into()];
+    let mut add = |flag: &str, value: Option<OsString>| {
+        if let Some(value) = value {
+            args.extend([flag.into(), value]);
+        }
+    };
+    add("--hostname", Some(name.into()));
+    add("--address-book", Some(book.into()));
+    add("--log-type", Some("stdout".into()));
+    add("--target", target.clone().map(PathBuf::into_os_string));
+    add("--net", net.clone().map(OsString::from));
+    for (flag, value) in [
+        ("--enoent-ttl-ms", enoent_ttl_ms),
+        ("--cache-size", cache_size),
+        ("--trees", trees),
+        ("--fanout", fanout),
+        ("--attr-ttl-ms", attr_ttl_ms),
+        ("--dir-ttl-ms", dir_ttl_ms),
+        ("--fuse-threads", fuse_threads),
+        ("--log-level", log_level),
+    ] {
+        add(flag, value.map(|value| value.to_string().into()));
+    }
+    if *allow_other {
+        args.push("--allow-other".into());
+    }
+    args.extend(["--".into(), mountpoint.into()]);
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::{Cli, Command};
+    use super::*;
+
+    #[test]
+    fn every_option_is_passed_through() {
+        let options = DaemonArgs {
+            target: Some("-odd target".into()),
+            net: Some("tcp".to_owned()),
+            enoent_ttl_ms: Some(1),
+            cache_size: Some(1 << 25),
+            trees: Some(2),
+            fanout: Some(3),
+            attr_ttl_ms: Some(4),
+            dir_ttl_ms: Some(5),
+            fuse_threads: Some(1),
+            allow_other: true,
+            log_level: Some(5),
+        };
+        let options = DaemonArgs { target: Some("/odd target".into()), ..options };
+        let args = mount_args(&options, "node1", Path::new("/m/node1"), Path::new("/b"));
+        let parsed = Cli::try_parse_from(std::iter::once(OsString::from("bornite")).chain(args)).unwrap();
+        let Command::Mount(mount) = parsed.command else { panic!("{parsed:?}") };
+        assert_eq!(format!("{:?}", mount.daemon_options), format!("{options:?}"));
+        assert_eq!(mount.hostname.as_deref(), Some("node1"));
+        assert_eq!(mount.mountpoint.as_deref(), Some(Path::new("/m/node1")));
+        assert!(mount.foreground_child);
+    }
+
+    #[test]
+    fn nets_that_need_hardware_are_refused() {
+        assert_eq!(scheme(None).unwrap(), "ofi+tcp");
+        let error = scheme(Some("cxi")).unwrap_err();
+        assert_eq!(error.to_string(), "--net cxi cannot connect daemons on one machine: use --net tcp or sockets");
+    }
+}

@@ -1,0 +1,294 @@
+//! `bornite mount`: one node in the foreground.
+//!
+//! Puts the parts of a daemon together in the order that matters: signals before threads, the claim on the mount point
+//! before anything is mounted, the status socket while the daemon starts, runs and stops. [`super::daemon`] is the way
+//! into the background.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+
+use super::args::{LogType, MountArgs};
+use super::config::Settings;
+use super::{COMMIT, UsageError, VERSION, daemon, memory, output, signals};
+use crate::job::{AddressBook, daemon as report};
+use crate::observe::{
+    CacheStatus, Counter, Counters, LogSink, LogSpec, SocketDirs, Status, StatusServer, Verbosity, log as logging,
+    mountpoint_key,
+};
+use crate::runtime::{self, Daemon, DaemonConfig, DaemonStatus};
+
+/// How long a daemon takes at most to stop. Below the patience of `bornite stop`, so that it says itself what is wrong.
+const STOP_DEADLINE: Duration = Duration::from_secs(8);
+/// How often the daemon looks whether somebody else has unmounted it.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Mounts and serves until a signal comes or the mount is taken away.
+///
+/// # Errors
+/// Wrong configuration, or the daemon cannot start or stop.
+pub(super) fn mount(args: &MountArgs) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(args).map_err(|error| UsageError(error.to_string()))?;
+    if args.print_config {
+        let node = Node::resolve(&settings)?;
+        let hostname = Some(settings.hostname.clone().unwrap_or_else(system_hostname));
+        let effective = Settings { cache_size: Some(node.cache_bytes(&settings)), hostname, ..settings };
+        output::print(&effective.to_toml())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mountpoint = args.mountpoint.as_ref().ok_or_else(|| UsageError("MOUNTPOINT is missing".to_owned()))?;
+    let mountpoint = mountpoint_key(mountpoint)?;
+    if args.foreground_child {
+        // Fails only for a process that leads its group already, and then it has what it needs.
+        let _ = rustix::process::setsid();
+        return serve(args, settings, mountpoint).inspect_err(|error| {
+            let _ = report::report_failed(&output::one_line(error));
+        });
+    }
+    if args.daemon {
+        return daemon::start(&settings, &mountpoint);
+    }
+    serve(args, settings, mountpoint)
+}
+
+/// Who this node is.
+struct Node {
+    nodes: Vec<(String, String)>,
+    me: usize,
+    is_root: bool,
+}
+
+impl Node {
+    /// Finds this node in the address book; without a book it is alone.
+    fn resolve(settings: &Settings) -> anyhow::Result<Node> {
+        let hostname = settings.hostname.clone().unwrap_or_else(system_hostname);
+        let Some(file) = &settings.address_book else {
+            if settings.trees > 1 {
+                let text = format!("--trees {} needs as many nodes: add --address-book FILE", settings.trees);
+                return Err(UsageError(text).into());
+            }
+            return Ok(Node { nodes: vec![(hostname, String::new())], me: 0, is_root: true });
+        };
+        let book = AddressBook::read(file)?;
+        let me = book.position(&hostname)?;
+        let nodes: Vec<(String, String)> =
+            book.entries().iter().map(|entry| (entry.host().to_owned(), entry.address().to_owned())).collect();
+        if settings.trees > nodes.len() as u64 {
+            let text =
+                format!("--trees {} is more than the {} nodes of {}", settings.trees, nodes.len(), file.display());
+            return Err(UsageError(text).into());
+        }
+        let is_root = runtime::is_root(nodes.len(), me, settings.trees as u32)?;
+        Ok(Node { nodes, me, is_root })
+    }
+
+    fn cache_bytes(&self, settings: &Settings) -> u64 {
+        settings.cache_size.unwrap_or_else(|| memory::default_cache_bytes(self.is_root))
+    }
+}
+
+fn system_hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What the status socket finds at any moment.
+enum Phase {
+    Starting,
+    Running(Daemon),
+    Stopping,
+}
+
+fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    // Before the first thread: it may change the environment that libfabric reads.
+    settings.net = runtime::choose_net(settings.net.as_deref())?;
+    let interrupts = signals::catch(args.foreground_child)?;
+    // Not resolved: only a root may touch the backend.
+    settings.target = std::path::absolute(&settings.target)
+        .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
+    let node = Node::resolve(&settings)?;
+    logging::install(&log_spec(&settings, args.foreground_child, &node.nodes[node.me].0)?)?;
+    if args.foreground_child {
+        // Every path is absolute by now, and a daemon must not keep a directory busy.
+        std::env::set_current_dir("/")?;
+    }
+
+    let counters = Arc::new(Counters::new());
+    let phase = Arc::new(Mutex::new(Phase::Starting));
+    let config = daemon_config(&settings, &node, mountpoint.clone());
+    let source = status_source(&config, Arc::clone(&counters), Arc::clone(&phase), began);
+    let _status = StatusServer::start(&SocketDirs::of_user(), &mountpoint, source)?;
+
+    let daemon = Daemon::start(config, Arc::clone(&counters))?;
+    counters.set(Counter::StartupUsTotal, began.elapsed().as_micros() as u64);
+    *lock(&phase) = Phase::Running(daemon);
+    if args.foreground_child {
+        // A starter that has gone away meanwhile is no reason to end.
+        let _ = report::report_mounted();
+    }
+
+    let why = wait(&phase, &interrupts);
+    log::info!("stopping: {why}");
+    let stopping = std::mem::replace(&mut *lock(&phase), Phase::Stopping);
+    if let Phase::Running(daemon) = stopping {
+        daemon.stop(STOP_DEADLINE).with_context(|| format!("cannot stop cleanly at {}", mountpoint.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lock(phase: &Mutex<Phase>) -> std::sync::MutexGuard<'_, Phase> {
+    phase.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until the daemon is to stop, and says why.
+fn wait(phase: &Mutex<Phase>, interrupts: &Receiver<i32>) -> String {
+    loop {
+        match interrupts.recv_timeout(WATCH_INTERVAL) {
+            Ok(signal) => return format!("signal {signal}"),
+            Err(RecvTimeoutError::Disconnected) => return "the signal thread has ended".to_owned(),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Phase::Running(daemon) = &*lock(phase)
+            && daemon.wait_ended(Duration::ZERO)
+        {
+            return "unmounted from outside".to_owned();
+        }
+    }
+}
+
+fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBuf) -> DaemonConfig {
+    DaemonConfig {
+        target: settings.target.clone(),
+        mountpoint,
+        nodes: node.nodes.clone(),
+        me: node.me,
+        net: settings.net.clone(),
+        // The ranges of both flags fit.
+        trees: settings.trees as u32,
+        fanout: settings.fanout.map(|fanout| fanout as u32),
+        enoent_ttl: Duration::from_millis(settings.enoent_ttl_ms),
+        attr_ttl: settings.attr_ttl_ms.map(Duration::from_millis),
+        dir_ttl: Duration::from_millis(settings.dir_ttl_ms),
+        cache_bytes: node.cache_bytes(settings),
+        fuse_threads: settings.fuse_threads as usize,
+        allow_other: settings.allow_other,
+    }
+}
+
+/// Where to log. A process in the background has no standard error that anybody reads.
+///
+/// # Errors
+/// A file is asked for without a directory, or standard error in the background.
+pub(super) fn log_spec(settings: &Settings, background: bool, host: &str) -> Result<LogSpec, UsageError> {
+    let verbosity = u8::try_from(settings.log_level).ok().and_then(Verbosity::new);
+    let verbosity = verbosity.ok_or_else(|| UsageError(format!("--log-level {}", settings.log_level)))?;
+    let log_type = match (settings.log_type, &settings.output_dir) {
+        (Some(log_type), _) => log_type,
+        (None, Some(_)) if background => LogType::File,
+        (None, _) => LogType::Stdout,
+    };
+    let file = |log_type: &str| {
+        let dir = settings
+            .output_dir
+            .as_ref()
+            .ok_or_else(|| UsageError(format!("--log-type {log_type} needs a directory: add --output-dir DIR")))?;
+        // Absolute, since a daemon leaves its directory.
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+        Ok(dir.join("logs").join(format!("{host}-{}.log", std::process::id())))
+    };
+    let sink = match log_type {
+        LogType::Stdout => LogSink::Stderr,
+        LogType::File => LogSink::File(file("file")?),
+        LogType::Both => LogSink::Both(file("both")?),
+    };
+    Ok(LogSpec { verbosity, sink })
+}
+
+fn status_source(
+    config: &DaemonConfig,
+    counters: Arc<Counters>,
+    phase: Arc<Mutex<Phase>>,
+    began: Instant,
+) -> impl Fn() -> Status + Send + 'static {
+    let config = config.clone();
+    move || {
+        let daemon = match &*lock(&phase) {
+            Phase::Running(daemon) => daemon.status(),
+            Phase::Starting => DaemonStatus { state: "starting".to_owned(), ..DaemonStatus::default() },
+            Phase::Stopping => DaemonStatus { state: "stopping".to_owned(), ..DaemonStatus::default() },
+        };
+        let counters = counters.snapshot();
+        Status {
+            version: VERSION.to_owned(),
+            commit: COMMIT.to_owned(),
+            pid: std::process::id(),
+            mountpoint: config.mountpoint.clone(),
+            target: config.target.clone(),
+            hostname: config.nodes[config.me].0.clone(),
+            node: config.me as u32,
+            nodes: config.nodes.len() as u32,
+            parent: daemon.parent,
+            children: daemon.children,
+            provider: daemon.provider,
+            address: daemon.address,
+            state: daemon.state,
+            uptime_s: began.elapsed().as_secs_f64(),
+            cache: CacheStatus {
+                capacity_bytes: counters.get(Counter::CacheBytesCapacity),
+                used_bytes: counters.get(Counter::CacheBytesUsed),
+            },
+            counters,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_finds_itself_or_says_what_to_do() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("book");
+        std::fs::write(&file, "a ofi+tcp://h:1\nb ofi+tcp://h:2\n").unwrap();
+        let settings = |hostname: &str, trees| Settings {
+            address_book: Some(file.clone()),
+            hostname: Some(hostname.to_owned()),
+            trees,
+            ..Settings::default()
+        };
+        let node = Node::resolve(&settings("b.domain", 1)).unwrap();
+        assert_eq!((node.me, node.is_root, node.nodes.len()), (1, false, 2));
+        assert!(Node::resolve(&settings("b", 2)).unwrap().is_root);
+        let error = Node::resolve(&settings("c", 1)).err().unwrap();
+        assert!(error.to_string().contains("has no entry for host c among its 2; add its line"), "{error}");
+        let error = Node::resolve(&settings("a", 3)).err().unwrap();
+        assert!(
+            error.is::<UsageError>() && error.to_string().contains("--trees 3 is more than the 2 nodes"),
+            "{error}"
+        );
+        let alone = Node::resolve(&Settings::default()).unwrap();
+        assert_eq!((alone.me, alone.is_root, alone.nodes[0].0.as_str()), (0, true, system_hostname().as_str()));
+    }
+
+    #[test]
+    fn logs_go_where_somebody_reads_them() {
+        let with = |log_type, output_dir: Option<&str>| Settings {
+            log_type,
+            output_dir: output_dir.map(PathBuf::from),
+            ..Settings::default()
+        };
+        let sink = |settings: &Settings, background| log_spec(settings, background, "n1").map(|spec| spec.sink);
+        let file = PathBuf::from(format!("/out/logs/n1-{}.log", std::process::id()));
+        assert_eq!(sink(&with(None, None), false).unwrap(), LogSink::Stderr);
+        assert_eq!(sink(&with(None, Some("/out")), false).unwrap(), LogSink::Stderr);
+        assert_eq!(sink(&with(None, Some("/out")), true).unwrap(), LogSink::File(file.clone()));
+        assert_eq!(sink(&with(Some(LogType::Both), Some("/out")), false).unwrap(), LogSink::Both(file));
+        let error = sink(&with(Some(LogType::File), None), false).unwrap_err();
+        assert_eq!(error.to_string(), "--log-type file needs a directory: add --output-dir DIR");
+    }
+}

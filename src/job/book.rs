@@ -1,0 +1,371 @@
+//! Address books: which node has which fabric address.
+//!
+//! One line per node, `hostname ofi+cxi://0x00916600`; blank lines and lines that begin with `#` are passed over, a
+//! carriage return at the end of a line and a missing last line feed are no matter. The order of the entries is the
+//! order of the tree, so it is kept. Addresses are checked for their form only; the fabric parses them.
+
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Longest host name (RFC 1035, section 2.3.4, without the final dot).
+const HOST_BYTES_MAX: usize = 253;
+/// Books are read whole. The largest that is known has 10,624 entries, about 350 kB.
+const BOOK_BYTES_MAX: u64 = 64 << 20;
+
+/// What is wrong with an address book. Each text names the file, the line and the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum BookError {
+    /// The file cannot be read or written.
+    #[error("address book {}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A line is not an entry.
+    #[error("address book {}, line {line}: {why}; a line is `HOSTNAME SCHEME://ADDRESS`", file.display())]
+    Line {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A host or an address stands twice.
+    #[error("address book {}, line {line}: {what} stands on line {first} already; remove one of the two", file.display())]
+    Duplicate {
+        /// The file.
+        file: PathBuf,
+        /// The second line, counted from 1.
+        line: usize,
+        /// The first line, counted from 1.
+        first: usize,
+        /// The host or address.
+        what: String,
+    },
+    /// There is no entry at all.
+    #[error("address book {} has no entry; write one line `HOSTNAME SCHEME://ADDRESS` per node", file.display())]
+    Empty {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The host asked for is not in the book.
+    #[error("address book {} has no entry for host {host} among its {nodes}; add its line, or name the right entry with --hostname",
+        file.display())]
+    NoHost {
+        /// The file.
+        file: PathBuf,
+        /// The host asked for.
+        host: String,
+        /// Number of entries.
+        nodes: usize,
+    },
+    /// The host asked for fits more than one entry by its short name.
+    #[error("address book {}: host {host} fits {entries}; name one of them with --hostname", file.display())]
+    Ambiguous {
+        /// The file.
+        file: PathBuf,
+        /// The host asked for.
+        host: String,
+        /// The entries that fit, separated by commas.
+        entries: String,
+    },
+}
+
+/// One node of a book. Both parts have been checked for their form.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BookEntry {
+    host: String,
+    address: String,
+}
+
+impl BookEntry {
+    /// An entry of a host name (letters, digits, `-`, `.`, `_`; at most 253 bytes) and an address `scheme://rest`.
+    ///
+    /// # Errors
+    /// A text that says which part is wrong, and how.
+    pub fn new(host: &str, address: &str) -> Result<BookEntry, String> {
+        check_host(host)?;
+        check_address(address)?;
+        Ok(BookEntry { host: host.to_owned(), address: address.to_owned() })
+    }
+
+    /// The host name, as the book spells it.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The address, `scheme://rest`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl fmt::Display for BookEntry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.host, self.address)
+    }
+}
+
+/// The nodes of a job in the order of the book: no host and no address twice, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressBook {
+    file: PathBuf,
+    entries: Vec<BookEntry>,
+}
+
+impl AddressBook {
+    /// Reads and parses a book.
+    ///
+    /// # Errors
+    /// As [`BookError`] says.
+    pub fn read(file: &Path) -> Result<AddressBook, BookError> {
+        let failed = |source| BookError::Io { file: file.to_path_buf(), source };
+        let length = std::fs::metadata(file).map_err(failed)?.len();
+        if length > BOOK_BYTES_MAX {
+            let why = format!("{length} bytes are no address book (at most {BOOK_BYTES_MAX})");
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
+        }
+        AddressBook::parse(&std::fs::read_to_string(file).map_err(failed)?, file)
+    }
+
+    /// Parses the text of a book. `file` is for messages.
+    ///
+    /// # Errors
+    /// As [`BookError`] says; the first fault from the top.
+    pub fn parse(text: &str, file: &Path) -> Result<AddressBook, BookError> {
+        let mut entries = Vec::new();
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        for (index, raw) in text.split('\n').enumerate() {
+            let line = index + 1;
+            let content = raw.trim();
+            if content.is_empty() || content.starts_with('#') {
+                continue;
+            }
+            let bad = |why: String| BookError::Line { file: file.to_path_buf(), line, why };
+            let fields: Vec<&str> = content.split_ascii_whitespace().collect();
+            let [host, address] = fields[..] else {
+                return Err(bad(format!("{} fields where there should be 2", fields.len())));
+            };
+            let entry = BookEntry::new(host, address).map_err(bad)?;
+            // A host name has no colon and an address has one, so both may share a table.
+            for what in [host.to_ascii_lowercase(), address.to_owned()] {
+                if let Some(first) = seen.insert(what.clone(), line) {
+                    return Err(BookError::Duplicate { file: file.to_path_buf(), line, first, what });
+                }
+            }
+            entries.push(entry);
+        }
+        if entries.is_empty() {
+            return Err(BookError::Empty { file: file.to_path_buf() });
+        }
+        Ok(AddressBook { file: file.to_path_buf(), entries })
+    }
+
+    /// The entries in the order of the book.
+    pub fn entries(&self) -> &[BookEntry] {
+        &self.entries
+    }
+
+    /// The position of a host: its full name if the book has it, else the one entry that has the same short name (the
+    /// part before the first dot) where one of the two has no domain. Case is no matter (RFC 4343).
+    ///
+    /// # Errors
+    /// [`BookError::NoHost`], [`BookError::Ambiguous`].
+    pub fn position(&self, host: &str) -> Result<usize, BookError> {
+        if let Some(exact) = self.entries.iter().position(|entry| entry.host.eq_ignore_ascii_case(host)) {
+            return Ok(exact);
+        }
+        let fits = |entry: &BookEntry| {
+            let one_is_short = !entry.host.contains('.') || !host.contains('.');
+            one_is_short && short_name(&entry.host).eq_ignore_ascii_case(short_name(host))
+        };
+        let found: Vec<usize> = (0..self.entries.len()).filter(|&at| fits(&self.entries[at])).collect();
+        match found[..] {
+            [only] => Ok(only),
+            [] => Err(BookError::NoHost { file: self.file.clone(), host: host.to_owned(), nodes: self.entries.len() }),
+            _ => {
+                let names: Vec<&str> = found.iter().take(8).map(|&at| self.entries[at].host()).collect();
+                Err(BookError::Ambiguous { file: self.file.clone(), host: host.to_owned(), entries: names.join(", ") })
+            }
+        }
+    }
+}
+
+/// Writes a book, replacing the file in one step so that nobody reads half of it.
+///
+/// # Errors
+/// [`BookError::Io`].
+pub fn write_book(file: &Path, entries: &[BookEntry]) -> Result<(), BookError> {
+    let failed = |source| BookError::Io { file: file.to_path_buf(), source };
+    let mut text = String::new();
+    for entry in entries {
+        writeln!(text, "{entry}").expect("a String takes every write");
+    }
+    let mut name = file.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?.to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = file.with_file_name(name);
+    std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, file)).map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        failed(error)
+    })
+}
+
+fn short_name(host: &str) -> &str {
+    host.split_once('.').map_or(host, |(short, _)| short)
+}
+
+fn check_host(host: &str) -> Result<(), String> {
+    if host.is_empty() || host.len() > HOST_BYTES_MAX {
+        return Err(format!("a host name of {} bytes (1 to {HOST_BYTES_MAX} are possible)", host.len()));
+    }
+    match host.chars().find(|&c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))) {
+        Some(c) => Err(format!("character {c:?} in the host name {host:?}")),
+        None => Ok(()),
+    }
+}
+
+fn check_address(address: &str) -> Result<(), String> {
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return Err(format!("{address:?} is no address: it lacks `://`"));
+    };
+    let scheme_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | ';' | '_' | '-' | '.');
+    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.chars().all(scheme_char) {
+        return Err(format!("{address:?} is no address: its scheme is {scheme:?}"));
+    }
+    if rest.is_empty() || !rest.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(format!("{address:?} is no address: nothing usable follows `://`"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<AddressBook, BookError> {
+        AddressBook::parse(text, Path::new("book.txt"))
+    }
+
+    fn error(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn real_forms_parse_in_order() {
+        let book = parse(
+            "# Aurora\r\nx4000c0s1b0n0 ofi+cxi://0x00916600\r\n\r\n  x4000c0s0b0n0\tofi+cxi://0x00916601\nfrontier00001 \
+             ofi+tcp;ofi_rxm://10.0.0.1:5000\nv6 ofi+tcp://[::1]:80",
+        )
+        .unwrap();
+        let hosts: Vec<&str> = book.entries().iter().map(BookEntry::host).collect();
+        assert_eq!(hosts, ["x4000c0s1b0n0", "x4000c0s0b0n0", "frontier00001", "v6"]);
+        assert_eq!(book.entries()[2].address(), "ofi+tcp;ofi_rxm://10.0.0.1:5000");
+    }
+
+    #[test]
+    fn errors_name_file_line_and_form() {
+        assert_eq!(
+            error("a ofi+tcp://x:1\nb\n"),
+            "address book book.txt, line 2: 1 fields where there should be 2; a line is `HOSTNAME SCHEME://ADDRESS`"
+        );
+        assert_eq!(
+            error("# x\n\na ofi+tcp://x:1 # root\n"),
+            "address book book.txt, line 3: 4 fields where there should be 2; a line is `HOSTNAME SCHEME://ADDRESS`"
+        );
+        assert_eq!(
+            error("a/b ofi+tcp://x:1"),
+            "address book book.txt, line 1: character '/' in the host name \"a/b\"; a line is `HOSTNAME SCHEME://ADDRESS`"
+        );
+        assert!(error("a 0x00916600").contains("\"0x00916600\" is no address: it lacks `://`"));
+        assert!(error("a ://x").contains("its scheme is \"\""));
+        assert!(error("a ofi+tcp://").contains("nothing usable follows `://`"));
+        assert!(error(&format!("{} ofi+tcp://x:1", "h".repeat(254))).contains("a host name of 254 bytes"));
+        assert_eq!(
+            error("\n# nothing\n"),
+            "address book book.txt has no entry; write one line `HOSTNAME SCHEME://ADDRESS` per node"
+        );
+    }
+
+    #[test]
+    fn duplicates_name_both_lines() {
+        assert_eq!(
+            error("a ofi+tcp://x:1\nb ofi+tcp://x:2\nA ofi+tcp://x:3\n"),
+            "address book book.txt, line 3: a stands on line 1 already; remove one of the two"
+        );
+        assert_eq!(
+            error("a ofi+tcp://x:1\nb ofi+tcp://x:1\n"),
+            "address book book.txt, line 2: ofi+tcp://x:1 stands on line 1 already; remove one of the two"
+        );
+    }
+
+    #[test]
+    fn hosts_are_found_by_full_then_short_name() {
+        let book = parse("x1.cm.site s://1\nx2 s://2\nx3.a s://3\nx3.b s://4\n").unwrap();
+        assert_eq!(book.position("x1.cm.site").unwrap(), 0);
+        assert_eq!(book.position("X1").unwrap(), 0);
+        assert_eq!(book.position("x2.host.cm.site.gov").unwrap(), 1);
+        assert_eq!(book.position("x3.b").unwrap(), 3);
+        assert_eq!(
+            book.position("x3").unwrap_err().to_string(),
+            "address book book.txt: host x3 fits x3.a, x3.b; name one of them with --hostname"
+        );
+        // Two different domains are two different hosts.
+        assert!(matches!(book.position("x1.other").unwrap_err(), BookError::NoHost { .. }));
+        assert_eq!(
+            book.position("login1").unwrap_err().to_string(),
+            "address book book.txt has no entry for host login1 among its 4; add its line, or name the right entry with \
+             --hostname"
+        );
+    }
+
+    #[test]
+    fn files_are_read_and_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("book.txt");
+        let error = AddressBook::read(&file).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("address book {}: ", file.display())), "{error}");
+        let entries = [BookEntry::new("a", "s://1").unwrap(), BookEntry::new("b", "s://2").unwrap()];
+        write_book(&file, &entries[..1]).unwrap();
+        write_book(&file, &entries).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "a s://1\nb s://2\n");
+        assert_eq!(AddressBook::read(&file).unwrap().entries(), entries);
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn printed_entries_parse_to_themselves(
+            parts in proptest::collection::hash_map("[a-z0-9][a-zA-Z0-9_.-]{0,30}", "[!-~]{1,40}", 1..40),
+            crlf: bool,
+            blank: bool,
+        ) {
+            let mut seen = std::collections::HashSet::new();
+            let mut hosts = std::collections::HashSet::new();
+            let entries: Vec<BookEntry> = parts
+                .iter()
+                .filter(|(host, rest)| hosts.insert(host.to_ascii_lowercase()) && seen.insert((*rest).clone()))
+                .map(|(host, rest)| BookEntry::new(host, &format!("ofi+tcp://{rest}")).unwrap())
+                .collect();
+            let end = if crlf { "\r\n" } else { "\n" };
+            let gap = if blank { "\n# x\n" } else { "" };
+            let text: Vec<String> = entries.iter().map(ToString::to_string).collect();
+            let book = parse(&text.join(&format!("{end}{gap}"))).unwrap();
+            prop_assert_eq!(book.entries(), &entries[..]);
+            for (at, entry) in entries.iter().enumerate() {
+                prop_assert_eq!(book.position(entry.host()).unwrap(), at);
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_book_or_an_error(text: String) {
+            let _ = parse(&text);
+        }
+    }
+}
