@@ -78,6 +78,12 @@ fn the_mount_has_its_type_and_options() {
         assert!(options.contains(&option), "{option} in {line}");
     }
     assert!(!options.contains(&"allow_other"), "{line}");
+    let device = m.session().device();
+    let bdi = format!("/sys/class/bdi/{}:{}/read_ahead_kb", rustix::fs::major(device), rustix::fs::minor(device));
+    match OpenOptions::new().write(true).open(&bdi) {
+        Ok(_) => assert_eq!(fs::read_to_string(&bdi).expect("read").trim(), "1024"),
+        Err(e) => eprintln!("skipped in part: {bdi}: {e}"),
+    }
 }
 
 #[test]
