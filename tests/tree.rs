@@ -3,7 +3,8 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use bornite::observe::Counter;
 use common::tree::{CHUNK, Tree};
@@ -76,5 +77,59 @@ fn eight_readers_on_each_node_cost_one_read_of_each_byte() {
         assert_eq!(cluster.count(node, Counter::ReadBytesFromParent), total, "bytes that node {node} fetched");
         assert_eq!(cluster.count(node, Counter::BadChecksums), 0);
         assert_eq!(cluster.count(node, Counter::Retries), 0, "repeats of node {node}");
+    }
+}
+
+#[test]
+fn mounts_inside_the_served_tree_are_empty_directories() {
+    needs_fuse!("mounts_inside_the_served_tree_are_empty_directories");
+    let target = tempfile::tempdir().unwrap();
+    let mounts = target.path().join("job/mounts");
+    for dir in ["lib", "job/mounts/node1x", "job/mounts/node"] {
+        fs::create_dir_all(target.path().join(dir)).unwrap();
+        fs::write(target.path().join(dir).join("file"), dir).unwrap();
+    }
+    let cluster = Plan { mounts: Some(mounts.clone()), ..Plan::new(4, target.path()) }.start();
+    for node in DEPTHS.into_iter().rev() {
+        let mut found = Vec::new();
+        walk(cluster.mount(node), Path::new(""), &mut found);
+        found.sort();
+        let expected = [
+            "job",
+            "job/mounts",
+            "job/mounts/node",
+            "job/mounts/node/file",
+            "job/mounts/node0",
+            "job/mounts/node1",
+            "job/mounts/node1x",
+            "job/mounts/node1x/file",
+            "job/mounts/node2",
+            "job/mounts/node3",
+            "lib",
+            "lib/file",
+        ];
+        assert_eq!(found, expected.map(PathBuf::from), "node {node}");
+        for other in 0..4 {
+            let point = cluster.mount(node).join(format!("job/mounts/node{other}"));
+            assert!(fs::metadata(&point).unwrap().is_dir());
+            assert!(fs::metadata(point.join("lib")).is_err_and(|e| e.kind() == ErrorKind::NotFound));
+        }
+        for dir in ["lib", "job/mounts/node1x", "job/mounts/node"] {
+            assert_eq!(fs::read(cluster.mount(node).join(dir).join("file")).unwrap(), dir.as_bytes());
+        }
+    }
+    cluster.assert_only_root_asked();
+}
+
+/// All paths below `root`, without following links.
+fn walk(root: &Path, at: &Path, found: &mut Vec<PathBuf>) {
+    assert!(found.len() < 100, "the walk does not end: {found:?}");
+    for entry in fs::read_dir(root.join(at)).unwrap() {
+        let entry = entry.unwrap();
+        let path = at.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            walk(root, &path, found);
+        }
+        found.push(path);
     }
 }

@@ -25,6 +25,7 @@ const INLINE_CALLS: &[&str] = &[
     "fi_cq_open",
     "fi_cq_read",
     "fi_cq_readerr",
+    "fi_cq_sread",
     "fi_cq_strerror",
     "fi_trywait",
     "fi_mr_reg",

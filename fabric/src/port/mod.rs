@@ -9,6 +9,7 @@ mod names;
 mod objects;
 mod open;
 mod post;
+mod queue;
 mod wait;
 
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +25,7 @@ use crate::info::Facts;
 use crate::net::Net;
 use crate::provider::Provider;
 use objects::Objects;
+use queue::Sleeper;
 
 /// What a port is to be.
 #[derive(Clone, Debug)]
@@ -163,7 +165,7 @@ pub struct Counters {
     pub unknown_completions: u64,
     /// Times that [`Port::wait`] slept.
     pub sleeps: u64,
-    /// Times that the queue's descriptor was readable and the queue was empty.
+    /// Times that the queue's descriptor was readable and the queue was empty: a part of something larger, or a peer that reads.
     pub fruitless_wakes: u64,
 }
 
@@ -229,15 +231,6 @@ pub struct Port {
     broken: Option<Error>,
     closing: bool,
     counters: Counters,
-}
-
-/// How this port sleeps.
-#[derive(Clone, Copy, Debug)]
-enum Sleeper {
-    /// On the queue's descriptor, which the queue owns, at most `cap` before the queue is read again.
-    Descriptor { descriptor: i32, cap: Duration },
-    /// Between two reads of the queue, at most `nap`.
-    Polling { nap: Duration },
 }
 
 /// The state of one context.

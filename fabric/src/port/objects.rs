@@ -99,6 +99,15 @@ impl Objects {
         Ok(())
     }
 
+    /// Closes the queue, if it is open, so that it can be opened in another way.
+    pub(super) fn close_queue(&mut self) -> Result<(), Error> {
+        match self.queue.take() {
+            // SAFETY: the queue came from fi_cq_open, nothing is bound to it yet, and it is closed once: it was taken.
+            Some(queue) => checked(self.library, "fi_close(cq)", unsafe { sys::fi_close(queue.cast().as_ptr()) }),
+            None => Ok(()),
+        }
+    }
+
     /// Closes everything that is open: memory regions, endpoint, queue, address vector, domain, fabric. Goes on after an error and
     /// answers the first one.
     pub(super) fn close(&mut self) -> Result<(), Error> {

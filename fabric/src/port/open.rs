@@ -11,7 +11,8 @@ use libfabric_sys as sys;
 use libfabric_sys::Library;
 
 use super::objects::{Objects, Slabs, checked};
-use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, Sleeper, Slot, names};
+use super::queue::{Sleeper, open_queue};
+use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, Slot, names};
 use crate::address::Address;
 use crate::error::{Code, Error};
 use crate::holder;
@@ -19,15 +20,13 @@ use crate::info::{Facts, Info, Query};
 use crate::interface;
 use crate::memory::Pages;
 use crate::net::Net;
-use crate::provider::{AddressFormat, Provider, WaitKind};
+use crate::provider::{AddressFormat, Provider};
 use crate::signals;
 
 /// Injection's limit on cxi, which strict mode imposes (fi_cxi(7)).
 const STRICT_INJECT_BYTES: usize = 192;
 /// The most operations of a kind: keeps the slabs and the queue of a typing error from taking the node's memory.
 const OPERATIONS_MAX: usize = 1 << 20;
-/// How often the queue is read, at least, where a provider turns out to have no descriptor.
-const POLLING_NAP: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Where to bind, in fi_getinfo's words.
 struct Source {
@@ -364,7 +363,7 @@ fn open_objects(
         sys::fi_av_open(domain, &raw mut book_attributes, &raw mut book, ptr::null_mut())
     })?;
     objects.book = NonNull::new(book);
-    let sleeper = open_queue(library, objects, domain, operations + BATCH, row.wait)?;
+    let sleeper = open_queue(library, objects, operations + BATCH, row.wait)?;
     let queue = objects.queue();
     let mut endpoint = ptr::null_mut();
     // SAFETY: the domain is open.
@@ -387,46 +386,6 @@ fn open_objects(
         }
     }
     Ok(sleeper)
-}
-
-/// Opens the completion queue, with a descriptor where `wanted` has one. A provider that has none is read now and then instead.
-fn open_queue(
-    library: &'static Library,
-    objects: &mut Objects,
-    domain: *mut sys::fid_domain,
-    size: usize,
-    wanted: WaitKind,
-) -> Result<Sleeper, Error> {
-    let mut open = |wait_obj| {
-        let mut attributes = sys::fi_cq_attr { size, format: sys::FI_CQ_FORMAT_MSG, wait_obj, ..Default::default() };
-        let mut queue = ptr::null_mut();
-        // SAFETY: the domain is open; the attributes are read during the call only.
-        let code = unsafe { sys::fi_cq_open(domain, &raw mut attributes, &raw mut queue, ptr::null_mut()) };
-        objects.queue = NonNull::new(queue).filter(|_| code == 0);
-        checked(library, "fi_cq_open", code)
-    };
-    let (cap, polling) = match wanted {
-        WaitKind::Descriptor { cap } => (cap, Sleeper::Polling { nap: POLLING_NAP }),
-        WaitKind::Polling { nap } => return open(sys::FI_WAIT_NONE).map(|()| Sleeper::Polling { nap }),
-    };
-    if let Err(error) = open(sys::FI_WAIT_FD) {
-        if !matches!(error.code(), Some(Code::NotImplemented | Code::NotSupported | Code::Invalid)) {
-            return Err(error);
-        }
-        log::warn!("no wait descriptor ({error}): the queue is read every {POLLING_NAP:?} instead");
-        return open(sys::FI_WAIT_NONE).map(|()| polling);
-    }
-    let mut descriptor: i32 = -1;
-    let queue: *mut sys::fid = objects.queue().cast();
-    // SAFETY: the queue was opened with FI_WAIT_FD, for which this command writes one descriptor.
-    let code = unsafe { sys::fi_control(queue, sys::FI_GETWAIT as i32, ptr::from_mut(&mut descriptor).cast()) };
-    match checked(library, "fi_control(FI_GETWAIT)", code) {
-        Ok(()) => Ok(Sleeper::Descriptor { descriptor, cap }),
-        Err(error) => {
-            log::warn!("no wait descriptor ({error}): the queue is read every {POLLING_NAP:?} instead");
-            Ok(polling)
-        }
-    }
 }
 
 /// The endpoint's own address, in the provider's bytes.

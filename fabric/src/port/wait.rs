@@ -1,8 +1,8 @@
 //! Sleeps until there is something to poll or another thread calls.
 //!
-//! First the queue is read for `spin`, then the thread sleeps in poll(2) on the queue's descriptor and the caller's: two descriptors
+//! First the queue is read for `spin`, then the thread sleeps in poll(2) on the queue's descriptors and the caller's: so few descriptors
 //! need no epoll set. Every loop here ends at the deadline, and one that finds nothing again and again sleeps in between.
-#![allow(unsafe_code, reason = "fi_trywait takes an array of objects; the queue lends its descriptor")]
+#![allow(unsafe_code, reason = "fi_trywait takes an array of objects; the queue lends its descriptors")]
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -11,15 +11,27 @@ use libfabric_sys as sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{Port, Sleeper, Wake};
+use super::queue::{DESCRIPTORS_MAX, Descriptors, Sleeper};
+use super::{Port, Wake};
 use crate::error::Error;
 
-/// Rounds without anything to hand out before a nap is forced: a descriptor that stays readable must not cost a CPU.
-const FRUITLESS_MAX: u32 = 64;
+/// So long may descriptors be readable at once, again and again, without anything to hand out, before naps are forced. A large
+/// transfer that comes in pieces does so for a while; descriptors that stay readable must not cost a CPU.
+const FRUITLESS_MAX: Duration = Duration::from_millis(20);
+/// A sleep of that length was one: the descriptors were not readable when it began. A peer that reads this port's memory, again and
+/// again, wakes it so without anything to hand out.
+const SLEPT: Duration = Duration::from_micros(5);
 /// That nap.
 const NAP: Duration = Duration::from_millis(1);
 /// The first nap of a provider without a descriptor; each one is twice as long, up to the table's.
 const NAP_FIRST: Duration = Duration::from_micros(50);
+
+/// What one sleep has found readable.
+#[derive(Clone, Copy, Debug, Default)]
+struct Readable {
+    queue: bool,
+    extra: bool,
+}
 
 impl Port {
     /// Waits until there is something to poll, `extra` is readable (level triggered; the caller drains it), or `timeout` has passed.
@@ -36,59 +48,76 @@ impl Port {
         if !self.closing {
             self.post_receives();
         }
+        let mut now = start;
         loop {
-            if self.refill() {
+            if self.has_news()? {
                 return Ok(Wake::Fabric);
             }
-            if let Some(error) = &self.broken {
-                return Err(error.clone());
-            }
-            if Instant::now() >= spin_end {
+            now = now.max(Instant::now());
+            if now >= spin_end {
                 break;
             }
             std::hint::spin_loop();
         }
-        let mut fruitless = 0u32;
+        let mut fruitless_since: Option<Instant> = None;
         let mut nap = NAP_FIRST;
         loop {
-            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
-            let napping = fruitless >= FRUITLESS_MAX;
-            let (queue_readable, extra_readable) = match self.sleeper {
-                Sleeper::Descriptor { descriptor, cap } => {
-                    if napping {
-                        self.sleep(None, extra, left.min(NAP))?
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
+            let readable = match self.sleeper {
+                Sleeper::Descriptors { descriptors, cap } => {
+                    let tired =
+                        fruitless_since.is_some_and(|since| now.saturating_duration_since(since) >= FRUITLESS_MAX);
+                    let napped = if tired {
+                        self.sleep(&Descriptors::default(), extra, left.min(NAP))?
+                    } else {
+                        Readable::default()
+                    };
+                    if napped.extra {
+                        napped
                     } else if self.may_sleep() {
-                        self.sleep(Some(descriptor), extra, left.min(cap))?
+                        let before = Instant::now();
+                        let readable =
+                            self.sleep(&descriptors, extra, if tired { Duration::ZERO } else { left.min(cap) })?;
+                        if !tired && before.elapsed() >= SLEPT {
+                            fruitless_since = None;
+                        }
+                        readable
                     } else {
                         // Something has come since the queue was read.
-                        (true, false)
+                        Readable { queue: true, extra: false }
                     }
                 }
                 Sleeper::Polling { nap: nap_max } => {
-                    let readable = self.sleep(None, extra, left.min(nap))?;
+                    let readable = self.sleep(&Descriptors::default(), extra, left.min(nap))?;
                     nap = (nap * 2).min(nap_max);
                     readable
                 }
             };
-            if self.refill() {
+            if self.has_news()? {
                 return Ok(Wake::Fabric);
             }
-            if let Some(error) = &self.broken {
-                return Err(error.clone());
-            }
-            if extra_readable {
+            if readable.extra {
                 return Ok(Wake::Extra);
             }
             if left.is_zero() {
                 return Ok(Wake::Timeout);
             }
-            if queue_readable {
+            now = Instant::now();
+            if readable.queue {
                 self.counters.fruitless_wakes += 1;
-                fruitless += 1;
+                fruitless_since.get_or_insert(now);
             } else {
-                // One look at the descriptor follows each nap.
-                fruitless = if napping { FRUITLESS_MAX - 1 } else { 0 };
+                fruitless_since = None;
             }
+        }
+    }
+
+    /// Whether there is something to poll; an error when nothing will ever come.
+    fn has_news(&mut self) -> Result<bool, Error> {
+        match (self.refill(), &self.broken) {
+            (true, _) => Ok(true),
+            (false, Some(error)) => Err(error.clone()),
+            (false, None) => Ok(false),
         }
     }
 
@@ -100,22 +129,23 @@ impl Port {
         unsafe { sys::fi_trywait(fabric.as_ptr(), &raw mut object, 1) == 0 }
     }
 
-    /// Sleeps until one of the descriptors is readable or `timeout` has passed; says which are.
-    fn sleep(&mut self, queue: Option<i32>, extra: BorrowedFd<'_>, timeout: Duration) -> Result<(bool, bool), Error> {
+    /// Sleeps until one of the descriptors is readable or `timeout` has passed.
+    fn sleep(&mut self, queue: &Descriptors, extra: BorrowedFd<'_>, timeout: Duration) -> Result<Readable, Error> {
         self.counters.sleeps += 1;
-        let wanted = PollFlags::IN;
-        // SAFETY: the queue owns its descriptor and stays open during this call.
-        let queue = queue.map(|queue| unsafe { BorrowedFd::borrow_raw(queue) });
-        let mut fds =
-            [PollFd::from_borrowed_fd(extra, wanted), PollFd::from_borrowed_fd(queue.unwrap_or(extra), wanted)];
-        let used = if queue.is_some() { 2 } else { 1 };
+        let mut fds: [PollFd<'_>; DESCRIPTORS_MAX + 1] =
+            std::array::from_fn(|_| PollFd::from_borrowed_fd(extra, PollFlags::IN));
+        for (place, fd) in fds[1..].iter_mut().zip(queue.as_slice()) {
+            // SAFETY: the queue owns its descriptors and stays open during this call.
+            *place = PollFd::from_borrowed_fd(unsafe { BorrowedFd::borrow_raw(*fd) }, PollFlags::IN);
+        }
+        let used = queue.as_slice().len() + 1;
         let time = Timespec::try_from(timeout.min(Duration::from_secs(3600))).expect("an hour fits");
         match poll(&mut fds[..used], Some(&time)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::of_system("poll", errno)),
         }
         let readable = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        Ok((used == 2 && readable(&fds[1]), readable(&fds[0])))
+        Ok(Readable { queue: fds[1..used].iter().any(readable), extra: readable(&fds[0]) })
     }
 
     /// Lets the provider work for at most `timeout`; for the close, which has no extra descriptor.

@@ -1,0 +1,206 @@
+//! A backend that fails, stalls and recovers: its own errno reaches the client at every depth, nothing of a failure is
+//! remembered, and what is slow holds up nothing else.
+
+mod common;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use bornite::observe::Counter;
+use bornite_fuse::Errno as Answer;
+use common::backend::{Call, Scripted, Trouble};
+use common::tree::{CHUNK, list};
+use common::{Cluster, DEADLINE, DEPTHS, assert_same_bytes, errno, eventually, noise};
+use rustix::io::Errno;
+
+/// What a parallel filesystem answers on a bad day. None of them may turn into another, least of all into absence.
+const ERRORS: [Answer; 8] = [
+    Answer::EIO,
+    Answer::EACCES,
+    Answer::EPERM,
+    Answer::ENXIO,
+    Answer::ENODEV,
+    Answer::ESHUTDOWN,
+    Answer::ETIMEDOUT,
+    Answer::EREMOTEIO,
+];
+
+/// A name of its own for each error and node: what once worked is rightly remembered.
+fn name(prefix: &str, error: Answer, node: usize) -> String {
+    format!("{prefix}/{error:?}-{node}")
+}
+
+fn raw(error: Answer) -> Errno {
+    Errno::from_raw_os_error(error.raw())
+}
+
+/// All names that [`name`] makes.
+fn all_names(prefix: &str) -> Vec<String> {
+    ERRORS.iter().flat_map(|&error| DEPTHS.map(|node| name(prefix, error, node))).collect()
+}
+
+#[test]
+fn failed_lookups_keep_their_errno_and_are_forgotten() {
+    needs_fuse!("failed_lookups_keep_their_errno_and_are_forgotten");
+    let names = all_names("d");
+    let objects: Vec<(&str, Option<&[u8]>)> =
+        [("d", None)].into_iter().chain(names.iter().map(|name| (name.as_str(), Some(name.as_bytes())))).collect();
+    let backend = Scripted::start(&objects);
+    let cluster = Cluster::start(4, backend.path());
+    for error in ERRORS {
+        for node in DEPTHS {
+            let name = name("d", error, node);
+            let path = cluster.mount(node).join(&name);
+            backend.trouble(&name, Call::Lookup, Trouble::Fail(error));
+            for tries in 1..=3 {
+                assert_eq!(errno(fs::metadata(&path)), Some(raw(error)), "{name}");
+                assert_eq!(errno(fs::read(&path)), Some(raw(error)), "{name}");
+                assert!(backend.calls(&name, Call::Lookup) >= 2 * tries, "a failure was repeated from memory: {name}");
+            }
+            backend.recover();
+            assert_eq!(fs::read(&path).unwrap(), name.as_bytes());
+        }
+    }
+    cluster.assert_only_root_asked();
+    for node in 0..4 {
+        assert_eq!(cluster.count(node, Counter::EnoentStores), 0, "node {node} took a failure for absence");
+        assert_eq!(cluster.count(node, Counter::Timeouts), 0);
+    }
+}
+
+#[test]
+fn failed_reads_keep_their_errno_and_are_forgotten() {
+    needs_fuse!("failed_reads_keep_their_errno_and_are_forgotten");
+    let names = all_names("d");
+    // Small ones travel in a frame, large ones by a remote read.
+    let bytes: Vec<Vec<u8>> =
+        names.iter().zip(0..).map(|(_, n)| noise(n, if n % 2 == 0 { 500 } else { CHUNK + 500 })).collect();
+    let objects: Vec<(&str, Option<&[u8]>)> = [("d", None)]
+        .into_iter()
+        .chain(names.iter().zip(&bytes).map(|(name, bytes)| (name.as_str(), Some(bytes.as_slice()))))
+        .collect();
+    let backend = Scripted::start(&objects);
+    let cluster = Cluster::start(4, backend.path());
+    for error in ERRORS {
+        for node in DEPTHS {
+            let name = name("d", error, node);
+            let path = cluster.mount(node).join(&name);
+            let expected = &bytes[names.iter().position(|other| *other == name).unwrap()];
+            backend.trouble(&name, Call::Read, Trouble::Fail(error));
+            for _ in 0..2 {
+                assert_eq!(fs::metadata(&path).unwrap().len(), expected.len() as u64);
+                assert_eq!(errno(fs::read(&path)), Some(raw(error)), "{name}");
+            }
+            backend.recover();
+            assert_same_bytes(&fs::read(&path).unwrap(), expected, &name);
+        }
+    }
+    cluster.assert_only_root_asked();
+}
+
+#[test]
+fn failed_listings_keep_their_errno_and_are_forgotten() {
+    needs_fuse!("failed_listings_keep_their_errno_and_are_forgotten");
+    let names = all_names("d");
+    let inside: Vec<String> = names.iter().map(|name| format!("{name}/inside")).collect();
+    let objects: Vec<(&str, Option<&[u8]>)> = [("d", None)]
+        .into_iter()
+        .chain(names.iter().map(|name| (name.as_str(), None)))
+        .chain(inside.iter().map(|name| (name.as_str(), Some(&b"x"[..]))))
+        .collect();
+    let backend = Scripted::start(&objects);
+    let cluster = Cluster::start(4, backend.path());
+    for error in ERRORS {
+        for node in DEPTHS {
+            let name = name("d", error, node);
+            let path = cluster.mount(node).join(&name);
+            backend.trouble(&name, Call::List, Trouble::Fail(error));
+            for _ in 0..2 {
+                assert_eq!(list(&path), Err(raw(error)), "{name}");
+            }
+            backend.recover();
+            assert_eq!(list(&path).unwrap().into_keys().collect::<Vec<_>>(), ["inside"], "{name}");
+        }
+    }
+}
+
+#[test]
+fn slow_lookups_and_reads_fly_once() {
+    needs_fuse!("slow_lookups_and_reads_fly_once");
+    let bytes = noise(4, CHUNK);
+    let backend = Scripted::start(&[("d", None), ("d/slow", Some(&bytes))]);
+    let cluster = Cluster::start(4, backend.path());
+    for call in [Call::Lookup, Call::Read] {
+        backend.trouble("d/slow", call, Trouble::Slow(Duration::from_millis(300)));
+    }
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for node in 0..4 {
+            for _ in 0..4 {
+                let (cluster, bytes) = (&cluster, &bytes);
+                scope.spawn(move || {
+                    let got = fs::read(cluster.mount(node).join("d/slow")).unwrap();
+                    assert_same_bytes(&got, bytes, format_args!("d/slow at node {node}"));
+                });
+            }
+        }
+    });
+    assert!(begin.elapsed() >= Duration::from_millis(600), "the backend was not slow: the test shows nothing");
+    cluster.quiet();
+    // The root, the directory and the file.
+    assert_eq!(cluster.count(0, Counter::BackendLookup), 3);
+    assert_eq!(cluster.count(0, Counter::BackendOpen), 1);
+    assert_eq!(cluster.count(0, Counter::BackendReadBytes), bytes.len() as u64);
+    for node in 1..4 {
+        // The same three, and one chunk.
+        let to_parent = cluster.count(node, Counter::RequestsToParent);
+        assert_eq!(to_parent - cluster.count(node, Counter::Retries), 4, "requests of node {node} to its parent");
+    }
+    cluster.assert_only_root_asked();
+}
+
+#[test]
+fn what_hangs_at_the_backend_holds_up_nothing_else() {
+    needs_fuse!("what_hangs_at_the_backend_holds_up_nothing_else");
+    let others: Vec<String> = (0..20).map(|n| format!("d/other{n}")).collect();
+    let objects: Vec<(&str, Option<&[u8]>)> = [("d", None), ("d/held", Some(&b"held"[..]))]
+        .into_iter()
+        .chain(others.iter().map(|name| (name.as_str(), Some(name.as_bytes()))))
+        .collect();
+    let backend = Scripted::start(&objects);
+    let cluster = Cluster::start(4, backend.path());
+    backend.trouble("d/held", Call::Lookup, Trouble::Hold);
+    let held = std::thread::scope(|scope| {
+        let waiting = [3, 2].map(|node| {
+            let path = cluster.mount(node).join("d/held");
+            scope.spawn(move || fs::read(path))
+        });
+        let held = eventually(DEADLINE, || backend.held() == 1);
+        // Longer than the tree's signs of life and repeats.
+        let mut last = Ok(());
+        let end = Instant::now() + Duration::from_millis(2_500);
+        for round in 0.. {
+            for node in 0..4 {
+                let name = &others[(round + node) % others.len()];
+                let got = fs::read(cluster.mount(node).join(name));
+                if got.as_ref().ok().map(Vec::as_slice) != Some(name.as_bytes()) {
+                    last = Err(format!("{name} at node {node}: {got:?}"));
+                }
+            }
+            if Instant::now() >= end || last.is_err() {
+                break;
+            }
+        }
+        let still = waiting.iter().all(|thread| !thread.is_finished()) && backend.held() == 1;
+        backend.recover();
+        backend.release();
+        for thread in waiting {
+            assert_eq!(thread.join().unwrap().unwrap(), b"held");
+        }
+        last.unwrap();
+        held && still
+    });
+    assert!(held, "the lookup did not hang all the while: the test shows nothing");
+    assert_eq!(backend.calls("d/held", Call::Lookup), 2, "one for the attributes, one to open it");
+    cluster.assert_only_root_asked();
+}
