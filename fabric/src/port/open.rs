@@ -76,7 +76,7 @@ impl Port {
         }
         let mut objects = Objects::new(library, info);
         let sleeper = open_objects(library, &config, &row, &mut objects)
-            .map_err(|error| name_holder(error, &config, &row, &source))?;
+            .map_err(|error| explain(error, &config, &row, &source))?;
         let name = own_name(library, &objects)?;
         let scheme = row.scheme.unwrap_or(&facts.provider).to_owned();
         let address = names::own_address(row.format, &scheme, &name, config.bind.as_ref()).ok_or_else(|| {
@@ -399,19 +399,17 @@ fn own_name(library: &'static Library, objects: &Objects) -> Result<Vec<u8>, Err
     Ok(name)
 }
 
-/// Makes "address in use" say whose it is.
-fn name_holder(error: Error, config: &PortConfig, row: &Provider, source: &Source) -> Error {
-    let taken = match error.code() {
-        Some(Code::AddressInUse) => true,
-        // What the shm provider says of a name that a living process has.
-        Some(Code::Busy) => row.format == AddressFormat::Shm,
-        _ => false,
-    };
+/// Makes an address that cannot be bound say which it is, and whose where that is known.
+fn explain(error: Error, config: &PortConfig, row: &Provider, source: &Source) -> Error {
     let scheme = row.scheme.unwrap_or("tcp");
-    let asked =
-        config.bind.clone().or_else(|| source.socket.map(|socket| Address::inet(scheme, socket.ip(), socket.port())));
-    match asked {
-        Some(address) if taken => Error::InUse { address, holder: source.socket.and_then(holder::of_listening_port) },
+    let of_socket = || source.socket.map(|socket| Address::inet(scheme, socket.ip(), socket.port()));
+    let Some(address) = config.bind.clone().or_else(of_socket) else { return error };
+    match (error.code(), row.format) {
+        // The shm provider says "busy" of a name that a living process has.
+        (Some(Code::AddressInUse), _) | (Some(Code::Busy), AddressFormat::Shm) => {
+            Error::InUse { address, holder: source.socket.and_then(holder::of_listening_port) }
+        }
+        (Some(Code::AddressNotAvailable), _) => Error::NotLocal { address },
         _ => error,
     }
 }

@@ -47,7 +47,8 @@ impl Port {
         Ok(Region { key, len, index, port: self.id })
     }
 
-    /// Closes a region and drops what kept its memory. Peers that still know its key get errors.
+    /// Closes a region and drops what kept its memory. A peer that reads by its key later gets an error, and on the tcp providers
+    /// loses its connection with everything under way on it: take a grant back before the region.
     ///
     /// # Errors
     /// Reads into it are under way (`Code::Busy`; nothing has changed), or the provider refuses.
@@ -113,7 +114,9 @@ impl Port {
     }
 
     /// Reads `len` bytes of a peer's region, from `remote_offset` on, into `region` from `local_offset` on. One
-    /// [`super::Event::Read`] with `token` follows; a peer that is gone or does not poll may delay it for ever, until the close.
+    /// [`super::Event::Read`] with `token` follows; a peer that is gone or does not poll may delay it for ever, until the close. A key that is not known there, or
+    /// bytes beyond its region, end in an error, and on the tcp providers break the connection: other operations with that peer are
+    /// cancelled, and the next one connects again.
     ///
     /// # Errors
     /// [`Post::Again`]: no room now. [`Post::TooLong`]: the destination ends before, or `len` is beyond what the provider reads at
