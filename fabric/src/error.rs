@@ -110,7 +110,8 @@ impl Error {
 /// Why an operation was not posted. Nothing was started: no event will follow.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Post {
-    /// No room now, here or at the provider: poll, then try again under the caller's own deadline. A dead peer answers this for ever.
+    /// No room now, here or at the provider: poll, then try again under the caller's own deadline. A dead peer answers
+    /// this for ever.
     #[error("no room to post now")]
     Again,
     /// The frame is longer than the port's frames, or the destination ends before the read does.

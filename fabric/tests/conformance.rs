@@ -441,7 +441,8 @@ fn a_taken_address_names_its_holder(net: &Net) {
 }
 
 fn a_foreign_address_is_refused(net: &Net) {
-    // 192.0.2.0/24 belongs to documentation (RFC 5737); this very host is asked, so that the address is none of its own.
+    // 192.0.2.0/24 belongs to documentation (RFC 5737); this very host is asked, so that the address is none of its
+    // own.
     let foreign: Address = format!("ofi+{net}://192.0.2.251:7000").parse().expect("an address");
     let error = Port::open(bound_to(net, &foreign)).expect_err("no address of this host");
     assert!(error.to_string().contains("192.0.2.251"), "{error}");

@@ -1,7 +1,8 @@
 //! Sleeps until there is something to poll or another thread calls.
 //!
-//! First the queue is read for `spin`, then the thread sleeps in poll(2) on the queue's descriptors and the caller's: so few descriptors
-//! need no epoll set. Every loop here ends at the deadline, and one that finds nothing again and again sleeps in between.
+//! First the queue is read for `spin`, then the thread sleeps in poll(2) on the queue's descriptors and the caller's:
+//! so few descriptors need no epoll set. Every loop here ends at the deadline, and one that finds nothing again and
+//! again sleeps in between.
 #![allow(unsafe_code, reason = "fi_trywait takes an array of objects; the queue lends its descriptors")]
 
 use std::os::fd::BorrowedFd;
@@ -19,8 +20,9 @@ use crate::error::Error;
 const SLEPT: Duration = Duration::from_micros(5);
 /// So long are wakes without anything to hand out watched before they are judged.
 const WATCH: Duration = Duration::from_millis(20);
-/// Of so many wakes one at least must have ended a real sleep. A large transfer that comes in pieces, or a peer that reads this port's
-/// memory, does so; a descriptor that stays readable does not, and must not cost a CPU: naps come in between.
+/// Of so many wakes one at least must have ended a real sleep. A large transfer that comes in pieces, or a peer that
+/// reads this port's memory, does so; a descriptor that stays readable does not, and must not cost a CPU: naps come in
+/// between.
 const WAKES_PER_SLEEP_MAX: u32 = 8;
 /// That nap.
 const NAP: Duration = Duration::from_millis(1);
@@ -56,10 +58,11 @@ struct Readable {
 }
 
 impl Port {
-    /// Waits until there is something to poll, `extra` is readable (level triggered; the caller drains it), or `timeout` has passed.
+    /// Waits until there is something to poll, `extra` is readable (level triggered; the caller drains it), or
+    /// `timeout` has passed.
     ///
-    /// `Duration::ZERO` looks once. An idle wait returns once, at its end; on cxi the queue is looked at every 10 ms meanwhile, elsewhere
-    /// every second.
+    /// `Duration::ZERO` looks once. An idle wait returns once, at its end; on cxi the queue is looked at every 10 ms
+    /// meanwhile, elsewhere every second.
     ///
     /// # Errors
     /// The endpoint is broken (nothing will come any more: close it), or the system refuses to wait.
@@ -136,7 +139,8 @@ impl Port {
     fn may_sleep(&self) -> bool {
         let fabric = self.objects.fabric.expect("an open port has its fabric");
         let mut object: *mut sys::fid = self.objects.queue().cast();
-        // SAFETY: fabric and queue are open, and the queue begins with its `fid`; the array has the one entry that is announced.
+        // SAFETY: fabric and queue are open, and the queue begins with its `fid`; the array has the one entry that is
+        // announced.
         unsafe { sys::fi_trywait(fabric.as_ptr(), &raw mut object, 1) == 0 }
     }
 

@@ -1,4 +1,5 @@
-//! What the conformance suite is told with: pairs of ports, logs of their events, memory that they may touch, waits with an end.
+//! What the conformance suite is told with: pairs of ports, logs of their events, memory that they may touch, waits
+//! with an end.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::os::fd::OwnedFd;
