@@ -32,7 +32,8 @@ pub(crate) enum WaitKind {
 /// A row of the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Provider {
-    /// The names that libfabric may know it by, in order of preference. Names match exactly: `net` is not `net;ofi_rxm`.
+    /// The names that libfabric may know it by, in order of preference. Names match exactly: `net` is not
+    /// `net;ofi_rxm`.
     pub(crate) names: Cow<'static, [Cow<'static, str>]>,
     /// What addresses call it; nothing: the name that libfabric used.
     pub(crate) scheme: Option<&'static str>,
@@ -66,8 +67,8 @@ impl Provider {
             Cow::Borrowed(name)
         }
         match net {
-            // The descriptor is right only since 2.1 and progress is manual: without a read of the queue every few milliseconds
-            // a rendezvous may stand still.
+            // The descriptor is right only since 2.1 and progress is manual: without a read of the queue every few
+            // milliseconds a rendezvous may stand still.
             Net::Cxi { .. } => Provider {
                 names: Cow::Borrowed(const { &[name("cxi")] }),
                 scheme: Some("cxi"),
@@ -75,8 +76,9 @@ impl Provider {
                 wait: WaitKind::Descriptor { cap: Duration::from_millis(10) },
                 ..PLAIN
             },
-            // `net` in 1.15 to 1.17 and `tcp` in 2.x are one code and one protocol, hence one name in addresses. The queue's descriptor
-            // stays readable from the first completion on (1.17: fi_trywait does nothing), see `poll_set`.
+            // `net` in 1.15 to 1.17 and `tcp` in 2.x are one code and one protocol, hence one name in addresses. The
+            // queue's descriptor stays readable from the first completion on (1.17: fi_trywait does nothing), see
+            // `poll_set`.
             Net::Tcp => Provider {
                 names: Cow::Borrowed(const { &[name("net"), name("tcp")] }),
                 scheme: Some("tcp"),
@@ -92,8 +94,8 @@ impl Provider {
                 peers_max: 256,
                 ..PLAIN
             },
-            // It gives its descriptor only with its own progress thread (FI_GETWAIT answers ENOSYS otherwise). Slow, 7 to 17 ms a
-            // message on few cores, and unmaintained.
+            // It gives its descriptor only with its own progress thread (FI_GETWAIT answers ENOSYS otherwise). Slow, 7
+            // to 17 ms a message on few cores, and unmaintained.
             Net::Sockets => Provider {
                 names: Cow::Borrowed(const { &[name("sockets")] }),
                 scheme: Some("sockets"),

@@ -1,7 +1,9 @@
-//! What concerns the whole process: when libfabric is loaded, the environment, signal handlers, other processes that live or die.
+//! What concerns the whole process: when libfabric is loaded, the environment, signal handlers, other processes that
+//! live or die.
 //!
-//! Each case runs in a process of its own with one thread: this program, started again with the case's name. Helpers ("holder") are
-//! started the same way, speak through their pipes, and are killed by their handle when a case ends, however it ends.
+//! Each case runs in a process of its own with one thread: this program, started again with the case's name. Helpers
+//! ("holder") are started the same way, speak through their pipes, and are killed by their handle when a case ends,
+//! however it ends.
 
 use std::env;
 use std::fs;

@@ -1,7 +1,7 @@
 //! libfabric's objects of one port and the memory that they may touch, closed in one order whatever happened before.
 //!
-//! Filled step by step by `open`: dropping it half-filled closes what is there. Memory goes back only after the endpoint is closed;
-//! when that fails it is kept for ever, since the provider may still write to it.
+//! Filled step by step by `open`: dropping it half-filled closes what is there. Memory goes back only after the
+//! endpoint is closed; when that fails it is kept for ever, since the provider may still write to it.
 #![allow(unsafe_code, reason = "closes C objects")]
 
 use std::any::Any;
@@ -108,8 +108,8 @@ impl Objects {
         }
     }
 
-    /// Closes everything that is open: memory regions, endpoint, queue, address vector, domain, fabric. Goes on after an error and
-    /// answers the first one.
+    /// Closes everything that is open: memory regions, endpoint, queue, address vector, domain, fabric. Goes on after
+    /// an error and answers the first one.
     pub(super) fn close(&mut self) -> Result<(), Error> {
         let library = self.library;
         let mut first: Option<Error> = None;
@@ -157,7 +157,8 @@ impl Objects {
         ];
         for (call, object) in rest {
             if let Some(object) = object {
-                // SAFETY: every object begins with its `fid`, came from the call that opens it, and is closed once: it was taken.
+                // SAFETY: every object begins with its `fid`, came from the call that opens it, and is closed once: it
+                // was taken.
                 note(checked(library, call, unsafe { sys::fi_close(object.as_ptr()) }));
             }
         }

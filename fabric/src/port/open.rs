@@ -42,8 +42,8 @@ impl Port {
     /// The first call of the process loads libfabric (200 ms on Debian) and asks it for providers (90 ms).
     ///
     /// # Errors
-    /// No libfabric, no provider that fits, an address that is taken (the error names it, and its holder where the system tells) or
-    /// not local, a host name that does not resolve, a configuration that cannot be honoured.
+    /// No libfabric, no provider that fits, an address that is taken (the error names it, and its holder where the
+    /// system tells) or not local, a host name that does not resolve, a configuration that cannot be honoured.
     pub fn open(config: PortConfig) -> Result<Port, Error> {
         check(&config)?;
         let row = Provider::of(&config.net);
@@ -76,7 +76,7 @@ impl Port {
         }
         let mut objects = Objects::new(library, info);
         let sleeper = open_objects(library, &config, &row, &mut objects)
-            .map_err(|error| name_holder(error, &config, &row, &source))?;
+            .map_err(|error| explain(error, &config, &row, &source))?;
         let name = own_name(library, &objects)?;
         let scheme = row.scheme.unwrap_or(&facts.provider).to_owned();
         let address = names::own_address(row.format, &scheme, &name, config.bind.as_ref()).ok_or_else(|| {
@@ -106,8 +106,9 @@ impl Port {
             None => {
                 let book = self.objects.book.expect("an open port has its address vector");
                 let mut peer = sys::FI_ADDR_NOTAVAIL;
-                // SAFETY: the vector is open, `bytes` holds one address of the length that the provider's own have (or a string),
-                // and `peer` takes the one answer. The vector has no event queue, so the call ends before it returns.
+                // SAFETY: the vector is open, `bytes` holds one address of the length that the provider's own have (or
+                // a string), and `peer` takes the one answer. The vector has no event queue, so the call ends before it
+                // returns.
                 let inserted = unsafe {
                     sys::fi_av_insert(book.as_ptr(), bytes.as_ptr().cast(), 1, &raw mut peer, 0, ptr::null_mut())
                 };
@@ -248,7 +249,8 @@ fn inet_source(config: &PortConfig, row: &Provider) -> Result<Source, Error> {
     Ok(Source { node: Some(socket.ip().to_string()), service: Some(socket.port().to_string()), socket: Some(socket) })
 }
 
-/// The device and PID. The device is the one that --net names, else the one whose NIC address the book entry has, else the first.
+/// The device and PID. The device is the one that --net names, else the one whose NIC address the book entry has, else
+/// the first.
 fn cxi_source(library: &'static Library, config: &PortConfig, row: &Provider) -> Result<Source, Error> {
     let query = Query {
         name: &row.names[0],
@@ -327,7 +329,8 @@ fn no_provider(library: &Library, row: &Provider, what: &str) -> Error {
     }
 }
 
-/// Makes fabric, domain, address vector, queue and endpoint, binds and enables them, and registers the slabs where that is asked for.
+/// Makes fabric, domain, address vector, queue and endpoint, binds and enables them, and registers the slabs where that
+/// is asked for.
 fn open_objects(
     library: &'static Library,
     config: &PortConfig,
@@ -399,19 +402,17 @@ fn own_name(library: &'static Library, objects: &Objects) -> Result<Vec<u8>, Err
     Ok(name)
 }
 
-/// Makes "address in use" say whose it is.
-fn name_holder(error: Error, config: &PortConfig, row: &Provider, source: &Source) -> Error {
-    let taken = match error.code() {
-        Some(Code::AddressInUse) => true,
-        // What the shm provider says of a name that a living process has.
-        Some(Code::Busy) => row.format == AddressFormat::Shm,
-        _ => false,
-    };
+/// Makes an address that cannot be bound say which it is, and whose where that is known.
+fn explain(error: Error, config: &PortConfig, row: &Provider, source: &Source) -> Error {
     let scheme = row.scheme.unwrap_or("tcp");
-    let asked =
-        config.bind.clone().or_else(|| source.socket.map(|socket| Address::inet(scheme, socket.ip(), socket.port())));
-    match asked {
-        Some(address) if taken => Error::InUse { address, holder: source.socket.and_then(holder::of_listening_port) },
+    let of_socket = || source.socket.map(|socket| Address::inet(scheme, socket.ip(), socket.port()));
+    let Some(address) = config.bind.clone().or_else(of_socket) else { return error };
+    match (error.code(), row.format) {
+        // The shm provider says "busy" of a name that a living process has.
+        (Some(Code::AddressInUse), _) | (Some(Code::Busy), AddressFormat::Shm) => {
+            Error::InUse { address, holder: source.socket.and_then(holder::of_listening_port) }
+        }
+        (Some(Code::AddressNotAvailable), _) => Error::NotLocal { address },
         _ => error,
     }
 }

@@ -119,14 +119,15 @@ fn descriptor(library: &Library, objects: &Objects) -> Result<Descriptors, Error
 
 /// The descriptors of a queue that was opened with FI_WAIT_POLLFD, without those by which the provider wakes itself.
 ///
-/// The provider `net` (and so the queue's descriptor with FI_WAIT_FD) writes a byte into a socket pair at the first completion and
-/// takes it out only inside fi_cq_sread: from then on the descriptor would be readable for ever. That byte says nothing here, where the
-/// one thread that makes completions reads the queue before it sleeps. What is left are the descriptors of the network.
+/// The provider `net` (and so the queue's descriptor with FI_WAIT_FD) writes a byte into a socket pair at the first
+/// completion and takes it out only inside fi_cq_sread: from then on the descriptor would be readable for ever. That
+/// byte says nothing here, where the one thread that makes completions reads the queue before it sleeps. What is left
+/// are the descriptors of the network.
 fn poll_set(library: &Library, objects: &Objects) -> Result<Descriptors, Error> {
     // The set is put together by the first wait: before it has one entry only.
     let mut entry = sys::fi_cq_msg_entry::default();
-    // SAFETY: the queue is open and gives entries of this format, of which one has room. Nothing can complete yet, since no endpoint
-    // uses the queue: the call ends after its millisecond.
+    // SAFETY: the queue is open and gives entries of this format, of which one has room. Nothing can complete yet,
+    // since no endpoint uses the queue: the call ends after its millisecond.
     let waited = unsafe { sys::fi_cq_sread(objects.queue(), ptr::from_mut(&mut entry).cast(), 1, ptr::null(), 1) };
     if waited != -(libc::EAGAIN as isize) {
         return Err(Error::of_call(library, "fi_cq_sread", waited as i64));
