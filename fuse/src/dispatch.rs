@@ -67,12 +67,10 @@ impl<F: Filesystem> Dispatcher<F> {
 }
 
 /// What is asked of the kernel, each only where it offers it.
-const CAPABILITIES: [(InitFlags, &str); 7] = [
+const CAPABILITIES: [(InitFlags, &str); 6] = [
     (InitFlags::FUSE_ASYNC_READ, "ASYNC_READ"),
     // Without it one slow lookup blocks its whole directory.
     (InitFlags::FUSE_PARALLEL_DIROPS, "PARALLEL_DIROPS"),
-    // A directory's cached names go when its modification time has moved.
-    (InitFlags::FUSE_AUTO_INVAL_DATA, "AUTO_INVAL_DATA"),
     (InitFlags::FUSE_CACHE_SYMLINKS, "CACHE_SYMLINKS"),
     (InitFlags::FUSE_MAX_PAGES, "MAX_PAGES"),
     (InitFlags::FUSE_NO_OPEN_SUPPORT, "NO_OPEN_SUPPORT"),
