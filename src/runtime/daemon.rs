@@ -229,6 +229,8 @@ impl Daemon {
         let waker = Arc::new(Waker::new().map_err(system("the engine's waker"))?);
         let inbox = Arc::new(Inbox::new(waker.clone()));
         let shown = Arc::new(Shown::default());
+        // Until the engine has made its first turn nobody may take this node for a root.
+        shown.show(node.parent_state());
         let workers = if topology.is_root() { ROOT_WORKERS } else { LEAF_WORKERS };
         let pool = Pool::start(workers, backend, &waker).map_err(system("a worker thread"))?;
         let (invalidate, notices) = mpsc::channel::<(Ino, Box<[u8]>)>();

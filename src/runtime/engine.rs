@@ -173,7 +173,7 @@ impl Shown {
         }
     }
 
-    fn show(&self, state: ParentState) {
+    pub(super) fn show(&self, state: ParentState) {
         let value = match state {
             ParentState::None => 0,
             ParentState::Unreachable => 1,

@@ -59,7 +59,7 @@ pub(crate) struct Scripted {
     fs: Arc<Fs>,
     session: Option<Session>,
     dir: Option<tempfile::TempDir>,
-    _watchdog: Watchdog,
+    watchdog: Watchdog,
 }
 
 impl Scripted {
@@ -76,8 +76,9 @@ impl Scripted {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let options = MountOptions { fsname: "scripted".to_owned(), ..MountOptions::new(dir.path()) };
         let session = Session::mount(fs.clone(), options).expect("the backend mounts");
-        let watchdog = Watchdog::start(vec![session.mountpoint().to_owned()]);
-        Scripted { fs, session: Some(session), dir: Some(dir), _watchdog: watchdog }
+        let watchdog = Watchdog::start();
+        watchdog.watch(session.mountpoint());
+        Scripted { fs, session: Some(session), dir: Some(dir), watchdog }
     }
 
     /// Where it is mounted.
@@ -120,6 +121,9 @@ impl Drop for Scripted {
         self.recover();
         self.release();
         let joined = session.join(DEADLINE);
+        if joined.is_err() {
+            self.watchdog.bark("somebody holds the backend");
+        }
         if is_mounted(&mountpoint) {
             self.dir.take().map(tempfile::TempDir::keep);
         }

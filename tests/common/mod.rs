@@ -13,13 +13,13 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use bornite::observe::{Counter, Counters};
 use bornite::runtime::{Daemon, DaemonConfig, StartError};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 /// The nodes that stand for root, child and grandchild in a cluster of four.
 pub(crate) const DEPTHS: [usize; 3] = [0, 1, 3];
@@ -129,8 +129,7 @@ impl Plan {
                 Node { daemon: None, counters: Arc::new(Counters::new()), mountpoint }
             })
             .collect::<Vec<_>>();
-        let watchdog = Watchdog::start(nodes.iter().map(|node| node.mountpoint.clone()).collect());
-        Cluster { book: book.collect(), plan: self, nodes, own, _watchdog: watchdog }
+        Cluster { book: book.collect(), plan: self, nodes, own, watchdog: Watchdog::start() }
     }
 }
 
@@ -147,7 +146,7 @@ pub(crate) struct Cluster {
     nodes: Vec<Node>,
     /// The directory of the mount points, where it is the cluster's own.
     own: Option<tempfile::TempDir>,
-    _watchdog: Watchdog,
+    watchdog: Watchdog,
 }
 
 impl Cluster {
@@ -180,6 +179,7 @@ impl Cluster {
         assert!(self.nodes[node].daemon.is_none(), "node {node} runs already");
         let daemon = Daemon::start(self.config(node), self.nodes[node].counters.clone())?;
         self.nodes[node].daemon = Some(daemon);
+        self.watchdog.watch(self.mount(node));
         Ok(())
     }
 
@@ -259,8 +259,10 @@ impl Drop for Cluster {
             }
             if is_mounted(&node.mountpoint) {
                 wrong.push(format!("{} was still mounted", node.mountpoint.display()));
-                abort(&node.mountpoint);
             }
+        }
+        if !wrong.is_empty() {
+            self.watchdog.bark("its daemon did not stop");
         }
         if self.nodes.iter().any(|node| is_mounted(&node.mountpoint)) {
             // Whoever removes the directory would walk into the mount.
@@ -272,39 +274,78 @@ impl Drop for Cluster {
     }
 }
 
-/// Ends the connection of the mount at `path`, which frees everyone who waits in it, and detaches it.
-fn abort(path: &Path) {
-    // FORCE aborts a FUSE connection even where it then finds the mount busy; DETACH takes it away.
-    for flags in [UnmountFlags::FORCE, UnmountFlags::DETACH] {
-        let _ = rustix::mount::unmount(path, flags | UnmountFlags::NOFOLLOW);
-    }
-}
-
 /// Whether something is mounted at `path`, without touching it.
 pub(crate) fn is_mounted(path: &Path) -> bool {
-    let list = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
-    // Paths of temporary directories have nothing that the list escapes.
-    list.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == path))
+    device_of(path).is_some()
 }
 
-/// Aborts mounts that live too long; ends when dropped.
+/// The minor device number of the mount at `path`, which names its FUSE connection as well.
+fn device_of(path: &Path) -> Option<String> {
+    let list = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    list.lines().find_map(|line| {
+        // proc_pid_mountinfo(5). Paths of temporary directories have nothing that the list escapes.
+        let fields: Vec<&str> = line.split(' ').collect();
+        (Path::new(fields.get(4)?) == path).then(|| fields[2].split_once(':').map(|(_, minor)| minor.to_owned()))?
+    })
+}
+
+/// Frees who is stuck in a mount when a test hangs or a daemon does not stop: such a thread is not even killed with its
+/// process, which holds the device that would have to be closed for it.
 pub(crate) struct Watchdog {
+    mounts: Arc<Mutex<Vec<(PathBuf, String)>>>,
     _alive: mpsc::Sender<()>,
 }
 
 impl Watchdog {
-    pub(crate) fn start(mounts: Vec<PathBuf>) -> Watchdog {
+    pub(crate) fn start() -> Watchdog {
         let (alive, ended) = mpsc::channel::<()>();
+        let mounts: Arc<Mutex<Vec<(PathBuf, String)>>> = Arc::default();
+        let watched = Arc::clone(&mounts);
         std::thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || {
                 if ended.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
-                    let _ = writeln!(std::io::stderr(), "a test hangs: aborting {mounts:?}");
-                    mounts.iter().filter(|path| is_mounted(path)).for_each(|path| abort(path));
+                    abort(&watched.lock().unwrap_or_else(PoisonError::into_inner), "it lives too long");
                 }
             })
             .expect("a thread");
-        Watchdog { _alive: alive }
+        Watchdog { mounts, _alive: alive }
+    }
+
+    /// Takes note of a mount that was just made.
+    pub(crate) fn watch(&self, mountpoint: &Path) {
+        let device = device_of(mountpoint).expect("it is mounted");
+        self.mounts.lock().unwrap_or_else(PoisonError::into_inner).push((mountpoint.to_owned(), device));
+    }
+
+    /// Aborts what requests still wait in.
+    pub(crate) fn bark(&self, why: &str) {
+        abort(&self.mounts.lock().unwrap_or_else(PoisonError::into_inner), why);
+    }
+}
+
+/// Aborts the FUSE connections of `mounts` in which requests wait, and detaches the mounts. A detached mount's number
+/// may belong to another by now; one in which nothing waits is therefore left alone.
+fn abort(mounts: &[(PathBuf, String)], why: &str) {
+    let mut control = PathBuf::from("/sys/fs/fuse/connections");
+    let own = tempfile::tempdir().expect("a temporary directory");
+    let lacks = std::fs::read_dir(&control).is_ok_and(|mut names| names.next().is_none());
+    let mounted = lacks && rustix::mount::mount("none", own.path(), "fusectl", MountFlags::empty(), None).is_ok();
+    if mounted {
+        control = own.path().to_owned();
+    }
+    for (path, device) in mounts {
+        let connection = control.join(device);
+        if std::fs::read_to_string(connection.join("waiting")).is_ok_and(|waiting| waiting.trim() != "0") {
+            let aborted = std::fs::write(connection.join("abort"), "1");
+            let _ = writeln!(std::io::stderr(), "aborting the mount at {}, {why}: {aborted:?}", path.display());
+        }
+        if is_mounted(path) {
+            let _ = rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        }
+    }
+    if mounted {
+        let _ = rustix::mount::unmount(own.path(), UnmountFlags::DETACH);
     }
 }
 
