@@ -9,7 +9,7 @@ use std::path::Path;
 /// What each layer of `src` may name: other layers, and our other crates.
 const LAYERS: [(&str, &[&str]); 8] = [
     ("main", &["cli"]),
-    ("cli", &["job", "runtime", "core", "cache", "observe", "sim", "bornite_fabric", "bornite_fuse"]),
+    ("cli", &["job", "runtime", "observe", "sim"]),
     ("runtime", &["core", "cache", "observe", "bornite_fabric", "bornite_fuse"]),
     ("job", &["observe"]),
     ("core", &["cache"]),
