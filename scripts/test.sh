@@ -3,7 +3,7 @@
 # The exit code is cargo's. Tests use the dev profile: overflow and debug assertions are on, and clippy and doc share it,
 # so nothing is built twice.
 #
-# A test that cannot run here prints a line that begins with "SKIPPED: " and passes, or is marked #[ignore = "reason"].
+# A test that cannot run here prints "skipped: REASON" on a line of its own and passes, or is marked #[ignore = "reason"].
 #
 #   scripts/test.sh            all tests but those marked #[ignore]
 #   scripts/test.sh --soak     only those
@@ -29,8 +29,11 @@ code=0
         !quiet { print; fflush() }
     ' || code=$?
 
-skipped=$(sed -n -e 's/^.*SKIPPED: /SKIPPED: /p' -e 's/^test \(.*\) \.\.\. ignored, \(.*\)$/SKIPPED: \1: \2/p' "$log" | sort | uniq -c |
-    sed 's/^ *1 //; s/^ *\([0-9]*\) \(SKIPPED: .*\)$/\2 (\1 times)/')
+skipped=$(awk '
+    /^---- .* stdout ----$/ { test = $2 }
+    /^test .* \.\.\. ignored, / { print "SKIPPED " $2 ": " substr($0, index($0, " ... ignored, ") + 14) }
+    tolower($0) ~ /^skipped/ { reason = substr($0, 8); sub(/^:? */, "", reason); print "SKIPPED " test ": " reason }
+' "$log")
 if [[ -n $skipped ]]; then
     printf '\n%s\n' "$skipped"
 fi

@@ -1,1 +1,159 @@
-//! Benchmarks.
+//! What the benchmarks share: the program that is measured, figures over several runs, and where results are kept.
+//!
+//! Each benchmark runs its peers in the same run, prints a table, and writes raw figures with command, commit and machine to
+//! `bench/results`. Times on shared machines are noisy: medians and ratios are what to read.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use bornite::observe::Machine;
+use serde::Serialize;
+
+/// The release binary: `$BORNITE`, or the one beside this benchmark.
+///
+/// # Errors
+/// It is not there: `make build` makes it.
+pub fn program() -> anyhow::Result<PathBuf> {
+    let path = match std::env::var_os("BORNITE") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let this = std::env::current_exe().context("cannot find this program's file")?;
+            this.ancestors().nth(2).context("this program lies in no target directory")?.join("bornite")
+        }
+    };
+    if !path.is_file() {
+        bail!("{} is missing: run `make build`, or set BORNITE", path.display());
+    }
+    Ok(path)
+}
+
+/// Figures of one measured thing, in the order of their runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Series {
+    /// What was measured.
+    pub name: String,
+    /// What the values are, such as `ms`.
+    pub unit: &'static str,
+    /// One for each run.
+    pub values: Vec<f64>,
+}
+
+impl Series {
+    /// The middle value; of an even number of values the upper one.
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.values.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The smallest and the largest value.
+    pub fn range(&self) -> (f64, f64) {
+        self.values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), v| (least.min(*v), most.max(*v)))
+    }
+
+    /// One line of a table.
+    pub fn line(&self) -> String {
+        let (least, most) = self.range();
+        format!("{:<28}{:>10.2} {}  ({least:.2} to {most:.2})", self.name, self.median(), self.unit)
+    }
+}
+
+/// Wall time of a command from its start to its end, milliseconds; its output is thrown away.
+///
+/// # Errors
+/// It cannot be run, or ends with another code than `code`.
+pub fn time_ms(command: &mut Command, code: i32) -> anyhow::Result<f64> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let begin = Instant::now();
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    let took = begin.elapsed();
+    if status.code() != Some(code) {
+        bail!("{command:?} ended with {status}, not with code {code}");
+    }
+    Ok(took.as_secs_f64() * 1e3)
+}
+
+/// A job of local daemons that is stopped at the end, whatever happens.
+#[derive(Debug)]
+pub struct Job {
+    program: PathBuf,
+    mount: PathBuf,
+}
+
+impl Job {
+    /// Launches `nodes` daemons that serve `target` below `mount`.
+    ///
+    /// # Errors
+    /// They do not come up: their own words.
+    pub fn launch(program: &Path, nodes: u32, target: &Path, mount: &Path) -> anyhow::Result<Job> {
+        let mut command = Command::new(program);
+        command.args(["launch", "--local", "--nodes", &nodes.to_string(), "--mount"]).arg(mount);
+        command.arg("--target").arg(target);
+        let output = command.output().context("cannot launch")?;
+        if !output.status.success() {
+            bail!("launch: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(Job { program: program.to_owned(), mount: mount.to_owned() })
+    }
+
+    /// The mount point of a node.
+    pub fn node(&self, index: u32) -> PathBuf {
+        self.mount.join(format!("node{index}"))
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        match Command::new(&self.program).args(["stop", "--mount"]).arg(&self.mount).output() {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => eprintln!("stop: {}", String::from_utf8_lossy(&output.stderr)),
+            Err(error) => eprintln!("stop: {error}"),
+        }
+    }
+}
+
+/// Writes figures, with where they were measured, as `bench/results/NAME.json`.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn record(name: &str, figures: &impl Serialize) -> anyhow::Result<PathBuf> {
+    #[derive(Serialize)]
+    struct Record<'a, F> {
+        machine: Machine,
+        figures: &'a F,
+    }
+    let file = results().join(format!("{name}.json"));
+    let text = serde_json::to_string_pretty(&Record { machine: Machine::this(), figures })?;
+    std::fs::write(&file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
+
+/// The directory of results.
+pub fn results() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("results")
+}
+
+/// Waits for a time, as the measured thing must be left alone.
+pub fn leave_alone(time: Duration) {
+    std::thread::sleep(time);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_has_its_median_and_range() {
+        let series = Series { name: "x".to_owned(), unit: "ms", values: vec![3.0, 1.0, 9.0] };
+        assert_eq!((series.median(), series.range()), (3.0, (1.0, 9.0)));
+        assert!(series.line().contains("3.00 ms  (1.00 to 9.00)"));
+    }
+
+    #[test]
+    fn a_command_that_fails_is_no_figure() {
+        assert!(time_ms(&mut Command::new("true"), 0).unwrap() > 0.0);
+        assert!(time_ms(&mut Command::new("false"), 0).is_err());
+    }
+}

@@ -1,7 +1,8 @@
-//! Addresses as books write them: `ofi+cxi://0x00916600`, `ofi+tcp://host:port`, `ofi+tcp;ofi_rxm://host:port`, `ofi+shm://name`.
+//! Addresses as books write them: `ofi+cxi://0x00916600`, `ofi+tcp://host:port`, `ofi+tcp;ofi_rxm://host:port`,
+//! `ofi+shm://name`.
 //!
-//! Books, the command line and the job layer parse and print them; [`crate::Port`] turns them into what libfabric inserts. Parsing
-//! never asks a name server: names are resolved when an address is bound or inserted.
+//! Books, the command line and the job layer parse and print them; [`crate::Port`] turns them into what libfabric
+//! inserts. Parsing never asks a name server: names are resolved when an address is bound or inserted.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -222,8 +223,8 @@ fn parse_inet(provider: &str, text: &str) -> Result<Kind, String> {
     Ok(Kind::Inet { provider: provider.to_owned(), host, port })
 }
 
-/// Letters, digits, dots, dashes and underscores (which real clusters have), with a letter: a name of digits and dots would be a
-/// misspelt IPv4 address, which a resolver might take for something else.
+/// Letters, digits, dots, dashes and underscores (which real clusters have), with a letter: a name of digits and dots
+/// would be a misspelt IPv4 address, which a resolver might take for something else.
 fn is_host_name(name: &str) -> bool {
     name.len() <= 255
         && !name.starts_with(['.', '-'])

@@ -37,6 +37,12 @@ pub enum Error {
         /// Who holds it, where the system tells (tcp, processes that this user may look at).
         holder: Option<Holder>,
     },
+    /// The address that this port should bind is none of this host's.
+    #[error("{address} is no address of this host; correct this node's entry in the book, or its --hostname")]
+    NotLocal {
+        /// The address that was asked for.
+        address: Address,
+    },
     /// No provider of the loaded library fits.
     #[error("libfabric {version} offers no provider {wanted} for {what}{}; see `fi_info -l`, or choose another --net", match hidden_by { Some(value) => format!(" (FI_PROVIDER={value} may hide it)"), None => String::new() })]
     NoProvider {
@@ -79,6 +85,7 @@ impl Error {
         match self {
             Error::Call { code, .. } => Some(*code),
             Error::InUse { .. } => Some(Code::AddressInUse),
+            Error::NotLocal { .. } => Some(Code::AddressNotAvailable),
             _ => None,
         }
     }
@@ -103,7 +110,8 @@ impl Error {
 /// Why an operation was not posted. Nothing was started: no event will follow.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Post {
-    /// No room now, here or at the provider: poll, then try again under the caller's own deadline. A dead peer answers this for ever.
+    /// No room now, here or at the provider: poll, then try again under the caller's own deadline. A dead peer answers
+    /// this for ever.
     #[error("no room to post now")]
     Again,
     /// The frame is longer than the port's frames, or the destination ends before the read does.

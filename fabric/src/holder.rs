@@ -19,7 +19,8 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The process whose listening socket keeps `address` from being bound. Nothing when it is gone already, or belongs to another user.
+/// The process whose listening socket keeps `address` from being bound. Nothing when it is gone already, or belongs to
+/// another user.
 pub(crate) fn of_listening_port(address: SocketAddr) -> Option<Holder> {
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()

@@ -1,6 +1,8 @@
-//! Asks libfabric what it offers (fi_getinfo(3)) with hints that fit cxi and the tcp providers alike, and picks one answer.
+//! Asks libfabric what it offers (fi_getinfo(3)) with hints that fit cxi and the tcp providers alike, and picks one
+//! answer.
 //!
-//! Called by [`crate::Port::open`]. Structures are allocated by the library alone: they grow at their tails from one version to the next.
+//! Called by [`crate::Port::open`]. Structures are allocated by the library alone: they grow at their tails from one
+//! version to the next.
 #![allow(unsafe_code, reason = "reads and fills C structures that the library allocates")]
 
 use std::ffi::{CStr, CString, c_char};
@@ -11,7 +13,8 @@ use libfabric_sys::Library;
 
 use crate::error::{Code, Error};
 
-/// The interface version that is asked for: a version newer than the library gets ENOSYS, and 1.15 has all that is used.
+/// The interface version that is asked for: a version newer than the library gets ENOSYS, and 1.15 has all that is
+/// used.
 pub(crate) const API_VERSION: u32 = sys::fi_version_of(1, 15);
 
 /// What a caller wants from one provider.
@@ -78,7 +81,8 @@ impl Info {
                 flags |= sys::FI_NUMERICHOST;
             }
             let mut head = ptr::null_mut();
-            // SAFETY: node and service are C strings or null and outlive the call, as do the hints, which the library allocated.
+            // SAFETY: node and service are C strings or null and outlive the call, as do the hints, which the library
+            // allocated.
             let code = unsafe {
                 (library.fi_getinfo)(
                     API_VERSION,
@@ -111,7 +115,8 @@ impl Info {
 
     /// The chosen answer's fields.
     pub(crate) fn facts(&self) -> Facts {
-        // SAFETY: `chosen` is an entry of the list that this value owns; the library fills every attribute of an answer.
+        // SAFETY: `chosen` is an entry of the list that this value owns; the library fills every attribute of an
+        // answer.
         unsafe { facts_of(self.chosen) }
     }
 
@@ -149,8 +154,8 @@ impl Hints {
         let info = NonNull::new(info).ok_or_else(|| Error::of_call(library, "fi_dupinfo", (-libc::ENOMEM).into()))?;
         let hints = Hints(info, library);
         let name = CString::new(query.name).expect("no zero byte in a provider's name");
-        // SAFETY: the library allocated the structure and each attribute written here, zeroed, and nobody else has them; the name
-        // is copied into memory of malloc, which fi_freeinfo gives back to free.
+        // SAFETY: the library allocated the structure and each attribute written here, zeroed, and nobody else has
+        // them; the name is copied into memory of malloc, which fi_freeinfo gives back to free.
         unsafe {
             let info = &mut *hints.0.as_ptr();
             info.caps = sys::FI_MSG | sys::FI_RMA;
@@ -189,7 +194,8 @@ impl Drop for Hints {
 /// # Safety
 /// `info` is an answer of fi_getinfo that is not freed yet.
 unsafe fn facts_of(info: NonNull<sys::fi_info>) -> Facts {
-    // SAFETY: an answer has all attributes, its names are C strings or null, and its source address has the length that it says.
+    // SAFETY: an answer has all attributes, its names are C strings or null, and its source address has the length that
+    // it says.
     unsafe {
         let info = info.as_ref();
         let source = match NonNull::new(info.src_addr.cast::<u8>()) {
@@ -222,8 +228,8 @@ unsafe fn text_of(text: *const c_char) -> String {
 mod tests {
     use super::*;
 
-    /// What the cxi provider of 2.x offers, as recorded: a hint outside of it would make fi_getinfo answer "no data" on Slingshot,
-    /// which no test on another machine would show.
+    /// What the cxi provider of 2.x offers, as recorded: a hint outside of it would make fi_getinfo answer "no data" on
+    /// Slingshot, which no test on another machine would show.
     mod cxi {
         use libfabric_sys as sys;
         pub(super) const CAPS: u64 = sys::FI_MSG | sys::FI_RMA;

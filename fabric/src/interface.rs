@@ -5,7 +5,8 @@ use std::ffi::CStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ptr;
 
-/// The first IPv4 address of interface `name`, else its first IPv6 address that is not link-local; nothing if there is no such interface.
+/// The first IPv4 address of interface `name`, else its first IPv6 address that is not link-local; nothing if there is
+/// no such interface.
 pub(crate) fn address_of(name: &str) -> Option<IpAddr> {
     let mut found: Vec<IpAddr> = Vec::new();
     let mut head = ptr::null_mut();
@@ -15,7 +16,8 @@ pub(crate) fn address_of(name: &str) -> Option<IpAddr> {
     }
     let mut next = head;
     while !next.is_null() {
-        // SAFETY: `next` is an entry of the list; its name is a C string, and its address, if any, has the size of its family.
+        // SAFETY: `next` is an entry of the list; its name is a C string, and its address, if any, has the size of its
+        // family.
         unsafe {
             let entry = &*next;
             if CStr::from_ptr(entry.ifa_name).to_bytes() == name.as_bytes() && !entry.ifa_addr.is_null() {

@@ -1,13 +1,13 @@
 //! The endpoint layer: messages and one-sided reads between nodes, over libfabric (fabric(7)).
 //!
-//! The engine thread of a daemon owns one [`Port`] and drives it: [`Port::send`] and [`Port::read`] post, [`Port::poll`] hands
-//! out what came and what ended, [`Port::wait`] sleeps until there is something to do. Other threads reach the port only through
-//! the engine's queue and the descriptor that they give to `wait`. This crate knows neither the protocol that the frames carry nor
-//! the filesystem. It must never block without a deadline, spin without a bound, lose an operation (each ends in one event), or
-//! free memory that the network card may still touch.
+//! The engine thread of a daemon owns one [`Port`] and drives it: [`Port::send`] and [`Port::read`] post,
+//! [`Port::poll`] hands out what came and what ended, [`Port::wait`] sleeps until there is something to do. Other
+//! threads reach the port only through the engine's queue and the descriptor that they give to `wait`. This crate knows
+//! neither the protocol that the frames carry nor the filesystem. It must never block without a deadline, spin without
+//! a bound, lose an operation (each ends in one event), or free memory that the network card may still touch.
 //!
-//! libfabric itself is loaded by the first [`Port::open`] and not before (`libfabric-sys`); [`choose_provider_env`] must run
-//! earlier, while the process has one thread.
+//! libfabric itself is loaded by the first [`Port::open`] and not before (`libfabric-sys`); [`choose_provider_env`]
+//! must run earlier, while the process has one thread.
 //!
 //! ```no_run
 //! use bornite_fabric::{Event, Net, Port, PortConfig};

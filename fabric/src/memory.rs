@@ -1,7 +1,7 @@
 //! Page-aligned memory that the provider reads and writes: frames and operation contexts.
 //!
-//! Used by [`crate::Port`] alone, through raw pointers: the provider may write at any time while an operation is posted, so no
-//! reference to a posted part is ever made.
+//! Used by [`crate::Port`] alone, through raw pointers: the provider may write at any time while an operation is
+//! posted, so no reference to a posted part is ever made.
 #![allow(unsafe_code, reason = "maps memory and hands out parts of it by pointer")]
 
 use std::mem::ManuallyDrop;
@@ -63,7 +63,8 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map` and nothing points into it any more: the owner drops it after the endpoint.
+        // SAFETY: the mapping was made by `map` and nothing points into it any more: the owner drops it after the
+        // endpoint.
         if let Err(errno) = unsafe { munmap(self.base.as_ptr().cast(), self.len) } {
             log::error!("munmap: {errno}");
         }

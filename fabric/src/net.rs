@@ -9,7 +9,8 @@ use std::str::FromStr;
 /// A kind of network, as `--net` names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Net {
-    /// HPE Slingshot. `nic` chooses the device `cxi<nic>`; without it the device comes from the bound address, else the first one.
+    /// HPE Slingshot. `nic` chooses the device `cxi<nic>`; without it the device comes from the bound address, else the
+    /// first one.
     Cxi {
         /// The device's number.
         nic: Option<u8>,
@@ -92,9 +93,10 @@ pub enum EnvironmentError {
 
 /// Decides between `--net` and FI_PROVIDER (fabric(7)), and puts FI_PROVIDER right before libfabric is loaded.
 ///
-/// `net` is the value of `--net`; it beats FI_PROVIDER. The answer is the network to open a port on: `net`, else the first one that
-/// FI_PROVIDER allows, else `None` (the caller chooses, by the address book). FI_PROVIDER is changed where it would hide what was
-/// chosen: 1.15 and 1.17 hide their good tcp provider, `net`, from FI_PROVIDER=tcp. A log line says what was chosen.
+/// `net` is the value of `--net`; it beats FI_PROVIDER. The answer is the network to open a port on: `net`, else the
+/// first one that FI_PROVIDER allows, else `None` (the caller chooses, by the address book). FI_PROVIDER is changed
+/// where it would hide what was chosen: 1.15 and 1.17 hide their good tcp provider, `net`, from FI_PROVIDER=tcp. A log
+/// line says what was chosen.
 ///
 /// Must run while the process has one thread, since it may change the environment; this is checked.
 ///
@@ -159,7 +161,8 @@ fn set_provider(from: &str, to: &str) -> Result<(), EnvironmentError> {
     if threads != 1 {
         return Err(EnvironmentError::Threads { from: from.to_owned(), to: to.to_owned() });
     }
-    // SAFETY: this process has one thread, counted just now, and that thread is here: nobody else reads the environment.
+    // SAFETY: this process has one thread, counted just now, and that thread is here: nobody else reads the
+    // environment.
     unsafe { env::set_var("FI_PROVIDER", to) };
     Ok(())
 }

@@ -21,6 +21,8 @@ pub(crate) enum AddressFormat {
 /// How a port sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitKind {
+    /// The queue's single descriptor is not to be trusted, those that it is made of are; `cap` as below.
+    PollSet { cap: Duration },
     /// The completion queue has a descriptor; sleep at most `cap` on it before the queue is read again.
     Descriptor { cap: Duration },
     /// It has none: read the queue, sleeping up to `nap` in between.
@@ -30,7 +32,8 @@ pub(crate) enum WaitKind {
 /// A row of the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Provider {
-    /// The names that libfabric may know it by, in order of preference. Names match exactly: `net` is not `net;ofi_rxm`.
+    /// The names that libfabric may know it by, in order of preference. Names match exactly: `net` is not
+    /// `net;ofi_rxm`.
     pub(crate) names: Cow<'static, [Cow<'static, str>]>,
     /// What addresses call it; nothing: the name that libfabric used.
     pub(crate) scheme: Option<&'static str>,
@@ -44,15 +47,15 @@ pub(crate) struct Provider {
     pub(crate) peers_max: usize,
 }
 
-/// A wait descriptor that is trusted: the cap is only a guard against a lost wake-up.
-const TRUSTED: WaitKind = WaitKind::Descriptor { cap: Duration::from_secs(1) };
+/// The cap where descriptors are trusted: only a guard against a lost wake-up.
+const GUARD: Duration = Duration::from_secs(1);
 
 /// The plain row: what every provider is until something speaks against it.
 const PLAIN: Provider = Provider {
     names: Cow::Borrowed(&[]),
     scheme: None,
     format: AddressFormat::Inet,
-    wait: TRUSTED,
+    wait: WaitKind::Descriptor { cap: GUARD },
     automatic_progress: false,
     peers_max: usize::MAX,
 };
@@ -64,8 +67,8 @@ impl Provider {
             Cow::Borrowed(name)
         }
         match net {
-            // The descriptor is right only since 2.1 and progress is manual: without a read of the queue every few milliseconds
-            // a rendezvous may stand still.
+            // The descriptor is right only since 2.1 and progress is manual: without a read of the queue every few
+            // milliseconds a rendezvous may stand still.
             Net::Cxi { .. } => Provider {
                 names: Cow::Borrowed(const { &[name("cxi")] }),
                 scheme: Some("cxi"),
@@ -73,10 +76,15 @@ impl Provider {
                 wait: WaitKind::Descriptor { cap: Duration::from_millis(10) },
                 ..PLAIN
             },
-            // `net` in 1.15 to 1.17 and `tcp` in 2.x are one code and one protocol, hence one name in addresses.
-            Net::Tcp => {
-                Provider { names: Cow::Borrowed(const { &[name("net"), name("tcp")] }), scheme: Some("tcp"), ..PLAIN }
-            }
+            // `net` in 1.15 to 1.17 and `tcp` in 2.x are one code and one protocol, hence one name in addresses. The
+            // queue's descriptor stays readable from the first completion on (1.17: fi_trywait does nothing), see
+            // `poll_set`.
+            Net::Tcp => Provider {
+                names: Cow::Borrowed(const { &[name("net"), name("tcp")] }),
+                scheme: Some("tcp"),
+                wait: WaitKind::PollSet { cap: GUARD },
+                ..PLAIN
+            },
             // No descriptor at all (fi_cq_open answers ENOSYS), and 256 peers (fi_av_open answers ENOSYS beyond).
             Net::Shm => Provider {
                 names: Cow::Borrowed(const { &[name("shm")] }),
@@ -86,8 +94,8 @@ impl Provider {
                 peers_max: 256,
                 ..PLAIN
             },
-            // It gives its descriptor only with its own progress thread (FI_GETWAIT answers ENOSYS otherwise). Slow, 7 to 17 ms a
-            // message on few cores, and unmaintained.
+            // It gives its descriptor only with its own progress thread (FI_GETWAIT answers ENOSYS otherwise). Slow, 7
+            // to 17 ms a message on few cores, and unmaintained.
             Net::Sockets => Provider {
                 names: Cow::Borrowed(const { &[name("sockets")] }),
                 scheme: Some("sockets"),
@@ -95,9 +103,12 @@ impl Provider {
                 ..PLAIN
             },
             // The name of the good tcp provider before 2.x, asked for outright.
-            Net::Provider(other) if other == "net" => {
-                Provider { names: Cow::Borrowed(const { &[name("net")] }), scheme: Some("tcp"), ..PLAIN }
-            }
+            Net::Provider(other) if other == "net" => Provider {
+                names: Cow::Borrowed(const { &[name("net")] }),
+                scheme: Some("tcp"),
+                wait: WaitKind::PollSet { cap: GUARD },
+                ..PLAIN
+            },
             // tcp;ofi_rxm (70 MB an endpoint), verbs;ofi_rxm and what else takes socket addresses.
             Net::Provider(other) => Provider { names: Cow::Owned(vec![Cow::Owned(other.clone())]), ..PLAIN },
         }

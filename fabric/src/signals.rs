@@ -1,8 +1,9 @@
 //! Keeps this process's signal handlers its own while libfabric is loaded and an endpoint is opened.
 //!
-//! Measured on Debian 12: loading libfabric 1.17 loads psm2, whose constructor takes SIGINT, SIGTERM, SIGSEGV, SIGBUS, SIGILL and
-//! SIGABRT; the shm provider does so for its clean-up. A daemon that has asked for SIGTERM before would die of it without
-//! unmounting. Called by [`crate::Port::open`] only. A signal that arrives in between meets the library's handler.
+//! Measured on Debian 12: loading libfabric 1.17 loads psm2, whose constructor takes SIGINT, SIGTERM, SIGSEGV, SIGBUS,
+//! SIGILL and SIGABRT; the shm provider does so for its clean-up. A daemon that has asked for SIGTERM before would die
+//! of it without unmounting. Called by [`crate::Port::open`] only. A signal that arrives in between meets the library's
+//! handler.
 #![allow(unsafe_code, reason = "sigaction takes and fills a C structure")]
 
 use std::mem::MaybeUninit;
@@ -36,7 +37,8 @@ impl Drop for Handlers {
             if current(*signal)
                 .is_some_and(|now| now.sa_sigaction != saved.sa_sigaction || now.sa_flags != saved.sa_flags)
             {
-                // SAFETY: `saved` is what sigaction itself gave for this signal; its handler was installed by this process.
+                // SAFETY: `saved` is what sigaction itself gave for this signal; its handler was installed by this
+                // process.
                 if unsafe { libc::sigaction(*signal, saved, ptr::null_mut()) } == 0 {
                     log::debug!("libfabric took signal {signal}; the handler before it is back");
                 }

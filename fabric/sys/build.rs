@@ -1,14 +1,15 @@
-//! Reads libfabric's headers (1.15 or newer) with bindgen and compiles C wrappers for the calls that the headers define inline.
+//! Reads libfabric's headers (1.15 or newer) with bindgen and compiles C wrappers for the calls that the headers define
+//! inline.
 //!
-//! Only headers are needed: nothing is linked, the library is opened at run time (src/loader.rs). The headers are looked for in
-//! `LIBFABRIC_INCLUDE_DIR`, then where pkg-config says, then in the compiler's own directories.
+//! Only headers are needed: nothing is linked, the library is opened at run time (src/loader.rs). The headers are
+//! looked for in `LIBFABRIC_INCLUDE_DIR`, then where pkg-config says, then in the compiler's own directories.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
-/// The inline calls of the headers that get a C wrapper. They are named one by one: an inline call of a newer header might call an exported symbol, which
-/// nothing defines at link time (`fi_allocinfo` does: it is `fi_dupinfo(NULL)`).
+/// The inline calls of the headers that get a C wrapper. They are named one by one: an inline call of a newer header
+/// might call an exported symbol, which nothing defines at link time (`fi_allocinfo` does: it is `fi_dupinfo(NULL)`).
 const INLINE_CALLS: &[&str] = &[
     "fi_close",
     "fi_control",
@@ -25,6 +26,7 @@ const INLINE_CALLS: &[&str] = &[
     "fi_cq_open",
     "fi_cq_read",
     "fi_cq_readerr",
+    "fi_cq_sread",
     "fi_cq_strerror",
     "fi_trywait",
     "fi_mr_reg",
@@ -71,7 +73,8 @@ fn main() {
     }
     generate(types, &out_dir.join("bindings.rs"));
 
-    // The exported calls are declared in a file of their own, for their types alone: calling one would leave an undefined symbol.
+    // The exported calls are declared in a file of their own, for their types alone: calling one would leave an
+    // undefined symbol.
     let mut exports = base().allowlist_recursively(false).blocklist_type(".*").raw_line("use super::*;");
     for name in EXPORTED_CALLS {
         exports = exports.allowlist_function(name);

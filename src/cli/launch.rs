@@ -11,6 +11,7 @@ use super::args::{DaemonArgs, LaunchArgs, StopArgs};
 use super::{UsageError, daemon, output, signals};
 use crate::job::stop::Patience;
 use crate::job::{Hooks, LaunchError, LocalPlan};
+use crate::observe::SocketDirs;
 use crate::{job, runtime};
 
 /// Starts a job on this machine; with a command, runs it and stops the job.
@@ -71,8 +72,11 @@ pub(super) fn code_of_signal(signal: i32) -> u8 {
     128u8.wrapping_add(signal as u8)
 }
 
+/// Takes away what a killed daemon has left: its dead mount (true if there was one) and its status socket.
 pub(super) fn clear_stale(mountpoint: &Path) -> Result<bool, String> {
-    runtime::clear_stale(mountpoint).map_err(|error| error.to_string())
+    let detached = runtime::clear_stale(mountpoint).map_err(|error| error.to_string())?;
+    SocketDirs::of_user().clear(mountpoint).map_err(|error| error.to_string())?;
+    Ok(detached)
 }
 
 fn default_mount_dir() -> PathBuf {

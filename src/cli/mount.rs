@@ -32,6 +32,17 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// # Errors
 /// Wrong configuration, or the daemon cannot start or stop.
 pub(super) fn mount(args: &MountArgs) -> anyhow::Result<ExitCode> {
+    if args.foreground_child {
+        // Fails only for a process that leads its group already, and then it has what it needs.
+        let _ = rustix::process::setsid();
+        return run(args).inspect_err(|error| {
+            let _ = report::report_failed(&output::one_line(error));
+        });
+    }
+    run(args)
+}
+
+fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(args).map_err(|error| UsageError(error.to_string()))?;
     if args.print_config {
         let node = Node::resolve(&settings)?;
@@ -42,14 +53,7 @@ pub(super) fn mount(args: &MountArgs) -> anyhow::Result<ExitCode> {
     }
     let mountpoint = args.mountpoint.as_ref().ok_or_else(|| UsageError("MOUNTPOINT is missing".to_owned()))?;
     let mountpoint = mountpoint_key(mountpoint)?;
-    if args.foreground_child {
-        // Fails only for a process that leads its group already, and then it has what it needs.
-        let _ = rustix::process::setsid();
-        return serve(args, settings, mountpoint).inspect_err(|error| {
-            let _ = report::report_failed(&output::one_line(error));
-        });
-    }
-    if args.daemon {
+    if args.daemon && !args.foreground_child {
         return daemon::start(&settings, &mountpoint);
     }
     serve(args, settings, mountpoint)
@@ -98,7 +102,7 @@ fn system_hostname() -> String {
 /// What the status socket finds at any moment.
 enum Phase {
     Starting,
-    Running(Daemon),
+    Running(Box<Daemon>),
     Stopping,
 }
 
@@ -125,13 +129,10 @@ fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyho
 
     let daemon = Daemon::start(config, Arc::clone(&counters))?;
     counters.set(Counter::StartupUsTotal, began.elapsed().as_micros() as u64);
-    *lock(&phase) = Phase::Running(daemon);
-    if args.foreground_child {
-        // A starter that has gone away meanwhile is no reason to end.
-        let _ = report::report_mounted();
-    }
-
-    let why = wait(&phase, &interrupts);
+    *lock(&phase) = Phase::Running(Box::new(daemon));
+    // Whoever started this is gone before it could know: nobody would ever stop it.
+    let abandoned = args.foreground_child && report::report_mounted().is_err();
+    let why = if abandoned { "its starter has ended".to_owned() } else { wait(&phase, &interrupts) };
     log::info!("stopping: {why}");
     let stopping = std::mem::replace(&mut *lock(&phase), Phase::Stopping);
     if let Phase::Running(daemon) = stopping {

@@ -4,7 +4,7 @@ use super::flight::{FlightId, Object, Outcome, Stage, Waiter};
 use super::limits::{
     CHECKSUM_RETRIES_MAX, LISTING_BYTES_MAX, MEMORY_RETRY_US, REQUESTS_AT_PARENT_MAX, RETRY_US, VERIFY_INLINE_BYTES,
 };
-use super::node::{BackendOp, BackendReply, EIO, ENOTDIR, ESTALE, FlightKey, Node, Output, chunk_len, describe};
+use super::node::{BackendOp, BackendReply, EIO, ENOTDIR, ESTALE, FlightKey, Found, Node, Output, chunk_len, describe};
 use super::wire::{Grant, Header, Message};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::CHUNK_BYTES;
@@ -145,7 +145,7 @@ impl Node {
         let (key, object) = (FlightKey::from(&*flight), flight.object.clone());
         let asked_at = flight.asked_at.unwrap_or(now);
         let outcome = match reply {
-            BackendReply::Attr(Ok((attr, target))) => {
+            BackendReply::Attr(Ok(Found { attr, target })) => {
                 let expires = match (attr.is_dir(), self.config.attr_ttl) {
                     (true, _) => asked_at.after(self.config.dir_ttl),
                     (false, Some(ttl)) => asked_at.after(ttl),
@@ -158,7 +158,7 @@ impl Node {
                 self.learn_absent(now, &key, asked_at.after(self.config.enoent_ttl))
             }
             BackendReply::List(Ok(listing)) => {
-                self.learn_listing(now, &key.path, listing, asked_at.after(self.config.dir_ttl))
+                self.learn_listing(&key.path, listing, asked_at.after(self.config.dir_ttl))
             }
             BackendReply::Chunk(Ok((slot, crc))) => {
                 let Object::Chunk { version, index, .. } = &object else { return self.fail(now, id, EIO) };
@@ -224,7 +224,7 @@ impl Node {
                 match self.add_part(id, stamp, from, total, bytes) {
                     Ok(None) => return self.ask(now, id),
                     Ok(Some(parts)) => {
-                        self.learn_listing(now, &key.path, parts.build(stamp), asked_at.after_us(remaining_us))
+                        self.learn_listing(&key.path, parts.build(stamp), asked_at.after_us(remaining_us))
                     }
                     Err(Ignored) => return,
                 }

@@ -134,11 +134,20 @@ pub enum BackendOp {
     Statfs,
 }
 
+/// What is at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its attributes.
+    pub attr: Attr,
+    /// The text of a symlink.
+    pub target: Option<Box<[u8]>>,
+}
+
 /// What the backend answered.
 #[derive(Debug)]
 pub enum BackendReply {
-    /// To [`BackendOp::Attr`]: attributes and a symlink's text, or the errno.
-    Attr(Result<(Attr, Option<Box<[u8]>>), i32>),
+    /// To [`BackendOp::Attr`]: what is there, or the errno.
+    Attr(Result<Found, i32>),
     /// To [`BackendOp::List`].
     List(Result<Listing, i32>),
     /// To [`BackendOp::Chunk`]: the bytes and their CRC-32C, or the errno.
@@ -305,7 +314,7 @@ impl Node {
 
     /// A client of this node, or another request of it, wants `object`.
     pub fn request(&mut self, now: Micros, object: Object, waiter: Waiter) {
-        if let Some(outcome) = self.from_memory(now, &object) {
+        if let Some(outcome) = self.recall(now, &object) {
             self.answer(now, waiter, &outcome);
             return;
         }
@@ -419,7 +428,7 @@ impl Node {
     }
 
     /// The answer to `object` that memory holds, if it does.
-    fn from_memory(&self, now: Micros, object: &Object) -> Option<Outcome> {
+    fn recall(&self, now: Micros, object: &Object) -> Option<Outcome> {
         match object {
             Object::Attr(path) => match self.names.get(path).filter(|inode| inode.is_fresh(now)) {
                 Some(inode) => Some(Outcome::Entry(inode)),
@@ -512,9 +521,10 @@ impl Node {
         self.out.push_back(Output::Invalidate { ino: inode.ino, path: inode.path.clone() });
     }
 
-    pub(super) fn learn_listing(&mut self, now: Micros, path: &[u8], listing: Listing, expires: Micros) -> Outcome {
+    /// The listing is kept even when its time is over: who reads it in parts goes on with the one that was begun.
+    pub(super) fn learn_listing(&mut self, path: &[u8], listing: Listing, expires: Micros) -> Outcome {
         let listing = Arc::new(listing);
-        if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.is_dir() && expires > now) {
+        if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.is_dir()) {
             self.writer.set_listing(inode.ino, listing.clone(), expires);
         }
         Outcome::Listing { listing, expires }

@@ -74,7 +74,7 @@ impl Parent {
         self.probe = id;
         self.probes += 1;
         self.next = now.after_us(self.pause_us);
-        if self.probes == 1 || self.probes % 25 == 0 {
+        if self.probes == 1 || self.probes.is_multiple_of(25) {
             log::info!(
                 "{} for node {}, waited {} ms so far; attempts={}; next_retry_sleep_ms={}",
                 self.state.as_str(),

@@ -42,6 +42,14 @@ impl Node {
             _ => return,
         };
         let (stamp, from) = if let Message::List { stamp, from, .. } = message { (stamp, from) } else { (0, 0) };
+        if let (Object::List(path), true) = (&object, from > 0)
+            && let Some(timed) = self.names.get(path).and_then(|inode| inode.listing())
+            && timed.listing.stamp == stamp
+        {
+            // A later part of what the peer has begun: its time began with the first part, and has it end for the peer.
+            let outcome = Outcome::Listing { listing: timed.listing.clone(), expires: timed.expires };
+            return self.answer_peer(now, header.from, header.id, (stamp, from), &outcome);
+        }
         self.request(now, object, Waiter::Peer { node: header.from, id: header.id, stamp, from });
     }
 

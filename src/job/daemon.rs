@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+use super::inherited::Withheld;
 use super::mounts;
 use super::process::ProcessIdentity;
 
@@ -132,6 +133,7 @@ impl DaemonProcess {
         states: Sender<(usize, Readiness)>,
         until: Instant,
     ) -> io::Result<DaemonProcess> {
+        let withheld = Withheld::all()?;
         let mut child = Command::new(&spawn.program)
             .args(&spawn.args)
             .arg0("bornite")
@@ -139,6 +141,7 @@ impl DaemonProcess {
             .stdout(Stdio::piped())
             .stderr(spawn.stderr)
             .spawn()?;
+        drop(withheld);
         let stdout = child.stdout.take().expect("standard output was asked for as a pipe");
         let mountpoint = spawn.mountpoint;
         let follow = move || {

@@ -203,6 +203,9 @@ impl LocalJob {
 
     fn start(&mut self, plan: &LocalPlan<'_>) -> Result<(), LaunchError> {
         let logs = self.record.job_dir.join("logs");
+        if self.record.job_dir == state_dir(&self.record.mount_dir) {
+            own(logs.clone(), &mut self.record.made);
+        }
         self.make_recorded(&logs, 0o755)?;
         let ports = free_ports(plan.nodes as usize)
             .map_err(|source| LaunchError::Io { what: format!("find {} free ports", plan.nodes), source })?;
@@ -265,7 +268,7 @@ impl LocalJob {
     fn not_ready(&self, cause: NotReady, states: &[Readiness], timeout: Duration) -> LaunchError {
         let with_log = |at: usize| {
             let node = &self.record.nodes[at];
-            match last_line(&node.log) {
+            match last_line(&node.log).filter(|line| !line.contains(&states[at].to_string())) {
                 Some(line) => format!("{}; its log ends: {line}", states[at]),
                 None => states[at].to_string(),
             }
@@ -327,6 +330,8 @@ fn prepare(plan: &LocalPlan<'_>, hooks: &Hooks, made: &mut Vec<PathBuf>) -> Resu
     if let Some(earlier) = JobRecord::read(&mount_dir)? {
         clear_earlier(earlier, hooks, made)?;
     }
+    // Nobody else makes this directory: one that is there already was left by a launch that had something to say.
+    own(state_dir(&mount_dir), made);
     let job_dir = match &plan.job_dir {
         Some(dir) => {
             let known = made.len();
@@ -340,6 +345,13 @@ fn prepare(plan: &LocalPlan<'_>, hooks: &Hooks, made: &mut Vec<PathBuf>) -> Resu
     };
     let book = job_dir.join("address_book.txt");
     Ok((JobRecord::new(&mount_dir, &job_dir, &book, std::mem::take(made)), lock))
+}
+
+/// Notes a directory as one that the launch has made.
+fn own(dir: PathBuf, made: &mut Vec<PathBuf>) {
+    if !made.contains(&dir) {
+        made.push(dir);
+    }
 }
 
 fn resolve(path: &Path) -> Result<PathBuf, LaunchError> {
@@ -391,7 +403,7 @@ fn make_dirs(dir: &Path, mode: u32, made: &mut Vec<PathBuf>) -> Result<(), Launc
     let failed = |source| LaunchError::Io { what: format!("make the directory {}", dir.display()), source };
     match DirBuilder::new().mode(mode).create(dir) {
         Ok(()) => {
-            made.push(dir.to_path_buf());
+            own(dir.to_path_buf(), made);
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

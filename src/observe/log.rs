@@ -10,10 +10,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// Target of records that end the daemon: `log::error!(target: FATAL, …)`. They alone pass at level 1.
 pub const FATAL: &str = "fatal";
+
+/// Targets whose records are for debugging, whatever level they claim.
+const QUIET: &str = "fuser";
 
 /// How much is logged: 0 none, 1 fatal, 2 errors, 3 warnings, 4 information, 5 debugging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +39,9 @@ impl Verbosity {
     }
 
     fn admits(self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.filter() && (self.0 != 1 || metadata.target() == FATAL)
+        // The FUSE library says as an error that the kernel took back a request: that is no fault of anybody's.
+        let level = if metadata.target().starts_with(QUIET) { Level::Debug } else { metadata.level() };
+        level <= self.filter() && (self.0 != 1 || metadata.target() == FATAL)
     }
 }
 
@@ -164,8 +169,6 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 mod tests {
     use std::time::Duration;
 
-    use log::Level;
-
     use super::*;
 
     fn at(seconds: u64, millis: u64) -> SystemTime {
@@ -226,6 +229,7 @@ mod tests {
         assert!(!admits(1, Level::Error, "x"));
         assert!(admits(2, Level::Error, "x") && !admits(2, Level::Warn, "x"));
         assert!(admits(3, Level::Warn, "x") && !admits(3, Level::Info, "x"));
+        assert!(!admits(4, Level::Error, "fuser::reply") && admits(5, Level::Error, "fuser::reply"));
         assert!(admits(4, Level::Info, "x") && !admits(4, Level::Debug, "x"));
         assert!(admits(5, Level::Debug, "x"));
         assert!(Verbosity::new(6).is_none());

@@ -4,11 +4,13 @@
 //! it knows no other part of Bornite, never touches a mount, and never waits without a deadline.
 
 pub mod log;
+pub mod machine;
 pub mod socket;
 pub mod status;
 pub mod table;
 
 pub use log::{LogSink, LogSpec, Verbosity};
+pub use machine::Machine;
 pub use socket::{SocketDirs, mountpoint_key};
 pub use status::{CacheStatus, Request, Status, StatusError, StatusServer, query, query_all};
 pub use table::{Counter, Counters, Kind, Snapshot, Unit};

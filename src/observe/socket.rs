@@ -62,40 +62,25 @@ impl SocketDirs {
     /// [`StatusError::Claimed`] if a living daemon has it; [`StatusError::UnsafeDirectory`] or [`StatusError::Io`] if no
     /// directory can be used.
     pub(super) fn claim(&self, mountpoint: &Path) -> Result<Claim, StatusError> {
-        let key = mountpoint_key(mountpoint)?;
-        let dir = self.open_for_server()?;
-        let file = file_name(&key);
-        for _ in 0..4 {
-            let lock = rustix::fs::openat(
-                &dir.fd,
-                format!("{file}{LOCK_SUFFIX}"),
-                OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-                Mode::RUSR | Mode::WUSR,
-            )
-            .map_err(|error| dir.error("open the lock file in", error))?;
-            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    let pid = std::io::read_to_string(File::from(lock)).unwrap_or_default().trim().parse().ok();
-                    return Err(StatusError::Claimed { mountpoint: key, pid });
-                }
-                Err(error) => return Err(dir.error("lock a file in", error)),
-            }
-            // A daemon that ends removes its lock file while it holds the lock. One that was opened before and locked
-            // after that is nobody's name any more.
-            if rustix::fs::fstat(&lock).map_err(|error| dir.error("read a file in", error))?.st_nlink == 0 {
+        Claim::take(self.open_for_server()?, mountpoint_key(mountpoint)?)
+    }
+
+    /// Removes the socket that a killed daemon of `mountpoint` has left; a living one's is left alone.
+    ///
+    /// # Errors
+    /// As [`StatusError`] says.
+    pub fn clear(&self, mountpoint: &Path) -> Result<(), StatusError> {
+        for socket in self.sockets_of(mountpoint)? {
+            if rustix::fs::statat(&socket.dir.fd, &socket.file, AtFlags::SYMLINK_NOFOLLOW).is_err() {
                 continue;
             }
-            let mut lock = File::from(lock);
-            let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-            written.map_err(|source| StatusError::Io {
-                what: "write the lock file in",
-                path: dir.path.clone(),
-                source,
-            })?;
-            return Ok(Claim { mountpoint: key, file, dir, _lock: lock });
+            match Claim::take(socket.dir, mountpoint_key(mountpoint)?) {
+                // Dropping a claim removes the files of its name.
+                Ok(_) | Err(StatusError::Claimed { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
-        Err(StatusError::Claimed { mountpoint: key, pid: None })
+        Ok(())
     }
 
     /// The paths by which a client can connect to the socket of `mountpoint`, best first. Each is valid while the
@@ -275,6 +260,42 @@ pub(super) struct Claim {
 }
 
 impl Claim {
+    /// Takes the name of the mount point `key` in `dir`.
+    fn take(dir: Dir, key: PathBuf) -> Result<Claim, StatusError> {
+        let file = file_name(&key);
+        for _ in 0..4 {
+            let lock = rustix::fs::openat(
+                &dir.fd,
+                format!("{file}{LOCK_SUFFIX}"),
+                OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+                Mode::RUSR | Mode::WUSR,
+            )
+            .map_err(|error| dir.error("open the lock file in", error))?;
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    let pid = std::io::read_to_string(File::from(lock)).unwrap_or_default().trim().parse().ok();
+                    return Err(StatusError::Claimed { mountpoint: key, pid });
+                }
+                Err(error) => return Err(dir.error("lock a file in", error)),
+            }
+            // A daemon that ends removes its lock file while it holds the lock. One that was opened before and locked
+            // after that is nobody's name any more.
+            if rustix::fs::fstat(&lock).map_err(|error| dir.error("read a file in", error))?.st_nlink == 0 {
+                continue;
+            }
+            let mut lock = File::from(lock);
+            let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+            written.map_err(|source| StatusError::Io {
+                what: "write the lock file in",
+                path: dir.path.clone(),
+                source,
+            })?;
+            return Ok(Claim { mountpoint: key, file, dir, _lock: lock });
+        }
+        Err(StatusError::Claimed { mountpoint: key, pid: None })
+    }
+
     /// The path to bind to; what a killed daemon left there is removed.
     pub(super) fn bind_path(&self) -> Result<PathBuf, StatusError> {
         let file = format!("{}{SOCKET_SUFFIX}", self.file);
@@ -365,6 +386,10 @@ mod tests {
             other => panic!("{other}"),
         }
         dirs.claim(&temp.path().join("other")).unwrap();
+        let socket = claim.bind_path().unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        dirs.clear(&mountpoint).unwrap();
+        assert!(socket.exists(), "a living daemon's socket was taken away");
         drop(claim);
         dirs.claim(&mountpoint).unwrap();
         assert_eq!(std::fs::read_dir(temp.path().join("sockets")).unwrap().count(), 0);

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::mounts::{Mounts, Place};
 use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Timestamp, Version};
+use crate::core::Found;
 use crate::core::wire::Statfs;
 use crate::observe::{Counter, Counters};
 
@@ -95,10 +96,10 @@ impl Backend {
     ///
     /// # Errors
     /// The backend's own errno.
-    pub fn attr(&self, path: &[u8]) -> Result<(Attr, Option<Box<[u8]>>), Errno> {
+    pub fn attr(&self, path: &[u8]) -> Result<Found, Errno> {
         match self.mounts.place(path) {
             Place::Open => {}
-            Place::Empty => return Ok((self.empty_dir(), None)),
+            Place::Empty => return Ok(Found { attr: self.empty_dir(), target: None }),
             Place::Nowhere => return Err(Errno::NOENT),
         }
         let found = self.walk(path, OFlags::PATH);
@@ -109,13 +110,13 @@ impl Backend {
         let file = self.checked(found)?;
         let mut attr = attr_of(&self.checked(rustix::fs::fstat(&file))?);
         if attr.kind() != Kind::Symlink {
-            return Ok((attr, None));
+            return Ok(Found { attr, target: None });
         }
         self.counters.add(Counter::BackendReadlink, 1);
         let text = self.checked(rustix::fs::readlinkat(&file, c"", Vec::new()))?;
         let text = self.stay_inside(path, text.as_bytes());
         attr.size = text.len() as u64;
-        Ok((attr, Some(text)))
+        Ok(Found { attr, target: Some(text) })
     }
 
     /// All names in the directory `path`.
@@ -346,7 +347,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("d")).unwrap();
         std::fs::write(dir.path().join("d/f"), b"hello").unwrap();
         let b = backend(dir.path());
-        let (attr, target) = b.attr(b"d/f").unwrap();
+        let Found { attr, target } = b.attr(b"d/f").unwrap();
         assert_eq!((attr.kind(), attr.size, target), (Kind::File, 5, None));
         let mut bytes = [0; 5];
         assert_eq!(b.chunk(b"d/f", &attr.version(), 0, &mut bytes), Ok(crc32c::crc32c(b"hello")));
@@ -355,7 +356,7 @@ mod tests {
         assert_eq!(listing.get(0).map(|e| (e.name, e.kind)), Some((&b"f"[..], Kind::File)));
         assert_eq!(b.attr(b"d/g"), Err(Errno::NOENT));
         assert_eq!(b.list(b"d/f").unwrap_err(), Errno::NOTDIR);
-        assert!(b.attr(b"").unwrap().0.is_dir());
+        assert!(b.attr(b"").unwrap().attr.is_dir());
         assert_eq!(b.counters.get(Counter::BackendEnoent), 1);
     }
 
@@ -365,12 +366,12 @@ mod tests {
         let file = dir.path().join("f");
         std::fs::write(&file, vec![1; 2 << 20]).unwrap();
         let b = backend(dir.path());
-        let version = b.attr(b"f").unwrap().0.version();
+        let version = b.attr(b"f").unwrap().attr.version();
         let mut bytes = vec![0; 1 << 20];
         b.chunk(b"f", &version, 0, &mut bytes).unwrap();
         std::fs::write(&file, b"short").unwrap();
         assert_eq!(b.chunk(b"f", &version, 1 << 20, &mut bytes), Err(Errno::STALE));
-        let version = b.attr(b"f").unwrap().0.version();
+        let version = b.attr(b"f").unwrap().attr.version();
         let mut bytes = vec![0; 5];
         b.chunk(b"f", &version, 0, &mut bytes).unwrap();
         assert_eq!(bytes, b"short");
@@ -393,8 +394,8 @@ mod tests {
         }
         let b = backend(dir.path());
         let text = |p: &[u8]| {
-            let (attr, text) = b.attr(p).unwrap();
-            let text = text.unwrap();
+            let Found { attr, target } = b.attr(p).unwrap();
+            let text = target.unwrap();
             assert_eq!(attr.size, text.len() as u64);
             String::from_utf8(text.into()).unwrap()
         };

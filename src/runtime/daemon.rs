@@ -40,6 +40,9 @@ const SPARE_RECEIVES: usize = 64;
 /// Of the time to stop, the part that workers and the port get to end what they do.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long the mount's threads get to see that it is gone, once it is detached.
+const JOIN_WITHIN: Duration = Duration::from_millis(500);
+
 /// What a daemon is told.
 #[derive(Clone, Debug)]
 pub struct DaemonConfig {
@@ -305,13 +308,16 @@ impl Daemon {
         self.count_kernel_requests();
         let unmounted = self.session.unmount();
         let engine = end_engine(self.engine.take(), &self.shown, &self.waker, end);
-        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-        let session = self.session.join(left);
+        let session = self.session.join(JOIN_WITHIN);
         unmounted?;
         if !engine {
             return Err(StopError::Late("the engine"));
         }
-        session.map_err(|_| StopError::Late("the mount's threads"))?;
+        if session.is_err() {
+            // The mount is gone from the tree; the kernel keeps the connection for who is still inside, until this
+            // process ends.
+            log::info!("the mount is still in use by some process; it ends with this daemon");
+        }
         // It ends with the engine's sender, unless the kernel holds it up.
         let notify = self.notify.take().is_none_or(|thread| wait_for(&thread, end) && thread.join().is_ok());
         if notify { Ok(()) } else { Err(StopError::Late("the notify thread")) }
@@ -395,6 +401,8 @@ fn open_fabric(
     port.frame_bytes_max = FRAME_BYTES_MAX;
     port.receives = receives;
     port.peers = config.nodes.len();
+    // The engine looks again by itself, at its other queues too.
+    port.spin = Duration::ZERO;
     let port = Port::open(port).map_err(|e| StartError::Fabric(e.to_string()))?;
     counters.set(Counter::StartupUsFabric, micros(begin));
     Ok((Some(port), addresses))

@@ -308,9 +308,9 @@ impl Engine {
         if !self.spins || self.node.in_flight() == 0 {
             return false;
         }
-        let end = Instant::now() + SPIN;
-        while Instant::now() < end {
-            if self.has_work() {
+        let begin = Instant::now();
+        while begin.elapsed() < SPIN {
+            if self.has_work() || self.transport.poll(clock::now(), &mut self.node) {
                 return true;
             }
             std::hint::spin_loop();
@@ -381,7 +381,7 @@ impl Engine {
             (Counter::CacheBytesUsed, a.used_bytes as u64),
             (Counter::Chunks, a.chunks as u64),
             (Counter::ChunksEvicted, a.evicted_chunks),
-            (Counter::Inodes, self.names.stats().inodes as u64),
+            (Counter::Inodes, self.names.stats().inodes),
         ] {
             self.counters.set(counter, value);
         }

@@ -32,6 +32,7 @@ pub struct Entry {
 pub struct Tree {
     entries: BTreeMap<Box<[u8]>, Entry>,
     paths: Vec<Box<[u8]>>,
+    dirs: Vec<Box<[u8]>>,
 }
 
 const DIR: u32 = 0o040_755;
@@ -42,7 +43,7 @@ impl Tree {
     /// The tree of a seed.
     #[must_use]
     pub fn new(config: &TreeConfig, rng: &mut Rng) -> Tree {
-        let mut tree = Tree { entries: BTreeMap::new(), paths: Vec::new() };
+        let mut tree = Tree { entries: BTreeMap::new(), paths: Vec::new(), dirs: Vec::new() };
         let mut dirs: Vec<Box<[u8]>> = vec![Box::default()];
         tree.put(Box::default(), DIR, 4096, None, rng);
         for n in 0..config.dirs {
@@ -62,6 +63,7 @@ impl Tree {
             }
         }
         tree.paths = tree.entries.keys().cloned().collect();
+        tree.dirs = dirs;
         tree
     }
 
@@ -94,6 +96,12 @@ impl Tree {
     #[must_use]
     pub fn paths(&self) -> &[Box<[u8]>] {
         &self.paths
+    }
+
+    /// The paths of all directories.
+    #[must_use]
+    pub fn dirs(&self) -> &[Box<[u8]>] {
+        &self.dirs
     }
 
     /// The names in the directory `path`, as snapshot `stamp`.

@@ -17,7 +17,8 @@ use crate::cache::store::ChunkStore;
 use crate::cache::types::{Kind, Micros};
 use crate::core::topology::TopologyError;
 use crate::core::{
-    BackendOp, BackendReply, Counters, FlightId, Node, NodeConfig, NodeId, Object, Outcome, Output, Topology, Waiter,
+    BackendOp, BackendReply, Counters, FlightId, Found, Node, NodeConfig, NodeId, Object, Outcome, Output, Topology,
+    Waiter,
 };
 
 const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
@@ -45,6 +46,8 @@ pub struct SimConfig {
     pub backend_us: (u64, u64),
     /// How long the root's ENOENT may be repeated.
     pub enoent_ttl: Duration,
+    /// How long attributes of directories, and listings, may be used.
+    pub dir_ttl: Duration,
     /// Bound of each node's memory for file data, bytes.
     pub cache_bytes: usize,
     /// The run fails when virtual time passes this, microseconds.
@@ -66,6 +69,7 @@ impl SimConfig {
             lost_per_mille: 0,
             backend_us: (50, 3_000),
             enoent_ttl: Duration::from_secs(2),
+            dir_ttl: Duration::from_secs(60),
             cache_bytes: 32 << 20,
             end_us: 600_000_000,
         }
@@ -208,7 +212,7 @@ impl World {
                 job: config.seed,
                 incarnation: 1,
                 enoent_ttl: config.enoent_ttl,
-                dir_ttl: Duration::from_secs(60),
+                dir_ttl: config.dir_ttl,
                 attr_ttl: None,
             };
             let mut node = Node::new(node_config, names, enoent, store);
@@ -364,7 +368,7 @@ impl World {
     fn ask_backend(&mut self, at: usize, op: BackendOp) -> BackendReply {
         match op {
             BackendOp::Attr { path } => {
-                let found = self.tree.get(&path).map(|entry| (entry.attr, entry.target.clone()));
+                let found = self.tree.get(&path).map(|entry| Found { attr: entry.attr, target: entry.target.clone() });
                 BackendReply::Attr(found.ok_or(ENOENT))
             }
             BackendOp::List { path } => {
@@ -388,7 +392,7 @@ impl World {
             return;
         }
         client.left -= 1;
-        let paths = self.tree.paths();
+        let paths = if self.rng.one_in(8) { self.tree.dirs() } else { self.tree.paths() };
         let mut path = paths[usize::try_from(self.rng.within(0..paths.len() as u64)).unwrap_or(0)].to_vec();
         if self.rng.one_in(4) {
             path.extend_from_slice(b"/lib.so"[usize::from(path.is_empty())..].as_ref());
@@ -525,6 +529,20 @@ mod tests {
         config.lost_per_mille = 1000;
         let error = run(config).unwrap_err();
         assert!(matches!(error, SimError::Safety { .. } | SimError::Liveness { .. }), "{error}");
+    }
+
+    #[test]
+    fn long_listings_arrive_in_parts_even_when_none_is_kept() {
+        let mut config = SimConfig::new(17, 6);
+        config.tree = TreeConfig { dirs: 1, files: 12_000, small_bytes: 100, large_bytes: 100 };
+        config.requests_per_node = 60;
+        for dir_ttl in [Duration::from_secs(60), Duration::ZERO] {
+            config.dir_ttl = dir_ttl;
+            let report = must(config.clone());
+            assert_eq!(report.nodes.iter().map(|n| n.timeouts).sum::<u64>(), 0);
+            let (lists, parts) = (report.nodes[0].backend_list, report.nodes[0].peers_list);
+            assert!(lists > 0 && parts >= 2 * lists, "{lists} listings in {parts} parts: the test shows nothing");
+        }
     }
 
     #[test]

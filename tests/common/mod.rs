@@ -48,7 +48,7 @@ pub(crate) fn can_mount(test: &str) -> bool {
 /// Prints a skipped test with its reason, past the capture of the test harness.
 pub(crate) fn skipped(test: &str, reason: &str) {
     // A closed standard error is no reason to fail.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
 }
 
 /// The test's name, for [`can_mount`], and its early end.

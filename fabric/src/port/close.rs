@@ -9,17 +9,19 @@ use crate::error::Error;
 const DROP_DEADLINE: Duration = Duration::from_millis(100);
 
 impl Port {
-    /// Closes the port: waits at most `deadline` for what is under way, then closes memory regions, endpoint, queue, address vector,
-    /// domain and fabric. Events are dropped; see [`Port::close_into`] to have them.
+    /// Closes the port: waits at most `deadline` for what is under way, then closes memory regions, endpoint, queue,
+    /// address vector, domain and fabric. Events are dropped; see [`Port::close_into`] to have them.
     ///
     /// # Errors
-    /// The first call that failed; the others were made all the same. Memory that the provider may still touch is never freed.
+    /// The first call that failed; the others were made all the same. Memory that the provider may still touch is never
+    /// freed.
     pub fn close(self, deadline: Duration) -> Result<(), Error> {
         self.close_into(deadline, &mut |_| {})
     }
 
-    /// As [`Port::close`], handing out the events of the drain; every operation that is still under way at the deadline ends
-    /// in an event with [`crate::Code::Cancelled`] once its memory is the caller's again (or, if closing failed, never freed).
+    /// As [`Port::close`], handing out the events of the drain; every operation that is still under way at the deadline
+    /// ends in an event with [`crate::Code::Cancelled`] once its memory is the caller's again (or, if closing failed,
+    /// never freed).
     ///
     /// # Errors
     /// As [`Port::close`].

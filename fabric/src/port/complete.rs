@@ -13,8 +13,9 @@ use crate::error::{Code, Error, library_text};
 const RECEIVE_ERRORS_PER_SLOT: usize = 4;
 
 impl Port {
-    /// Hands at most `max` events to `sink` and answers how many there were. Receives go back to the provider as soon as the sink
-    /// returns. Never blocks. Peers' reads of this port's regions are served here too, on providers without hardware of their own.
+    /// Hands at most `max` events to `sink` and answers how many there were. Receives go back to the provider as soon
+    /// as the sink returns. Never blocks. Peers' reads of this port's regions are served here too, on providers without
+    /// hardware of their own.
     pub fn poll(&mut self, max: usize, sink: &mut dyn FnMut(Event<'_>)) -> usize {
         if !self.closing {
             self.post_receives();
@@ -80,7 +81,8 @@ impl Port {
             spare: [u64; 64],
         }
         let mut buffer = MaybeUninit::<Oversized>::zeroed();
-        // SAFETY: the queue is open; the buffer is zeroed, so that it asks for no provider data, and larger than the entry.
+        // SAFETY: the queue is open; the buffer is zeroed, so that it asks for no provider data, and larger than the
+        // entry.
         let got = unsafe { sys::fi_cq_readerr(self.objects.queue(), buffer.as_mut_ptr().cast(), 0) };
         if got == -(libc::EAGAIN as isize) {
             return false;
@@ -89,7 +91,8 @@ impl Port {
             self.broken = Some(Error::of_call(self.library, "fi_cq_readerr", got as i64));
             return false;
         }
-        // SAFETY: all of the entry's fields are numbers and pointers, for which zero is valid, and the call filled some.
+        // SAFETY: all of the entry's fields are numbers and pointers, for which zero is valid, and the call filled
+        // some.
         let entry = unsafe { buffer.assume_init_ref() }.entry;
         self.batch.failure = Some(Failure { context: entry.op_context as usize, error: self.completion_error(&entry) });
         true
@@ -98,8 +101,8 @@ impl Port {
     /// The error that a completion stands for, with the provider's text, else the library's.
     fn completion_error(&self, entry: &sys::fi_cq_err_entry) -> Error {
         let mut text = [0u8; 256];
-        // SAFETY: the queue is open; `err_data` is what the queue gave with this entry and is valid until the queue is read again;
-        // the call writes at most the length given, and answers a C string that is copied at once.
+        // SAFETY: the queue is open; `err_data` is what the queue gave with this entry and is valid until the queue is
+        // read again; the call writes at most the length given, and answers a C string that is copied at once.
         let provider = unsafe {
             let said = sys::fi_cq_strerror(
                 self.objects.queue(),
@@ -111,7 +114,11 @@ impl Port {
             if said.is_null() { String::new() } else { CStr::from_ptr(said).to_string_lossy().into_owned() }
         };
         let library = library_text(self.library, entry.err);
-        let text = if provider.is_empty() || provider == library { library } else { format!("{library}: {provider}") };
+        let text = if provider.is_empty() || provider == library {
+            library
+        } else {
+            format!("{library} (provider: {provider})")
+        };
         Error::Call { call: "completion", code: Code::from(entry.err), text }
     }
 
@@ -145,8 +152,8 @@ impl Port {
         let handed_out = match result {
             Ok(len) => {
                 let buffer = self.objects.slabs().receive.at(index as usize * self.stride);
-                // SAFETY: the receive has completed, so the provider has left the buffer, which has room for a frame and is posted
-                // again only after the slice is gone.
+                // SAFETY: the receive has completed, so the provider has left the buffer, which has room for a frame
+                // and is posted again only after the slice is gone.
                 let frame = unsafe { std::slice::from_raw_parts(buffer.as_ptr(), len.min(self.frame_bytes_max)) };
                 self.receive_errors_in_row = 0;
                 self.counters.frames_received += 1;

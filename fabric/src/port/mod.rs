@@ -1,7 +1,7 @@
 //! The port: one endpoint with everything that belongs to it, and the calls that the engine thread makes.
 //!
-//! Owned and driven by one thread at a time (FI_THREAD_DOMAIN). The parts: `open` builds it, `post` starts operations, `complete`
-//! hands out what came, `wait` sleeps, `objects` holds libfabric's objects and closes them in order.
+//! Owned and driven by one thread at a time (FI_THREAD_DOMAIN). The parts: `open` builds it, `post` starts operations,
+//! `complete` hands out what came, `wait` sleeps, `objects` holds libfabric's objects and closes them in order.
 
 mod close;
 mod complete;
@@ -9,6 +9,7 @@ mod names;
 mod objects;
 mod open;
 mod post;
+mod queue;
 mod wait;
 
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +25,7 @@ use crate::info::Facts;
 use crate::net::Net;
 use crate::provider::Provider;
 use objects::Objects;
+use queue::Sleeper;
 
 /// What a port is to be.
 #[derive(Clone, Debug)]
@@ -32,8 +34,8 @@ pub struct PortConfig {
     pub net: Net,
     /// The address to bind: this node's own book entry. Nothing: any port or PID, on `host`.
     pub bind: Option<Address>,
-    /// Where addresses have hosts: the local host, numeric or by name, or the interface (`hsn0`) to bind when `bind` is absent.
-    /// Nothing: 127.0.0.1. The wildcard is refused.
+    /// Where addresses have hosts: the local host, numeric or by name, or the interface (`hsn0`) to bind when `bind` is
+    /// absent. Nothing: 127.0.0.1. The wildcard is refused.
     pub host: Option<String>,
     /// The longest frame, in bytes, of this port and of all its peers (a longer one is lost at the receiver).
     pub frame_bytes_max: usize,
@@ -70,7 +72,8 @@ impl PortConfig {
     }
 }
 
-/// cxi's rules on any provider: keys use all 64 bits (bit 63 set), messages are injected up to 192 bytes only. Posts fail now and then.
+/// cxi's rules on any provider: keys use all 64 bits (bit 63 set), messages are injected up to 192 bytes only. Posts
+/// fail now and then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Strict {
     /// Every so many posts answer [`crate::Post::Again`]; 0: none.
@@ -83,7 +86,8 @@ pub struct Strict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer(sys::fi_addr_t);
 
-/// A registered region, valid for the port that made it. Cloning does not register again; the memory stays registered until
+/// A registered region, valid for the port that made it. Cloning does not register again; the memory stays registered
+/// until
 /// [`Port::deregister`] or the close.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -116,7 +120,8 @@ impl Region {
 /// What [`Port::poll`] hands out.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A frame from some peer; it must say itself from whom. Gone when the sink returns. Frames of one peer come in its order.
+    /// A frame from some peer; it must say itself from whom. Gone when the sink returns. Frames of one peer come in its
+    /// order.
     Frame(&'a [u8]),
     /// A send ended. `Ok` says that the provider has taken the frame, not that the peer has it.
     Sent {
@@ -163,12 +168,13 @@ pub struct Counters {
     pub unknown_completions: u64,
     /// Times that [`Port::wait`] slept.
     pub sleeps: u64,
-    /// Times that the queue's descriptor was readable and the queue was empty.
+    /// Times that the queue's descriptor was readable and the queue was empty: a part of something larger, or a peer
+    /// that reads.
     pub fruitless_wakes: u64,
 }
 
-/// One endpoint (FI_EP_RDM) with its fabric, domain, address vector, completion queue, memory regions, posted receives and
-/// operation contexts.
+/// One endpoint (FI_EP_RDM) with its fabric, domain, address vector, completion queue, memory regions, posted receives
+/// and operation contexts.
 ///
 /// It may move to another thread but not be shared:
 /// ```
@@ -217,8 +223,8 @@ pub struct Port {
     free_reads: Vec<u32>,
     /// Receives that the provider had no room for.
     unposted: VecDeque<u32>,
-    /// Operations that ended at once (injected sends, faults of strict mode), waiting for the next poll. Each occupies a credit of
-    /// its kind, which bounds it.
+    /// Operations that ended at once (injected sends, faults of strict mode), waiting for the next poll. Each occupies
+    /// a credit of its kind, which bounds it.
     finished: VecDeque<Finished>,
     sends_finished: usize,
     reads_finished: usize,
@@ -229,15 +235,6 @@ pub struct Port {
     broken: Option<Error>,
     closing: bool,
     counters: Counters,
-}
-
-/// How this port sleeps.
-#[derive(Clone, Copy, Debug)]
-enum Sleeper {
-    /// On the queue's descriptor, which the queue owns, at most `cap` before the queue is read again.
-    Descriptor { descriptor: i32, cap: Duration },
-    /// Between two reads of the queue, at most `nap`.
-    Polling { nap: Duration },
 }
 
 /// The state of one context.
@@ -276,8 +273,8 @@ struct Failure {
     error: Error,
 }
 
-// SAFETY: libfabric's objects belong to no thread; FI_THREAD_DOMAIN asks that one thread at a time uses a domain, which holds since
-// every call takes the port by `&mut` and the port is not Sync. What `keep` holds is Send.
+// SAFETY: libfabric's objects belong to no thread; FI_THREAD_DOMAIN asks that one thread at a time uses a domain, which
+// holds since every call takes the port by `&mut` and the port is not Sync. What `keep` holds is Send.
 #[allow(unsafe_code, reason = "raw pointers are not Send by themselves")]
 unsafe impl Send for Port {}
 

@@ -102,7 +102,8 @@ pub(super) fn peer_bytes(format: AddressFormat, own: &[u8], peer: &Address) -> R
     }
 }
 
-/// The address that `name`, as fi_getname(3) gave it, stands for. `bind` is what was asked for: it decides between cxi's two forms.
+/// The address that `name`, as fi_getname(3) gave it, stands for. `bind` is what was asked for: it decides between
+/// cxi's two forms.
 pub(super) fn own_address(format: AddressFormat, scheme: &str, name: &[u8], bind: Option<&Address>) -> Option<Address> {
     match format {
         AddressFormat::Cxi => {

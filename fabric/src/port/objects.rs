@@ -1,7 +1,7 @@
 //! libfabric's objects of one port and the memory that they may touch, closed in one order whatever happened before.
 //!
-//! Filled step by step by `open`: dropping it half-filled closes what is there. Memory goes back only after the endpoint is closed;
-//! when that fails it is kept for ever, since the provider may still write to it.
+//! Filled step by step by `open`: dropping it half-filled closes what is there. Memory goes back only after the
+//! endpoint is closed; when that fails it is kept for ever, since the provider may still write to it.
 #![allow(unsafe_code, reason = "closes C objects")]
 
 use std::any::Any;
@@ -99,8 +99,17 @@ impl Objects {
         Ok(())
     }
 
-    /// Closes everything that is open: memory regions, endpoint, queue, address vector, domain, fabric. Goes on after an error and
-    /// answers the first one.
+    /// Closes the queue, if it is open, so that it can be opened in another way.
+    pub(super) fn close_queue(&mut self) -> Result<(), Error> {
+        match self.queue.take() {
+            // SAFETY: the queue came from fi_cq_open, nothing is bound to it yet, and it is closed once: it was taken.
+            Some(queue) => checked(self.library, "fi_close(cq)", unsafe { sys::fi_close(queue.cast().as_ptr()) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes everything that is open: memory regions, endpoint, queue, address vector, domain, fabric. Goes on after
+    /// an error and answers the first one.
     pub(super) fn close(&mut self) -> Result<(), Error> {
         let library = self.library;
         let mut first: Option<Error> = None;
@@ -148,7 +157,8 @@ impl Objects {
         ];
         for (call, object) in rest {
             if let Some(object) = object {
-                // SAFETY: every object begins with its `fid`, came from the call that opens it, and is closed once: it was taken.
+                // SAFETY: every object begins with its `fid`, came from the call that opens it, and is closed once: it
+                // was taken.
                 note(checked(library, call, unsafe { sys::fi_close(object.as_ptr()) }));
             }
         }

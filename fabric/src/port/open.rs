@@ -11,7 +11,8 @@ use libfabric_sys as sys;
 use libfabric_sys::Library;
 
 use super::objects::{Objects, Slabs, checked};
-use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, Sleeper, Slot, names};
+use super::queue::{Sleeper, open_queue};
+use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, Slot, names};
 use crate::address::Address;
 use crate::error::{Code, Error};
 use crate::holder;
@@ -19,15 +20,13 @@ use crate::info::{Facts, Info, Query};
 use crate::interface;
 use crate::memory::Pages;
 use crate::net::Net;
-use crate::provider::{AddressFormat, Provider, WaitKind};
+use crate::provider::{AddressFormat, Provider};
 use crate::signals;
 
 /// Injection's limit on cxi, which strict mode imposes (fi_cxi(7)).
 const STRICT_INJECT_BYTES: usize = 192;
 /// The most operations of a kind: keeps the slabs and the queue of a typing error from taking the node's memory.
 const OPERATIONS_MAX: usize = 1 << 20;
-/// How often the queue is read, at least, where a provider turns out to have no descriptor.
-const POLLING_NAP: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Where to bind, in fi_getinfo's words.
 struct Source {
@@ -43,8 +42,8 @@ impl Port {
     /// The first call of the process loads libfabric (200 ms on Debian) and asks it for providers (90 ms).
     ///
     /// # Errors
-    /// No libfabric, no provider that fits, an address that is taken (the error names it, and its holder where the system tells) or
-    /// not local, a host name that does not resolve, a configuration that cannot be honoured.
+    /// No libfabric, no provider that fits, an address that is taken (the error names it, and its holder where the
+    /// system tells) or not local, a host name that does not resolve, a configuration that cannot be honoured.
     pub fn open(config: PortConfig) -> Result<Port, Error> {
         check(&config)?;
         let row = Provider::of(&config.net);
@@ -77,7 +76,7 @@ impl Port {
         }
         let mut objects = Objects::new(library, info);
         let sleeper = open_objects(library, &config, &row, &mut objects)
-            .map_err(|error| name_holder(error, &config, &row, &source))?;
+            .map_err(|error| explain(error, &config, &row, &source))?;
         let name = own_name(library, &objects)?;
         let scheme = row.scheme.unwrap_or(&facts.provider).to_owned();
         let address = names::own_address(row.format, &scheme, &name, config.bind.as_ref()).ok_or_else(|| {
@@ -107,8 +106,9 @@ impl Port {
             None => {
                 let book = self.objects.book.expect("an open port has its address vector");
                 let mut peer = sys::FI_ADDR_NOTAVAIL;
-                // SAFETY: the vector is open, `bytes` holds one address of the length that the provider's own have (or a string),
-                // and `peer` takes the one answer. The vector has no event queue, so the call ends before it returns.
+                // SAFETY: the vector is open, `bytes` holds one address of the length that the provider's own have (or
+                // a string), and `peer` takes the one answer. The vector has no event queue, so the call ends before it
+                // returns.
                 let inserted = unsafe {
                     sys::fi_av_insert(book.as_ptr(), bytes.as_ptr().cast(), 1, &raw mut peer, 0, ptr::null_mut())
                 };
@@ -249,7 +249,8 @@ fn inet_source(config: &PortConfig, row: &Provider) -> Result<Source, Error> {
     Ok(Source { node: Some(socket.ip().to_string()), service: Some(socket.port().to_string()), socket: Some(socket) })
 }
 
-/// The device and PID. The device is the one that --net names, else the one whose NIC address the book entry has, else the first.
+/// The device and PID. The device is the one that --net names, else the one whose NIC address the book entry has, else
+/// the first.
 fn cxi_source(library: &'static Library, config: &PortConfig, row: &Provider) -> Result<Source, Error> {
     let query = Query {
         name: &row.names[0],
@@ -328,7 +329,8 @@ fn no_provider(library: &Library, row: &Provider, what: &str) -> Error {
     }
 }
 
-/// Makes fabric, domain, address vector, queue and endpoint, binds and enables them, and registers the slabs where that is asked for.
+/// Makes fabric, domain, address vector, queue and endpoint, binds and enables them, and registers the slabs where that
+/// is asked for.
 fn open_objects(
     library: &'static Library,
     config: &PortConfig,
@@ -364,7 +366,7 @@ fn open_objects(
         sys::fi_av_open(domain, &raw mut book_attributes, &raw mut book, ptr::null_mut())
     })?;
     objects.book = NonNull::new(book);
-    let sleeper = open_queue(library, objects, domain, operations + BATCH, row.wait)?;
+    let sleeper = open_queue(library, objects, operations + BATCH, row.wait)?;
     let queue = objects.queue();
     let mut endpoint = ptr::null_mut();
     // SAFETY: the domain is open.
@@ -389,46 +391,6 @@ fn open_objects(
     Ok(sleeper)
 }
 
-/// Opens the completion queue, with a descriptor where `wanted` has one. A provider that has none is read now and then instead.
-fn open_queue(
-    library: &'static Library,
-    objects: &mut Objects,
-    domain: *mut sys::fid_domain,
-    size: usize,
-    wanted: WaitKind,
-) -> Result<Sleeper, Error> {
-    let mut open = |wait_obj| {
-        let mut attributes = sys::fi_cq_attr { size, format: sys::FI_CQ_FORMAT_MSG, wait_obj, ..Default::default() };
-        let mut queue = ptr::null_mut();
-        // SAFETY: the domain is open; the attributes are read during the call only.
-        let code = unsafe { sys::fi_cq_open(domain, &raw mut attributes, &raw mut queue, ptr::null_mut()) };
-        objects.queue = NonNull::new(queue).filter(|_| code == 0);
-        checked(library, "fi_cq_open", code)
-    };
-    let (cap, polling) = match wanted {
-        WaitKind::Descriptor { cap } => (cap, Sleeper::Polling { nap: POLLING_NAP }),
-        WaitKind::Polling { nap } => return open(sys::FI_WAIT_NONE).map(|()| Sleeper::Polling { nap }),
-    };
-    if let Err(error) = open(sys::FI_WAIT_FD) {
-        if !matches!(error.code(), Some(Code::NotImplemented | Code::NotSupported | Code::Invalid)) {
-            return Err(error);
-        }
-        log::warn!("no wait descriptor ({error}): the queue is read every {POLLING_NAP:?} instead");
-        return open(sys::FI_WAIT_NONE).map(|()| polling);
-    }
-    let mut descriptor: i32 = -1;
-    let queue: *mut sys::fid = objects.queue().cast();
-    // SAFETY: the queue was opened with FI_WAIT_FD, for which this command writes one descriptor.
-    let code = unsafe { sys::fi_control(queue, sys::FI_GETWAIT as i32, ptr::from_mut(&mut descriptor).cast()) };
-    match checked(library, "fi_control(FI_GETWAIT)", code) {
-        Ok(()) => Ok(Sleeper::Descriptor { descriptor, cap }),
-        Err(error) => {
-            log::warn!("no wait descriptor ({error}): the queue is read every {POLLING_NAP:?} instead");
-            Ok(polling)
-        }
-    }
-}
-
 /// The endpoint's own address, in the provider's bytes.
 fn own_name(library: &'static Library, objects: &Objects) -> Result<Vec<u8>, Error> {
     let mut name = vec![0u8; 512];
@@ -440,19 +402,17 @@ fn own_name(library: &'static Library, objects: &Objects) -> Result<Vec<u8>, Err
     Ok(name)
 }
 
-/// Makes "address in use" say whose it is.
-fn name_holder(error: Error, config: &PortConfig, row: &Provider, source: &Source) -> Error {
-    let taken = match error.code() {
-        Some(Code::AddressInUse) => true,
-        // What the shm provider says of a name that a living process has.
-        Some(Code::Busy) => row.format == AddressFormat::Shm,
-        _ => false,
-    };
+/// Makes an address that cannot be bound say which it is, and whose where that is known.
+fn explain(error: Error, config: &PortConfig, row: &Provider, source: &Source) -> Error {
     let scheme = row.scheme.unwrap_or("tcp");
-    let asked =
-        config.bind.clone().or_else(|| source.socket.map(|socket| Address::inet(scheme, socket.ip(), socket.port())));
-    match asked {
-        Some(address) if taken => Error::InUse { address, holder: source.socket.and_then(holder::of_listening_port) },
+    let of_socket = || source.socket.map(|socket| Address::inet(scheme, socket.ip(), socket.port()));
+    let Some(address) = config.bind.clone().or_else(of_socket) else { return error };
+    match (error.code(), row.format) {
+        // The shm provider says "busy" of a name that a living process has.
+        (Some(Code::AddressInUse), _) | (Some(Code::Busy), AddressFormat::Shm) => {
+            Error::InUse { address, holder: source.socket.and_then(holder::of_listening_port) }
+        }
+        (Some(Code::AddressNotAvailable), _) => Error::NotLocal { address },
         _ => error,
     }
 }

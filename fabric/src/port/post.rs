@@ -15,15 +15,16 @@ use crate::error::{Code, Error, Post};
 impl Port {
     /// Registers `len` bytes at `base`: peers that know the key may read them, and [`Port::read`] may write them.
     ///
-    /// `keep` is dropped after the region is closed, by [`Port::deregister`] or with the port; it is never dropped when closing fails.
+    /// `keep` is dropped after the region is closed, by [`Port::deregister`] or with the port; it is never dropped when
+    /// closing fails.
     ///
     /// # Errors
     /// No bytes, or the provider refuses (the locked-memory limit, most often).
     ///
     /// # Safety
-    /// The bytes stay mapped, readable and writable as long as `keep` lives, and wherever peers may read (by a key and an offset
-    /// that they were told) or a read of this port writes, no reference of Rust's is alive that this breaks: the network card
-    /// reads and writes them behind the compiler's back.
+    /// The bytes stay mapped, readable and writable as long as `keep` lives, and wherever peers may read (by a key and
+    /// an offset that they were told) or a read of this port writes, no reference of Rust's is alive that this breaks:
+    /// the network card reads and writes them behind the compiler's back.
     pub unsafe fn register(
         &mut self,
         base: NonNull<u8>,
@@ -47,7 +48,8 @@ impl Port {
         Ok(Region { key, len, index, port: self.id })
     }
 
-    /// Closes a region and drops what kept its memory. Peers that still know its key get errors.
+    /// Closes a region and drops what kept its memory. A peer that reads by its key later gets an error, and on the tcp
+    /// providers loses its connection with everything under way on it: take a grant back before the region.
     ///
     /// # Errors
     /// Reads into it are under way (`Code::Busy`; nothing has changed), or the provider refuses.
@@ -75,7 +77,8 @@ impl Port {
     /// The first frame to a peer connects; frames to one peer arrive in order.
     ///
     /// # Errors
-    /// [`Post::Again`]: no room now. [`Post::TooLong`]: beyond `frame_bytes_max`. Nothing was sent and no event follows.
+    /// [`Post::Again`]: no room now. [`Post::TooLong`]: beyond `frame_bytes_max`. Nothing was sent and no event
+    /// follows.
     pub fn send(&mut self, peer: Peer, frame: &[u8], token: u64) -> Result<(), Post> {
         if frame.len() > self.frame_bytes_max {
             return Err(Post::TooLong);
@@ -100,7 +103,8 @@ impl Port {
             // SAFETY: the slot is free, so nobody reads or writes its buffer, which has room for a frame.
             unsafe { ptr::copy_nonoverlapping(frame.as_ptr(), buffer, frame.len()) };
             let context = self.context(index);
-            // SAFETY: the endpoint is open; buffer and context belong to this slot until its completion, which frees it.
+            // SAFETY: the endpoint is open; buffer and context belong to this slot until its completion, which frees
+            // it.
             let code = unsafe {
                 sys::fi_send(endpoint, buffer.cast(), frame.len(), self.objects.send_descriptor, peer.0, context.cast())
             };
@@ -113,18 +117,22 @@ impl Port {
     }
 
     /// Reads `len` bytes of a peer's region, from `remote_offset` on, into `region` from `local_offset` on. One
-    /// [`super::Event::Read`] with `token` follows; a peer that is gone or does not poll may delay it for ever, until the close.
+    /// [`super::Event::Read`] with `token` follows; a peer that is gone or does not poll may delay it for ever, until
+    /// the close. A key that is not known there, or bytes beyond its region, end in an error, and on the tcp providers
+    /// break the connection: other operations with that peer are cancelled, and the next one connects again. On shm
+    /// such a read never ends and stops all traffic with that peer.
     ///
     /// # Errors
-    /// [`Post::Again`]: no room now. [`Post::TooLong`]: the destination ends before, or `len` is beyond what the provider reads at
-    /// once. [`Post::Failed`]: no bytes, a closed region, or the provider refuses. Nothing was started and no event follows.
+    /// [`Post::Again`]: no room now. [`Post::TooLong`]: the destination ends before, or `len` is beyond what the
+    /// provider reads at once. [`Post::Failed`]: no bytes, a closed region, or the provider refuses. Nothing was
+    /// started and no event follows.
     ///
     /// # Panics
     /// When `region` belongs to another port.
     ///
     /// # Safety
-    /// Until the event, or until [`Port::close`] has returned, nobody else reads or writes the destination's bytes and no reference to
-    /// them exists.
+    /// Until the event, or until [`Port::close`] has returned, nobody else reads or writes the destination's bytes and
+    /// no reference to them exists.
     #[allow(clippy::too_many_arguments, reason = "the arguments of fi_read")]
     pub unsafe fn read(
         &mut self,
@@ -157,8 +165,9 @@ impl Port {
         }
         let index = self.free_reads.last().copied().expect("counted above");
         let context = self.context(index);
-        // SAFETY: the region is open, its bytes stay mapped while `keep` lives (which outlives the endpoint), the caller leaves the
-        // destination alone until the event, and the context belongs to this slot until its completion.
+        // SAFETY: the region is open, its bytes stay mapped while `keep` lives (which outlives the endpoint), the
+        // caller leaves the destination alone until the event, and the context belongs to this slot until its
+        // completion.
         let code = unsafe {
             let descriptor = if self.facts.mr_mode & sys::FI_MR_LOCAL != 0 {
                 sys::fi_mr_desc(memory.as_ptr())
@@ -199,7 +208,8 @@ impl Port {
     pub(super) fn post_receive(&mut self, index: u32) -> bool {
         let buffer = self.objects.slabs().receive.at(index as usize * self.stride).as_ptr();
         let context = self.context(index);
-        // SAFETY: the endpoint is open; buffer and context belong to this slot, which is not posted, until its completion.
+        // SAFETY: the endpoint is open; buffer and context belong to this slot, which is not posted, until its
+        // completion.
         let code = unsafe {
             let len = self.frame_bytes_max;
             let descriptor = self.objects.receive_descriptor;
@@ -304,8 +314,8 @@ pub(super) fn register_memory(
     Ok(region)
 }
 
-/// A key that no other region has, where the provider leaves keys to its user: random, in all the bits that it takes. Peers keep keys
-/// beyond a restart, and one that meets another region would read wrong bytes.
+/// A key that no other region has, where the provider leaves keys to its user: random, in all the bits that it takes.
+/// Peers keep keys beyond a restart, and one that meets another region would read wrong bytes.
 fn random_key(key_bytes: usize, strict: bool) -> Result<u64, Error> {
     let mut bytes = [0u8; 8];
     let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())

@@ -1,8 +1,9 @@
 //! Sleeps until there is something to poll or another thread calls.
 //!
-//! First the queue is read for `spin`, then the thread sleeps in poll(2) on the queue's descriptor and the caller's: two descriptors
-//! need no epoll set. Every loop here ends at the deadline, and one that finds nothing again and again sleeps in between.
-#![allow(unsafe_code, reason = "fi_trywait takes an array of objects; the queue lends its descriptor")]
+//! First the queue is read for `spin`, then the thread sleeps in poll(2) on the queue's descriptors and the caller's:
+//! so few descriptors need no epoll set. Every loop here ends at the deadline, and one that finds nothing again and
+//! again sleeps in between.
+#![allow(unsafe_code, reason = "fi_trywait takes an array of objects; the queue lends its descriptors")]
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -11,21 +12,57 @@ use libfabric_sys as sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{Port, Sleeper, Wake};
+use super::queue::{DESCRIPTORS_MAX, Descriptors, Sleeper};
+use super::{Port, Wake};
 use crate::error::Error;
 
-/// Rounds without anything to hand out before a nap is forced: a descriptor that stays readable must not cost a CPU.
-const FRUITLESS_MAX: u32 = 64;
+/// A sleep of that length was one: the descriptors were not readable when it began.
+const SLEPT: Duration = Duration::from_micros(5);
+/// So long are wakes without anything to hand out watched before they are judged.
+const WATCH: Duration = Duration::from_millis(20);
+/// Of so many wakes one at least must have ended a real sleep. A large transfer that comes in pieces, or a peer that
+/// reads this port's memory, does so; a descriptor that stays readable does not, and must not cost a CPU: naps come in
+/// between.
+const WAKES_PER_SLEEP_MAX: u32 = 8;
 /// That nap.
 const NAP: Duration = Duration::from_millis(1);
 /// The first nap of a provider without a descriptor; each one is twice as long, up to the table's.
 const NAP_FIRST: Duration = Duration::from_micros(50);
 
+/// Watches for descriptors that stay readable although there is nothing to hand out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Suspicion {
+    since: Option<Instant>,
+    wakes: u32,
+    slept: u32,
+    stuck: bool,
+}
+
+impl Suspicion {
+    /// Notes a wake without anything to hand out, at `now`, which may have ended a real sleep.
+    fn wake(&mut self, now: Instant, slept: bool) {
+        self.wakes += 1;
+        self.slept += u32::from(slept);
+        if now.saturating_duration_since(*self.since.get_or_insert(now)) >= WATCH {
+            let stuck = self.slept.saturating_mul(WAKES_PER_SLEEP_MAX) < self.wakes;
+            *self = Suspicion { since: Some(now), wakes: 0, slept: 0, stuck };
+        }
+    }
+}
+
+/// What one sleep has found readable.
+#[derive(Clone, Copy, Debug, Default)]
+struct Readable {
+    queue: bool,
+    extra: bool,
+}
+
 impl Port {
-    /// Waits until there is something to poll, `extra` is readable (level triggered; the caller drains it), or `timeout` has passed.
+    /// Waits until there is something to poll, `extra` is readable (level triggered; the caller drains it), or
+    /// `timeout` has passed.
     ///
-    /// `Duration::ZERO` looks once. An idle wait returns once, at its end; on cxi the queue is looked at every 10 ms meanwhile, elsewhere
-    /// every second.
+    /// `Duration::ZERO` looks once. An idle wait returns once, at its end; on cxi the queue is looked at every 10 ms
+    /// meanwhile, elsewhere every second.
     ///
     /// # Errors
     /// The endpoint is broken (nothing will come any more: close it), or the system refuses to wait.
@@ -36,86 +73,94 @@ impl Port {
         if !self.closing {
             self.post_receives();
         }
+        let mut now = start;
         loop {
-            if self.refill() {
+            if self.has_news()? {
                 return Ok(Wake::Fabric);
             }
-            if let Some(error) = &self.broken {
-                return Err(error.clone());
-            }
-            if Instant::now() >= spin_end {
+            now = now.max(Instant::now());
+            if now >= spin_end {
                 break;
             }
             std::hint::spin_loop();
         }
-        let mut fruitless = 0u32;
+        let mut suspicion = Suspicion::default();
         let mut nap = NAP_FIRST;
         loop {
-            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
-            let napping = fruitless >= FRUITLESS_MAX;
-            let (queue_readable, extra_readable) = match self.sleeper {
-                Sleeper::Descriptor { descriptor, cap } => {
-                    if napping {
-                        self.sleep(None, extra, left.min(NAP))?
-                    } else if self.may_sleep() {
-                        self.sleep(Some(descriptor), extra, left.min(cap))?
-                    } else {
-                        // Something has come since the queue was read.
-                        (true, false)
-                    }
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
+            let (readable, slept) = match self.sleeper {
+                Sleeper::Descriptors { .. } if suspicion.stuck && !left.is_zero() => {
+                    // The caller's descriptor alone; what the queue's say is looked at below.
+                    let readable = self.sleep(&Descriptors::default(), extra, left.min(NAP))?;
+                    (Readable { queue: true, ..readable }, false)
                 }
+                Sleeper::Descriptors { descriptors, cap } if self.may_sleep() => {
+                    let begin = Instant::now();
+                    let readable = self.sleep(&descriptors, extra, left.min(cap))?;
+                    (readable, begin.elapsed() >= SLEPT)
+                }
+                // Something has come since the queue was read.
+                Sleeper::Descriptors { .. } => (Readable { queue: true, extra: false }, false),
                 Sleeper::Polling { nap: nap_max } => {
-                    let readable = self.sleep(None, extra, left.min(nap))?;
+                    let readable = self.sleep(&Descriptors::default(), extra, left.min(nap))?;
                     nap = (nap * 2).min(nap_max);
-                    readable
+                    (readable, true)
                 }
             };
-            if self.refill() {
+            if self.has_news()? {
                 return Ok(Wake::Fabric);
             }
-            if let Some(error) = &self.broken {
-                return Err(error.clone());
-            }
-            if extra_readable {
+            if readable.extra {
                 return Ok(Wake::Extra);
             }
             if left.is_zero() {
                 return Ok(Wake::Timeout);
             }
-            if queue_readable {
-                self.counters.fruitless_wakes += 1;
-                fruitless += 1;
+            now = Instant::now();
+            if readable.queue {
+                self.counters.fruitless_wakes += u64::from(!suspicion.stuck);
+                suspicion.wake(now, slept);
             } else {
-                // One look at the descriptor follows each nap.
-                fruitless = if napping { FRUITLESS_MAX - 1 } else { 0 };
+                suspicion = Suspicion::default();
             }
         }
     }
 
+    /// Whether there is something to poll; an error when nothing will ever come.
+    fn has_news(&mut self) -> Result<bool, Error> {
+        match (self.refill(), &self.broken) {
+            (true, _) => Ok(true),
+            (false, Some(error)) => Err(error.clone()),
+            (false, None) => Ok(false),
+        }
+    }
+
     /// Asks the provider whether its descriptor can be trusted to wake this thread (fi_trywait, fi_cq(3)).
-    fn may_sleep(&mut self) -> bool {
+    fn may_sleep(&self) -> bool {
         let fabric = self.objects.fabric.expect("an open port has its fabric");
         let mut object: *mut sys::fid = self.objects.queue().cast();
-        // SAFETY: fabric and queue are open, and the queue begins with its `fid`; the array has the one entry that is announced.
+        // SAFETY: fabric and queue are open, and the queue begins with its `fid`; the array has the one entry that is
+        // announced.
         unsafe { sys::fi_trywait(fabric.as_ptr(), &raw mut object, 1) == 0 }
     }
 
-    /// Sleeps until one of the descriptors is readable or `timeout` has passed; says which are.
-    fn sleep(&mut self, queue: Option<i32>, extra: BorrowedFd<'_>, timeout: Duration) -> Result<(bool, bool), Error> {
+    /// Sleeps until one of the descriptors is readable or `timeout` has passed.
+    fn sleep(&mut self, queue: &Descriptors, extra: BorrowedFd<'_>, timeout: Duration) -> Result<Readable, Error> {
         self.counters.sleeps += 1;
-        let wanted = PollFlags::IN;
-        // SAFETY: the queue owns its descriptor and stays open during this call.
-        let queue = queue.map(|queue| unsafe { BorrowedFd::borrow_raw(queue) });
-        let mut fds =
-            [PollFd::from_borrowed_fd(extra, wanted), PollFd::from_borrowed_fd(queue.unwrap_or(extra), wanted)];
-        let used = if queue.is_some() { 2 } else { 1 };
+        let mut fds: [PollFd<'_>; DESCRIPTORS_MAX + 1] =
+            std::array::from_fn(|_| PollFd::from_borrowed_fd(extra, PollFlags::IN));
+        for (place, fd) in fds[1..].iter_mut().zip(queue.as_slice()) {
+            // SAFETY: the queue owns its descriptors and stays open during this call.
+            *place = PollFd::from_borrowed_fd(unsafe { BorrowedFd::borrow_raw(*fd) }, PollFlags::IN);
+        }
+        let used = queue.as_slice().len() + 1;
         let time = Timespec::try_from(timeout.min(Duration::from_secs(3600))).expect("an hour fits");
         match poll(&mut fds[..used], Some(&time)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::of_system("poll", errno)),
         }
         let readable = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        Ok((used == 2 && readable(&fds[1]), readable(&fds[0])))
+        Ok(Readable { queue: fds[1..used].iter().any(readable), extra: readable(&fds[0]) })
     }
 
     /// Lets the provider work for at most `timeout`; for the close, which has no extra descriptor.
@@ -130,5 +175,29 @@ impl Port {
             std::thread::sleep(nap.min(left));
             nap = (nap * 2).min(NAP);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The judgement after `wakes` wakes, `gap` apart, of which every `sleeps`-th ended a real sleep.
+    fn judge(wakes: u32, gap: Duration, sleeps: u32) -> bool {
+        let start = Instant::now();
+        let mut suspicion = Suspicion::default();
+        for wake in 0..wakes {
+            suspicion.wake(start + gap * wake, wake.is_multiple_of(sleeps));
+        }
+        suspicion.stuck
+    }
+
+    #[test]
+    fn only_descriptors_that_never_let_the_thread_sleep_are_stuck() {
+        let quick = Duration::from_micros(2);
+        assert!(judge(20_000, quick, 1000), "readable for 40 ms, two in a thousand by preemption");
+        assert!(!judge(5_000, quick, 1000), "10 ms are a large transfer");
+        assert!(!judge(20_000, quick, 4), "a transfer that keeps the thread waiting now and then");
+        assert!(!judge(2_000, Duration::from_micros(50), 1), "a peer that reads");
     }
 }

@@ -1,9 +1,9 @@
-//! libfabric's C interface (fabric(7), 1.15 or newer) as bindgen reads it from the installed headers, a few constants that
-//! bindgen cannot read, and the loader.
+//! libfabric's C interface (fabric(7), 1.15 or newer) as bindgen reads it from the installed headers, a few constants
+//! that bindgen cannot read, and the loader.
 //!
-//! The only caller is the crate `bornite-fabric`. Nothing here decides anything, and nothing here links libfabric: the inline
-//! calls of the headers go through C wrappers (they jump through tables inside the objects that the library made), the exported
-//! ones are resolved by [`load`]. A program that never calls [`load`] never pays for the library.
+//! The only caller is the crate `bornite-fabric`. Nothing here decides anything, and nothing here links libfabric: the
+//! inline calls of the headers go through C wrappers (they jump through tables inside the objects that the library
+//! made), the exported ones are resolved by [`load`]. A program that never calls [`load`] never pays for the library.
 
 mod loader;
 

@@ -1,8 +1,8 @@
 //! Opens libfabric at run time and resolves the few symbols that it exports.
 //!
-//! Called once per process, by the first endpoint that is opened. Loading runs the constructors of every library that libfabric
-//! depends on (200 ms on Debian), which is why commands that need no fabric must never come here. The library is never unloaded:
-//! its providers start threads and register exit handlers.
+//! Called once per process, by the first endpoint that is opened. Loading runs the constructors of every library that
+//! libfabric depends on (200 ms on Debian), which is why commands that need no fabric must never come here. The library
+//! is never unloaded: its providers start threads and register exit handlers.
 #![allow(unsafe_code, reason = "dlopen and dlvsym hand out untyped pointers")]
 
 use std::env;
@@ -98,8 +98,9 @@ pub fn load() -> Result<&'static Library, LoadError> {
     LOADED.get_or_init(|| open(&file())).as_ref().map_err(Clone::clone)
 }
 
-/// A symbol and the version at which it has carried its present meaning since before 1.15 (`objdump -T libfabric.so.1`).
-/// Asking by version keeps the layout of `fi_info` that 1.15 had, on libraries that have newer ones besides.
+/// A symbol and the version at which it has carried its present meaning since before 1.15 (`objdump -T
+/// libfabric.so.1`). Asking by version keeps the layout of `fi_info` that 1.15 had, on libraries that have newer ones
+/// besides.
 struct Symbol {
     name: &'static CStr,
     version: &'static CStr,

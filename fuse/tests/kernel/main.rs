@@ -2,4 +2,6 @@
 
 mod lifetime;
 mod requests;
+#[cfg(feature = "static-server")]
+mod static_server;
 mod support;

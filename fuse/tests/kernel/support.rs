@@ -43,7 +43,9 @@ pub(crate) enum Parked {
 pub(crate) struct TreeFs {
     nodes: HashMap<u64, Node>,
     pub(crate) absent_ttl: Duration,
-    parked: Mutex<Vec<Parked>>,
+    /// `None` once the mount is being dropped: then nothing is parked any more. A process that waits for its own mount
+    /// cannot even exit.
+    parked: Mutex<Option<Vec<Parked>>>,
     changed: Condvar,
     pub(crate) largest_read: Mutex<u32>,
     pub(crate) ends: Mutex<u32>,
@@ -56,7 +58,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl TreeFs {
     /// A tree with an empty root.
     pub(crate) fn new(absent_ttl: Duration) -> TreeFs {
-        let mut fs = TreeFs { absent_ttl, ..TreeFs::default() };
+        let mut fs = TreeFs { absent_ttl, parked: Mutex::new(Some(Vec::new())), ..TreeFs::default() };
         fs.insert(ROOT_INO, 0o040_755, Content::Dir(Vec::new()));
         fs
     }
@@ -98,16 +100,29 @@ impl TreeFs {
     pub(crate) fn take_parked(&self, count: usize) -> Vec<Parked> {
         let until = Instant::now() + DEADLINE;
         let mut parked = lock(&self.parked);
-        while parked.len() < count {
+        loop {
+            let here = parked.as_ref().map_or(0, Vec::len);
+            if here >= count {
+                return parked.as_mut().map(std::mem::take).unwrap_or_default();
+            }
             let left = until.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{} of {count} requests came", parked.len());
+            assert!(!left.is_zero(), "{here} of {count} requests came");
             parked = self.changed.wait_timeout(parked, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        std::mem::take(&mut *parked)
     }
 
+    /// Loses the token when nothing is parked any more, outside the lock.
     fn park(&self, request: Parked) {
-        lock(&self.parked).push(request);
+        let mut parked = lock(&self.parked);
+        let lost = match &mut *parked {
+            Some(list) => {
+                list.push(request);
+                None
+            }
+            None => Some(request),
+        };
+        drop(parked);
+        drop(lost);
         self.changed.notify_all();
     }
 }
@@ -234,10 +249,10 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        drop(self.fs.take_parked(0));
+        let parked = lock(&self.fs.parked).take();
+        drop(parked);
         let Some(session) = self.session.take() else { return };
         let unmounted = session.unmount();
-        drop(self.fs.take_parked(0));
         let joined = session.join(DEADLINE);
         if !std::thread::panicking() {
             unmounted.expect("unmounts");

@@ -17,9 +17,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::DemoArgs;
 use crate::job::{Hooks, LocalJob, LocalPlan, launch};
-use crate::observe::{Request, SocketDirs, Status, query};
+use crate::observe::{Machine, Request, SocketDirs, Status, query};
 use python::{Environment, Import};
-use report::{Machine, NodeCounts, Place, Report, Run};
+use report::{NodeCounts, Place, Report, Run};
 
 /// Nodes of the demo: with two children per parent a root, two children and a grandchild.
 const NODES: u32 = 4;
@@ -129,9 +129,10 @@ impl Demo<'_> {
         for (name, node) in PLACES {
             places.push(self.place(&environment, name, node, &native.1)?);
         }
-        let version = environment.version(&self.interrupt)?;
+        let python = environment.version(&self.interrupt)?;
         Ok(Report {
-            machine: Machine::this(&version),
+            machine: Machine::this(),
+            python,
             modules: environment.modules.clone(),
             instead: environment.instead.clone(),
             page_cache_dropped: cold.is_ok(),

@@ -8,12 +8,13 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::observe::{Counter, Status};
+use crate::observe::{Counter, Machine, Status};
 
 /// Everything that was measured, with what is needed to read it.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) machine: Machine,
+    pub(super) python: String,
     pub(super) modules: String,
     /// Why the packages are not used, if they are not.
     pub(super) instead: Option<String>,
@@ -31,17 +32,6 @@ pub(super) struct Report {
 pub(super) struct Tree {
     files: u64,
     bytes: u64,
-}
-
-/// Where it was measured.
-#[derive(Debug, Serialize)]
-pub(super) struct Machine {
-    command: Vec<String>,
-    version: &'static str,
-    cpus: usize,
-    cpu: String,
-    kernel: String,
-    python: String,
 }
 
 /// One import.
@@ -104,22 +94,6 @@ impl NodeCounts {
 /// How long a daemon took to start.
 pub(super) fn startup_us(status: &Status) -> u64 {
     status.counters.get(Counter::StartupUsTotal)
-}
-
-impl Machine {
-    /// This machine, with the interpreter's version.
-    pub(super) fn this(python: &str) -> Machine {
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        Machine {
-            command: std::env::args().collect(),
-            version: crate::cli::args::VERSION,
-            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            cpu: model.map_or("unknown", |(_, name)| name).to_owned(),
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-            python: python.to_owned(),
-        }
-    }
 }
 
 /// Counts a tree's files and their bytes.
@@ -277,7 +251,8 @@ mod tests {
         };
         let run = |seconds| Run { seconds, nodes: (0..4).map(node).collect() };
         Report {
-            machine: Machine::this("3.11"),
+            machine: Machine::this(),
+            python: "3.11".to_owned(),
             modules: "numpy,pandas".to_owned(),
             instead: None,
             page_cache_dropped: true,

@@ -100,6 +100,19 @@ fn a_failed_daemon_is_named_with_its_error_and_all_is_taken_back() {
     let error = launch(&setup.plan(3, &script), &hooks(never())).unwrap_err();
     assert_eq!(error.to_string(), "node1 failed: port is taken; its log ends: oops");
     assert!(JobRecord::read(&setup.dir()).unwrap().is_none());
+    let log = state_dir(&setup.dir()).join("logs/node1.log");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "oops\n");
+    // The next job in the same place takes over what the failed one left.
+    launch(&setup.plan(3, READY), &hooks(never())).unwrap().stop().unwrap();
+    assert!(setup.dir().exists() && !state_dir(&setup.dir()).exists());
+}
+
+#[test]
+fn an_error_that_the_log_repeats_is_told_once() {
+    let setup = Setup::new();
+    let script = "echo bornite: port is taken >&2; echo failed port is taken; exit 1";
+    let error = launch(&setup.plan(1, script), &hooks(never())).unwrap_err();
+    assert_eq!(error.to_string(), "node0 failed: port is taken");
 }
 
 #[test]

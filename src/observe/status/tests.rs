@@ -107,30 +107,41 @@ fn a_second_daemon_of_the_same_mount_point_is_refused() {
     assert_eq!(setup.query(DEADLINE).unwrap().pid, 7, "the refused start must not harm the living daemon's socket");
 }
 
+/// Leaves what SIGKILL leaves: socket and lock file on disk, nobody behind them.
+fn leave_dead_socket(setup: &Setup) {
+    let claim = setup.dirs.claim(&setup.mountpoint).unwrap();
+    drop(UnixListener::bind(claim.bind_path().unwrap()).unwrap());
+    // A claim that is dropped removes its files, so they are out of the way meanwhile.
+    let dir = setup.temp.path().join("d".repeat(120));
+    let away = setup.temp.path().join("away");
+    std::fs::create_dir(&away).unwrap();
+    let names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.iter().for_each(|name| std::fs::rename(dir.join(name), away.join(name)).unwrap());
+    drop(claim);
+    names.iter().for_each(|name| std::fs::rename(away.join(name), dir.join(name)).unwrap());
+    assert_eq!(names.len(), 2);
+}
+
 #[test]
 fn a_socket_of_a_dead_daemon_is_reported_then_replaced() {
     let setup = Setup::new();
-    // What SIGKILL leaves: socket and lock file on disk, nobody behind them.
-    let claim = setup.dirs.claim(&setup.mountpoint).unwrap();
-    drop(UnixListener::bind(claim.bind_path().unwrap()).unwrap());
-    let kept: Vec<(PathBuf, Vec<u8>)> = std::fs::read_dir(setup.temp.path().join("d".repeat(120)))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension() == Some("lock".as_ref()))
-        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
-        .collect();
-    let socket = setup.socket();
-    std::fs::rename(socket.connect_path(), setup.temp.path().join("socket")).unwrap();
-    drop(claim);
-    std::fs::rename(setup.temp.path().join("socket"), socket.display_path()).unwrap();
-    for (path, bytes) in kept {
-        std::fs::write(path, bytes).unwrap();
-    }
-
+    leave_dead_socket(&setup);
     let error = setup.query(DEADLINE).unwrap_err();
     assert!(matches!(error, StatusError::DaemonDied { .. }), "{error}");
     assert!(query_all::<Status>(&setup.dirs, Request::Status, DEADLINE).is_empty());
+    drop(setup.serve());
+    assert!(matches!(setup.query(DEADLINE).unwrap_err(), StatusError::NoDaemon { .. }));
+}
+
+#[test]
+fn a_dead_socket_is_cleared_and_a_living_one_is_not() {
+    let setup = Setup::new();
+    setup.dirs.clear(&setup.mountpoint).unwrap();
+    leave_dead_socket(&setup);
+    setup.dirs.clear(&setup.mountpoint).unwrap();
+    assert!(matches!(setup.query(DEADLINE).unwrap_err(), StatusError::NoDaemon { .. }));
     let _server = setup.serve();
+    setup.dirs.clear(&setup.mountpoint).unwrap();
     setup.query(DEADLINE).unwrap();
 }
 
