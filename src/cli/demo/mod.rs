@@ -16,7 +16,7 @@ use crossbeam::channel::Receiver;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::DemoArgs;
-use crate::job::{Hooks, LocalJob, LocalPlan, launch};
+use crate::job::{Hooks, LaunchError, LocalJob, LocalPlan, launch};
 use crate::observe::{Machine, Request, SocketDirs, Status, query};
 use python::{Environment, Import};
 use report::{NodeCounts, Place, Report, Run};
@@ -36,15 +36,15 @@ const CACHE_SIZE: &str = "1G";
 /// Signals that ask for an end, remembered once one has come.
 pub(super) struct Interrupt {
     signals: Receiver<i32>,
-    came: std::cell::Cell<bool>,
+    came: std::cell::Cell<Option<i32>>,
 }
 
 impl Interrupt {
     fn came(&self) -> bool {
-        if self.signals.try_recv().is_ok() {
-            self.came.set(true);
+        if let Ok(signal) = self.signals.try_recv() {
+            self.came.set(Some(signal));
         }
-        self.came.get()
+        self.came.get().is_some()
     }
 }
 
@@ -54,7 +54,7 @@ impl Interrupt {
 /// In one line what could not be done; nothing is left behind.
 pub(super) fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let signals = super::signals::catch(false)?;
-    let interrupt = Interrupt { signals: signals.clone(), came: std::cell::Cell::new(false) };
+    let interrupt = Interrupt { signals: signals.clone(), came: std::cell::Cell::new(None) };
     let work = WorkDir::make()?;
     let runs = args.warm_runs;
     let bar = ProgressBar::new(1 + (1 + runs) + PLACES.len() as u64 * (2 + runs));
@@ -62,15 +62,19 @@ pub(super) fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}").context("the bar's style")?,
     );
     bar.enable_steady_tick(Duration::from_millis(200));
-    let result = Demo {
+    let demo = Demo {
         args,
         interrupt,
         hooks: Hooks::new(super::launch::clear_stale, signals),
         work: work.0.clone(),
         bar: bar.clone(),
-    }
-    .run();
+    };
+    let result = demo.run();
     bar.finish_and_clear();
+    if let Some(signal) = demo.interrupt.came.get().or_else(|| interrupted_launch(&result)) {
+        eprintln!("bornite: interrupted; everything that was started is stopped and removed");
+        return Ok(ExitCode::from(super::launch::code_of_signal(signal)));
+    }
     let report = result?;
     report.print();
     if let Some(file) = &args.json {
@@ -78,6 +82,14 @@ pub(super) fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         println!("raw figures: {}", file.display());
     }
     Ok(if report.identical() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The signal that ended a launch: the launch has taken it.
+fn interrupted_launch(result: &anyhow::Result<Report>) -> Option<i32> {
+    match result.as_ref().err()?.downcast_ref() {
+        Some(LaunchError::Interrupted { signal }) => Some(*signal),
+        _ => None,
+    }
 }
 
 /// A directory that is removed at the end.
@@ -225,7 +237,7 @@ impl Demo<'_> {
 
     fn step(&self, what: &str) -> anyhow::Result<()> {
         if self.interrupt.came() {
-            bail!("interrupted; everything that was started is stopped and removed");
+            bail!("interrupted");
         }
         self.bar.inc(1);
         self.bar.set_message(what.to_owned());
