@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bornite::observe::Counter;
@@ -293,29 +294,31 @@ fn readers_of_a_file_that_is_replaced_get_whole_versions() {
             None
         }
     };
+    let end = Instant::now() + 4 * DEADLINE;
+    // How many versions each reader has seen.
+    let seen = DEPTHS.map(|_| AtomicUsize::new(0));
+    let all_saw = |versions| eventually(DEADLINE, || seen.iter().all(|seen| seen.load(Ordering::Relaxed) >= versions));
     std::thread::scope(|scope| {
-        let readers: Vec<_> = DEPTHS
-            .into_iter()
-            .map(|node| {
-                let (read, done) = (&read, &done);
-                scope.spawn(move || {
-                    let mut seen = std::collections::BTreeSet::new();
-                    while !done.load(Ordering::Relaxed) {
-                        seen.extend(read(node));
-                    }
-                    seen.len()
-                })
-            })
-            .collect();
+        for (node, seen) in DEPTHS.into_iter().zip(&seen) {
+            let (read, done) = (&read, &done);
+            scope.spawn(move || {
+                let mut versions = BTreeSet::new();
+                // The deadline is for a test that fails before it says so.
+                while !done.load(Ordering::Relaxed) && Instant::now() < end {
+                    versions.extend(read(node));
+                    seen.store(versions.len(), Ordering::Relaxed);
+                }
+            });
+        }
+        let began = all_saw(1);
         for n in 1..VERSIONS {
             wait_until(Instant::now() + Duration::from_millis(60));
             put(n);
         }
         let last = DEPTHS.map(|node| eventually(DEADLINE, || read(node) == Some(VERSIONS - 1)));
+        let ended = all_saw(2);
         done.store(true, Ordering::Relaxed);
-        for (reader, node) in readers.into_iter().zip(DEPTHS) {
-            assert!(reader.join().unwrap() > 1, "node {node} saw one version only: the test shows nothing");
-        }
         assert_eq!(last, [true; 3], "root, child and grandchild come to the last version");
+        assert!(began && ended, "a reader is stuck; versions seen: {seen:?}");
     });
 }
