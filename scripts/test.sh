@@ -30,9 +30,11 @@ code=0
     ' || code=$?
 
 skipped=$(awk '
-    /^---- .* stdout ----$/ { test = $2 }
-    /^test .* \.\.\. ignored, / { print "SKIPPED " $2 ": " substr($0, index($0, " ... ignored, ") + 14) }
-    tolower($0) ~ /^skipped/ { reason = substr($0, 8); sub(/^:? */, "", reason); print "SKIPPED " test ": " reason }
+    # Captured output comes in blocks that name their test; what went past the capture names it itself.
+    /^---- .* stdout ----$/ { test = $2 ": " }
+    /^test result:/ { test = "" }
+    /^test .* \.\.\. ignored, / { print "SKIPPED: " $2 ": " substr($0, index($0, " ... ignored, ") + 14) }
+    tolower($0) ~ /^skipped/ { reason = substr($0, 8); sub(/^:? */, "", reason); print "SKIPPED: " test reason }
 ' "$log")
 if [[ -n $skipped ]]; then
     printf '\n%s\n' "$skipped"

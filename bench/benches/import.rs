@@ -8,7 +8,8 @@ use bornite_bench::{program, results};
 
 fn main() -> anyhow::Result<()> {
     let mut demo = Command::new(program()?);
-    demo.arg("demo").arg("--json").arg(results().join("import.json"));
+    // Relative, as the command is part of the record.
+    demo.current_dir(results()).args(["demo", "--json", "import.json"]);
     // The environment is kept between runs where the caller names a place for it.
     if let Some(dir) = std::env::var_os("BORNITE_DEMO_ENV") {
         demo.arg("--env").arg(dir);

@@ -333,9 +333,24 @@ mod tests {
         assert!(job.gone());
     }
 
+    /// Waits until a process ignores SIGTERM (the mask of ignored signals, proc_pid_status(5)).
+    fn wait_until_deaf(pid: u32) {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim().to_owned();
+            if u64::from_str_radix(&mask, 16).unwrap() & (1 << (Signal::TERM.as_raw() - 1)) != 0 {
+                return;
+            }
+            assert!(Instant::now() < until, "the shell does not ignore SIGTERM");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     #[test]
     fn a_deaf_daemon_is_killed() {
         let (mut child, process) = shell("trap '' TERM; while :; do sleep 0.1; done");
+        wait_until_deaf(process.pid);
         let job = Job::new(Some(process));
         let patience = Patience { term: Duration::from_millis(300), ..Patience::default() };
         let report = stop(&job.record.mount_dir, &|_: &Path| Ok(false), patience).unwrap();

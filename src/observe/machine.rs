@@ -5,7 +5,7 @@ use serde::Serialize;
 /// This machine and this program.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
-    /// The command as it was given.
+    /// The command as it was given, but of absolute paths the last name only: where things lie there says nothing here.
     pub command: Vec<String>,
     /// The commit that was built, or `unknown`.
     pub commit: &'static str,
@@ -28,7 +28,7 @@ impl Machine {
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let memory = rustix::system::sysinfo();
         Machine {
-            command: std::env::args().collect(),
+            command: std::env::args().map(last_name).collect(),
             commit: env!("BORNITE_COMMIT"),
             debug_build: cfg!(debug_assertions),
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -36,5 +36,24 @@ impl Machine {
             memory_bytes: memory.totalram.saturating_mul(u64::from(memory.mem_unit)),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         }
+    }
+}
+
+fn last_name(argument: String) -> String {
+    match argument.rsplit_once('/') {
+        Some((_, name)) if argument.starts_with('/') => name.to_owned(),
+        _ => argument,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_tell_no_places() {
+        let names: Vec<_> = ["/a/b/bornite", "--env", "/x/y", "a/b"].map(|a| last_name(a.to_owned())).into();
+        assert_eq!(names, ["bornite", "--env", "y", "a/b"]);
+        assert!(Machine::this().command.iter().all(|argument| !argument.starts_with('/')));
     }
 }
