@@ -71,12 +71,7 @@ impl Handler {
 
     fn lookup_path(&self, path: Option<&[u8]>, reply: EntryReply) {
         let Some(path) = path else { return reply.error(Errno::ENAMETOOLONG) };
-        let now = clock::now();
-        if let Some(inode) = self.names.get(path).filter(|inode| inode.is_fresh(now)) {
-            self.counters.add(Counter::NamesHits, 1);
-            return entry(reply, &inode, now);
-        }
-        if let Some(remaining_us) = self.enoent.lookup(path, now) {
+        if let Some(remaining_us) = self.enoent.lookup(path, clock::now()) {
             return reply.absent(negative_ttl(remaining_us));
         }
         self.park(Object::Attr(path.into()), Job::Lookup(reply));
@@ -91,6 +86,15 @@ impl bornite_fuse::Filesystem for Handler {
             None if parent == Ino::ROOT.0 => b"",
             None => return reply.error(Errno::ESTALE),
         };
+        let now = clock::now();
+        let known = match &dir {
+            Some(dir) => self.names.child(dir, name),
+            None => self.names.current(name),
+        };
+        if let Some(inode) = known.filter(|inode| inode.is_fresh(now)) {
+            self.counters.add(Counter::NamesHits, 1);
+            return entry(reply, &inode, now);
+        }
         if dir_path.len() + name.len() < SHORT_PATH_BYTES {
             self.lookup_path(join(&mut [0; SHORT_PATH_BYTES], dir_path, name), reply);
         } else {

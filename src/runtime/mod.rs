@@ -13,5 +13,8 @@ mod mounts;
 mod pool;
 mod transport;
 
+pub use crate::core::Swept;
 pub use backend::{Backend, BackendError};
-pub use daemon::{Daemon, DaemonConfig, DaemonStatus, StartError, StopError, choose_net, clear_stale, is_root};
+pub use daemon::{
+    Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
+};

@@ -12,7 +12,7 @@ use crossbeam::queue::SegQueue;
 use super::backend::Backend;
 use super::engine::Waker;
 use crate::cache::arena::Slot;
-use crate::core::{BackendOp, BackendReply, FlightId};
+use crate::core::{BackendOp, BackendReply, ChunkRead, FlightId};
 
 /// How often a worker looks for descriptors to close while there are some.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
@@ -133,8 +133,12 @@ fn ask(backend: &Backend, op: BackendOp) -> BackendReply {
         BackendOp::Attr { path } => BackendReply::Attr(backend.attr(&path).map_err(errno)),
         BackendOp::List { path } => BackendReply::List(backend.list(&path).map_err(errno)),
         BackendOp::Chunk { path, version, offset, len, mut slot } => {
-            let crc = backend.chunk(&path, &version, offset, &mut slot.as_mut_slice()[..len]);
-            BackendReply::Chunk(crc.map(|crc| (slot, crc)).map_err(errno))
+            let read = backend.chunk(&path, &version, offset, &mut slot.as_mut_slice()[..len]);
+            BackendReply::Chunk(read.map(|(crc, ctime)| ChunkRead { slot, len, crc, ctime }))
+        }
+        BackendOp::Recheck { path, version, chunks } => {
+            let gone = |e| if e == rustix::io::Errno::NOENT { rustix::io::Errno::STALE } else { e };
+            BackendReply::Recheck(backend.recheck(&path, &version, &chunks).map_err(|e| errno(gone(e))))
         }
         BackendOp::Statfs => BackendReply::Statfs(backend.statfs().map_err(errno)),
     }

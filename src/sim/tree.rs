@@ -82,6 +82,7 @@ impl Tree {
             ctime: time,
             backend_ino: self.entries.len() as u64 + 100,
             backend_dev: 1,
+            change: 0,
         };
         self.entries.insert(path, Entry { attr, target });
     }

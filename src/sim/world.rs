@@ -17,11 +17,12 @@ use crate::cache::store::ChunkStore;
 use crate::cache::types::{Kind, Micros};
 use crate::core::topology::TopologyError;
 use crate::core::{
-    BackendOp, BackendReply, Counters, FlightId, Found, Node, NodeConfig, NodeId, Object, Outcome, Output, Topology,
-    Waiter,
+    BackendOp, BackendReply, ChunkRead, Counters, FlightId, Found, Node, NodeConfig, NodeId, Object, Outcome, Output,
+    Topology, Waiter,
 };
 
 const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
+const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
 
 /// What is simulated.
 #[derive(Clone, Debug)]
@@ -341,7 +342,8 @@ impl World {
                     let key = (1 << 63) | (at as u64) << 16 | u64::from(segment);
                     self.nodes[at].registered(segment, key);
                 }
-                Output::Invalidate { .. } => {}
+                Output::Invalidate { .. } | Output::Expire { .. } | Output::Swept { .. } => {}
+                Output::Fence { id } => self.nodes[at].fenced(self.now, id),
                 Output::Complete { outcome, .. } => self.answered(at, &outcome)?,
             }
         }
@@ -376,10 +378,14 @@ impl World {
                 BackendReply::List(Ok(self.tree.list(&path, self.stamp)))
             }
             BackendOp::Chunk { path, version, offset, len, mut slot } => {
-                *self.reads.entry((at, path, offset)).or_insert(0) += 1;
+                *self.reads.entry((at, path.clone(), offset)).or_insert(0) += 1;
                 fill(version.ino, offset, &mut slot.as_mut_slice()[..len]);
                 let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
-                BackendReply::Chunk(Ok((slot, crc)))
+                let ctime = self.tree.get(&path).map_or_else(Default::default, |entry| entry.attr.ctime);
+                BackendReply::Chunk(Ok(ChunkRead { slot, len, crc, ctime }))
+            }
+            BackendOp::Recheck { path, .. } => {
+                BackendReply::Recheck(self.tree.get(&path).map(|entry| entry.attr).ok_or(ESTALE))
             }
             BackendOp::Statfs => BackendReply::Statfs(Ok(crate::core::wire::Statfs::default())),
         }
