@@ -44,14 +44,14 @@ fn every_node_sees_what_is_there_after_an_invalidation_anywhere() {
         assert_eq!(read(node, "d/removed").expect("a file"), b"old");
     }
     let kept = |node: usize| fs::metadata(cluster.mount(node).join("d/kept")).expect("a file").ino();
-    let before: Vec<u64> = (0..4).map(kept).collect();
+    let before: [u64; 4] = std::array::from_fn(kept);
     let open: Vec<File> = DEPTHS.map(|node| File::open(cluster.mount(node).join("d/kept")).expect("a file")).into();
     cluster.quiet();
     let bytes = cluster.count(0, Counter::BackendReadBytes);
 
     let swept = cluster.daemon(3).invalidate(b"d", DEADLINE);
     assert_eq!(swept, Some(Swept { reached: 4, missing: 0 }));
-    for node in 0..4 {
+    for (node, kept_before) in before.into_iter().enumerate() {
         assert_eq!(read(node, "d/rewritten").expect("a file"), b"new bytes", "node {node}");
         assert_eq!(errno(read(node, "d/removed")), Some(Errno::NOENT), "node {node}");
         assert_eq!(read(node, "d/made").expect("a file"), b"made", "node {node}");
@@ -59,7 +59,7 @@ fn every_node_sees_what_is_there_after_an_invalidation_anywhere() {
         assert_eq!(shown, ["kept", "made", "rewritten"].map(str::to_owned).into(), "node {node}");
         assert_eq!(read(node, "elsewhere").expect("a file"), b"old", "node {node}: nobody asked for this one");
         // The same inode number, and nothing of it read again.
-        assert_eq!((read(node, "d/kept").expect("a file"), kept(node)), (b"old".to_vec(), before[node]));
+        assert_eq!((read(node, "d/kept").expect("a file"), kept(node)), (b"old".to_vec(), kept_before));
     }
     for file in open {
         let mut have = [0; 3];

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::mounts::{Mounts, Place};
 use crate::cache::chunks::CHUNK_BYTES;
 use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Timestamp, Version};
+use crate::core::limits::TARGET_BYTES_MAX;
 use crate::core::wire::Statfs;
 use crate::core::{ChunkFailure, Found};
 use crate::observe::{Counter, Counters};
@@ -320,16 +321,18 @@ impl Backend {
         attr
     }
 
-    /// A symlink's text as it is served: an absolute one that stays in the tree becomes relative to the link's folder,
-    /// so that it means the same in the mount and at the original path.
+    /// A symlink's text as it is served, so that it means the same in the mount and at the original path: one that stays in
+    /// the tree is relative to the link's folder, one that leaves it is absolute.
     fn stay_inside(&self, link: &[u8], text: &[u8]) -> Box<[u8]> {
+        let depth = link.iter().filter(|b| **b == b'/').count();
+        let climbed = self.climb_out(depth, text);
+        let absolute = climbed.as_deref().filter(|text| text.len() <= TARGET_BYTES_MAX).unwrap_or(text);
         let inside = self.prefixes.iter().find_map(|prefix| {
-            let rest = text.strip_prefix(&**prefix)?;
+            let rest = absolute.strip_prefix(&**prefix)?;
             (rest.is_empty() || rest[0] == b'/').then_some(rest)
         });
-        let Some(inside) = inside.filter(|_| text.first() == Some(&b'/')) else { return text.into() };
+        let Some(inside) = inside.filter(|_| absolute.first() == Some(&b'/')) else { return absolute.into() };
         let inside = &inside[inside.iter().take_while(|b| **b == b'/').count()..];
-        let depth = link.iter().filter(|b| **b == b'/').count();
         let mut out = b"../".repeat(depth);
         out.extend_from_slice(inside);
         while out.len() > 1 && inside.is_empty() && out.last() == Some(&b'/') {
@@ -338,7 +341,33 @@ impl Backend {
         if out.is_empty() {
             out.push(b'.');
         }
-        out.into()
+        // One that becomes too long for a link is served as it is.
+        if out.len() > TARGET_BYTES_MAX { text.into() } else { out.into() }
+    }
+
+    /// The absolute form of a relative `text` that climbs out of the tree from `depth` folders below the target. Only `..`
+    /// at its beginning are counted: there is no link in a served path, so they lead up for certain.
+    fn climb_out(&self, depth: usize, text: &[u8]) -> Option<Box<[u8]>> {
+        if text.first() == Some(&b'/') {
+            return None;
+        }
+        let (mut rest, mut up) = (text, 0usize);
+        while !rest.is_empty() {
+            let end = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
+            match &rest[..end] {
+                b".." => up += 1,
+                b"." | b"" => {}
+                _ => break,
+            }
+            rest = rest.get(end + 1..).unwrap_or_default();
+        }
+        let above = up.checked_sub(depth).filter(|above| *above > 0)?;
+        let mut base = &*self.prefixes[0];
+        for _ in 0..above {
+            // `..` of the root directory is the root directory.
+            base = &base[..base.iter().rposition(|b| *b == b'/').unwrap_or(0)];
+        }
+        Some(if rest.is_empty() && !base.is_empty() { base.into() } else { [base, b"/", rest].concat().into() })
     }
 }
 

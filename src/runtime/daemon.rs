@@ -24,12 +24,6 @@ use crate::core::topology::TopologyError;
 use crate::core::{Node, NodeConfig, NodeId, Swept, Topology};
 use crate::observe::{Counter, Counters};
 
-/// Workers of a root: as many backend operations may wait at once.
-const ROOT_WORKERS: usize = 8;
-
-/// Workers of the other nodes: checksums and large replies.
-const LEAF_WORKERS: usize = 2;
-
 /// The arena begins with this much and grows by the larger step.
 const FIRST_SEGMENT_BYTES: usize = 16 << 20;
 const SEGMENT_BYTES: usize = 64 << 20;
@@ -232,8 +226,7 @@ impl Daemon {
         let shown = Arc::new(Shown::default());
         // Until the engine has made its first turn nobody may take this node for a root.
         shown.show(node.parent_state());
-        let workers = if topology.is_root() { ROOT_WORKERS } else { LEAF_WORKERS };
-        let pool = Pool::start(workers, backend, &waker).map_err(system("a worker thread"))?;
+        let pool = Pool::start(backend, &waker).map_err(system("a worker thread"))?;
         let (sender, notices) = mpsc::channel::<Notice>();
         let notify: Notify = Box::new(move |notice| {
             // After the mount is gone there is nobody to tell.

@@ -333,7 +333,7 @@ impl Engine {
         }
     }
 
-    fn reply(&self, job: ReadJob) {
+    fn reply(&mut self, job: ReadJob) {
         if job.len() > REPLY_INLINE_BYTES {
             self.pool.submit(Task::Reply(Box::new(move || job.send())));
         } else {
