@@ -23,6 +23,6 @@ pub mod topology;
 pub mod wire;
 
 pub use flight::{FlightId, Object, Outcome, Waiter};
-pub use node::{BackendOp, BackendReply, Counters, Found, Node, NodeConfig, Output};
+pub use node::{BackendOp, BackendReply, Counters, Found, Load, Node, NodeConfig, Output};
 pub use peer::ParentState;
 pub use topology::{NodeId, Topology};
