@@ -1,9 +1,9 @@
 //! Messages out of arbitrary bytes: each is one that a node might send.
 
 use bornite::cache::types::{Attr, Timestamp, Version};
-use bornite::core::NodeId;
 use bornite::core::limits::{PATH_BYTES_MAX, TARGET_BYTES_MAX};
 use bornite::core::wire::{Grant, Header, INLINE_BYTES_MAX, Message, PART_BYTES_MAX, Statfs, path_is_valid};
+use bornite::core::{NodeId, Swept};
 
 use super::bytes::Bytes;
 
@@ -16,7 +16,7 @@ fn timestamp(bytes: &mut Bytes<'_>) -> Timestamp {
 }
 
 pub(crate) fn version(bytes: &mut Bytes<'_>) -> Version {
-    Version { ino: bytes.u64(), size: bytes.u64(), mtime: timestamp(bytes) }
+    Version { ino: bytes.u64(), size: bytes.u64(), mtime: timestamp(bytes), change: bytes.u32() }
 }
 
 pub(crate) fn attr(bytes: &mut Bytes<'_>) -> Attr {
@@ -33,6 +33,7 @@ pub(crate) fn attr(bytes: &mut Bytes<'_>) -> Attr {
         ctime: timestamp(bytes),
         backend_ino: bytes.u64(),
         backend_dev: bytes.u64(),
+        change: bytes.u32(),
     }
 }
 
@@ -57,7 +58,7 @@ pub(crate) fn path<'a>(bytes: &mut Bytes<'a>) -> &'a [u8] {
 
 /// A message of any kind, by its first byte.
 pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
-    match bytes.u8() % 15 {
+    match bytes.u8() % 17 {
         0 => Message::Probe,
         1 => Message::Attr { path: path(bytes) },
         2 => Message::List { stamp: bytes.u64(), from: bytes.u32(), path: path(bytes) },
@@ -87,6 +88,8 @@ pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
             len: bytes.u32(),
             crc: bytes.u32(),
         }),
+        14 => Message::Sweep { down: bytes.u8() & 1 == 1, path: path(bytes) },
+        15 => Message::Swept(Swept { reached: bytes.u32(), missing: bytes.u32() }),
         _ => Message::Filesystem(statfs(bytes)),
     }
 }

@@ -13,7 +13,8 @@ use bornite::cache::types::{Attr, Ino, Kind, ListEntry, ListingBuilder, Micros, 
 use bornite::core::limits::{FRAME_BYTES_MAX, REQUEST_DEADLINE_US};
 use bornite::core::wire::{self, Grant, Header, Message, PART_BYTES_MAX};
 use bornite::core::{
-    BackendOp, BackendReply, Found, Node, NodeConfig, NodeId, Object, Outcome, Output, Topology, Waiter,
+    BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Node, NodeConfig, NodeId, Object, Outcome, Output,
+    Topology, Waiter,
 };
 
 use super::bytes::Bytes;
@@ -173,6 +174,7 @@ impl World {
             ctime: mtime,
             backend_ino: u64::from(bytes.u8() % 4),
             backend_dev: 1,
+            change: 0,
         }
     }
 
@@ -248,17 +250,25 @@ impl World {
                         let listing = self.listing(bytes);
                         BackendReply::List(Ok(listing.build(self.stamps)))
                     }
-                    BackendOp::Chunk { .. } if fails => BackendReply::Chunk(Err(errno)),
+                    BackendOp::Chunk { .. } if fails => BackendReply::Chunk(Err(ChunkFailure::Errno(errno))),
                     BackendOp::Chunk { slot, len, .. } => {
                         assert!(len <= slot.capacity());
-                        BackendReply::Chunk(Ok((slot, 7)))
+                        let ctime = Timestamp { secs: i64::from(bytes.u8() % 2), nanos: 0 };
+                        BackendReply::Chunk(Ok(ChunkRead { slot, len, crc: 7, ctime }))
                     }
+                    BackendOp::Recheck { .. } if fails => BackendReply::Recheck(Err(errno)),
+                    BackendOp::Recheck { .. } => BackendReply::Recheck(Ok(World::attr(bytes))),
                     BackendOp::Statfs if fails => BackendReply::Statfs(Err(errno)),
                     BackendOp::Statfs => BackendReply::Statfs(Ok(messages::statfs(bytes))),
                 };
                 self.node.backend(now, id, reply);
             }
-            Output::Send { .. } | Output::Complete { .. } | Output::Invalidate { .. } => {}
+            Output::Fence { id } => self.node.fenced(now, id),
+            Output::Send { .. }
+            | Output::Complete { .. }
+            | Output::Invalidate { .. }
+            | Output::Expire { .. }
+            | Output::Swept { .. } => {}
         }
     }
 
@@ -274,6 +284,7 @@ impl World {
                     }
                 }
                 Output::Invalidate { ino, .. } => self.node.forget(ino),
+                Output::Expire { .. } | Output::Swept { .. } => {}
                 output => self.open.push(output),
             }
         }

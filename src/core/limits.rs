@@ -46,6 +46,9 @@ pub const CHECKSUM_RETRIES_MAX: u32 = 3;
 /// An invalidation that a node did not answer is asked for again after this long.
 pub const SWEEP_RETRY_US: u64 = 1_000_000;
 
+/// Invalidations that a node has under way at once; what comes beyond is asked again by who wants it.
+pub const SWEEPS_MAX: usize = 64;
+
 /// Nodes that have not answered an invalidation by then are reported as missing.
 pub const SWEEP_DEADLINE_US: u64 = 8_000_000;
 

@@ -25,7 +25,7 @@ mod verify;
 pub mod wire;
 
 pub use flight::{FlightId, Object, Outcome, Waiter};
-pub use node::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Counters, Found, Node, NodeConfig, Output};
+pub use node::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Counters, Found, Load, Node, NodeConfig, Output};
 pub use peer::ParentState;
 pub use sweep::Swept;
 pub use topology::{NodeId, Topology};

@@ -264,6 +264,21 @@ pub struct Counters {
     pub leases_ended: u64,
 }
 
+/// What a node holds now; each has its bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that are under way.
+    pub flights: usize,
+    /// Places in the line for the parent.
+    pub line: usize,
+    /// Requests that the parent was asked for and that are not over.
+    pub at_parent: usize,
+    /// Grants that were not released.
+    pub grants: usize,
+    /// Grants whose lease is running, released ones included.
+    pub leases: usize,
+}
+
 /// One node.
 #[derive(Debug)]
 pub struct Node {
@@ -352,6 +367,18 @@ impl Node {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.flights.len()
+    }
+
+    /// What it holds now.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load {
+            flights: self.flights.len(),
+            line: self.line.len(),
+            at_parent: self.under_way,
+            grants: self.grants.len(),
+            leases: self.leases.len(),
+        }
     }
 
     /// From now on probes are answered with "ready".

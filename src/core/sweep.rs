@@ -5,7 +5,7 @@
 //! it are done, its kernel included. What turns out to be the same afterwards keeps its number and data: files in use
 //! live through it.
 
-use super::limits::{SWEEP_DEADLINE_US, SWEEP_RETRY_US};
+use super::limits::{SWEEP_DEADLINE_US, SWEEP_RETRY_US, SWEEPS_MAX};
 use super::node::{Node, Output};
 use super::topology::NodeId;
 use super::wire::{Header, Message};
@@ -67,7 +67,7 @@ impl Node {
     pub(super) fn sweep_asked(&mut self, now: Micros, header: &Header, path: &[u8], down: bool) {
         let asker = Asker::Peer { node: header.from, id: header.id };
         // A repeated question is under way already.
-        if self.sweeps.iter().all(|sweep| sweep.asker != asker) {
+        if self.sweeps.len() < SWEEPS_MAX && self.sweeps.iter().all(|sweep| sweep.asker != asker) {
             self.begin_sweep(now, path, asker, down);
         }
     }
