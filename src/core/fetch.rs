@@ -189,6 +189,8 @@ impl Node {
                 self.drop_name(path);
                 return Outcome::Failed { errno: ESTALE };
             }
+            // Something above it is no directory, or a link, by now. Whoever looks it up is told so.
+            Object::Attr(path) if is_gone(errno) => self.drop_name(path),
             _ => {}
         }
         Outcome::Failed { errno }

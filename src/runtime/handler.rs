@@ -60,6 +60,10 @@ pub enum Job<R: Replies> {
         ino: u64,
         /// Its token.
         reply: R::Attributes,
+        /// Where numbers are found.
+        names: Arc<Names>,
+        /// How many of its names were gone.
+        gone: u32,
     },
     /// Of bytes.
     Read(ReadJob<R>),
@@ -96,6 +100,9 @@ pub struct ReadJob<R: Replies> {
     offset: u64,
     len: usize,
     have: [Option<Arc<Chunk>>; CHUNKS_PER_READ_MAX],
+    names: Arc<Names>,
+    /// How many names of the inode were gone.
+    gone: u32,
     reply: R::Data,
 }
 
@@ -107,6 +114,9 @@ impl<R: Replies> std::fmt::Debug for ReadJob<R> {
 
 /// The kernel asks for at most 1 MiB at once, which may lie across two chunks.
 const CHUNKS_PER_READ_MAX: usize = 2;
+
+/// Names of one inode that a request tries: where one hard link is gone, another may still be there.
+const GONE_NAMES_MAX: u32 = 64;
 
 impl<R: Replies> Handler<R> {
     /// Answers from this memory, and counts in `counters`.
@@ -169,7 +179,7 @@ impl<R: Replies> Handler<R> {
             None if ino == Ino::ROOT.0 => Box::default(),
             None => return refused(reply, Errno::ESTALE),
         };
-        Some((Object::Attr(path), Job::Getattr { ino, reply }))
+        Some((Object::Attr(path), Job::Getattr { ino, reply, names: self.names.clone(), gone: 0 }))
     }
 
     /// The text of the symbolic link `ino`; answered always.
@@ -209,7 +219,7 @@ impl<R: Replies> Handler<R> {
             reply.data(&chunk.bytes()[begin..begin + len]);
             return None;
         }
-        let job = ReadJob { inode, offset, len, have: [None, None], reply };
+        let job = ReadJob { inode, offset, len, have: [None, None], names: self.names.clone(), gone: 0, reply };
         match job.step() {
             Step::Missing(object, job) => Some((object, Job::Read(job))),
             Step::Complete(job) => {
@@ -286,6 +296,18 @@ impl<R: Replies> ReadJob<R> {
         }
     }
 
+    /// Goes on under another name of the same inode, if it has one still.
+    fn elsewhere(mut self) -> Result<Step<R>, ReadJob<R>> {
+        self.gone += 1;
+        match another_name(&self.names, self.inode.ino.0, self.gone) {
+            Some(inode) if inode.path != self.inode.path => {
+                self.inode = inode;
+                Ok(self.step())
+            }
+            _ => Err(self),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -337,11 +359,19 @@ impl<R: Replies> Job<R> {
             (Job::Lookup(reply), Outcome::Absent { expires }) => {
                 reply.absent(negative_ttl(expires.remaining_us(now)));
             }
-            (Job::Getattr { ino, reply }, Outcome::Entry(inode)) if inode.ino.0 == ino => {
+            (Job::Getattr { ino, reply, .. }, Outcome::Entry(inode)) if inode.ino.0 == ino => {
                 reply.attr(&kernel_attr(ino, &inode.attr), ttl(inode.expires(), now));
             }
-            // The name is gone, or is another object's by now.
-            (Job::Getattr { reply, .. }, Outcome::Entry(_) | Outcome::Absent { .. }) => reply.error(Errno::ESTALE),
+            // The name is gone, or is another object's, or something above it is no directory by now.
+            (Job::Getattr { ino, reply, names, gone }, outcome) if is_other(&outcome, errno) => {
+                match another_name(&names, ino, gone + 1) {
+                    Some(inode) => {
+                        let job = Job::Getattr { ino, reply, names, gone: gone + 1 };
+                        return Next::More(Object::Attr(inode.path.clone()), job);
+                    }
+                    None => reply.error(Errno::ESTALE),
+                }
+            }
             (Job::Readdir { ino, cookie, reply, names }, Outcome::Listing { listing, .. }) => {
                 match names.by_ino(Ino(ino)) {
                     Some(inode) => readdir(reply, &names, &inode, cookie, &listing),
@@ -350,11 +380,12 @@ impl<R: Replies> Job<R> {
             }
             (Job::Read(mut job), Outcome::Chunk(chunk)) => {
                 job.took(chunk);
-                return match job.step() {
-                    Step::Missing(object, job) => Next::More(object, Job::Read(job)),
-                    Step::Complete(job) => Next::Send(job),
-                };
+                return job.step().into();
             }
+            (Job::Read(job), Outcome::Failed { .. }) if errno == Errno::ESTALE => match job.elsewhere() {
+                Ok(step) => return step.into(),
+                Err(job) => job.reply.error(errno),
+            },
             (Job::Statfs(reply), Outcome::Statfs(statfs)) => reply.statfs(&kernel_statfs(&statfs)),
             (job, _) => job.error(errno),
         }
@@ -371,6 +402,29 @@ impl<R: Replies> Job<R> {
             Job::Statfs(reply) => reply.error(errno),
         }
     }
+}
+
+impl<R: Replies> From<Step<R>> for Next<R> {
+    fn from(step: Step<R>) -> Next<R> {
+        match step {
+            Step::Missing(object, job) => Next::More(object, Job::Read(job)),
+            Step::Complete(job) => Next::Send(job),
+        }
+    }
+}
+
+/// Whether the answer about one name of an inode says that it is the inode's no more.
+fn is_other(outcome: &Outcome, errno: Errno) -> bool {
+    match outcome {
+        Outcome::Entry(_) | Outcome::Absent { .. } => true,
+        Outcome::Failed { .. } => errno == Errno::ENOTDIR || errno == Errno::ESTALE,
+        _ => false,
+    }
+}
+
+/// The inode under a name that it still has, as far as is known here, after `gone` names of it were gone.
+fn another_name(names: &Names, ino: u64, gone: u32) -> Option<Arc<Inode>> {
+    names.by_ino(Ino(ino)).filter(|inode| gone < GONE_NAMES_MAX && !inode.is_retired())
 }
 
 fn join<'a>(buffer: &'a mut [u8], dir: &[u8], name: &[u8]) -> Option<&'a [u8]> {

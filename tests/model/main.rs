@@ -9,6 +9,7 @@
 mod common;
 
 mod client;
+mod found;
 mod judge;
 mod nodes;
 mod ops;
@@ -20,7 +21,7 @@ use client::{Did, Run};
 use nodes::Nodes;
 use ops::Case;
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{FileFailurePersistence, TestRunner};
 use truth::Truth;
 
 fn through_nodes(case: &Case) -> Result<Did, String> {
@@ -33,8 +34,14 @@ fn through_nodes(case: &Case) -> Result<Did, String> {
 
 /// Runs `cases` cases of `nodes` nodes; none of the kinds of answers may be missing at the end.
 fn many(nodes: u8, cases: u32, run: impl Fn(&Case) -> Result<Did, String>) {
-    let config =
-        ProptestConfig { cases, max_shrink_iters: 4_000, source_file: Some(file!()), ..ProptestConfig::default() };
+    let cases = std::env::var("MODEL_CASES").ok().map_or(cases, |n| n.parse().expect("a number of cases"));
+    let regressions = FileFailurePersistence::Direct("tests/model/regressions.txt");
+    let config = ProptestConfig {
+        cases,
+        max_shrink_iters: 4_000,
+        failure_persistence: Some(Box::new(regressions)),
+        ..ProptestConfig::default()
+    };
     let did = Cell::new(Did::default());
     let result = TestRunner::new(config).run(&ops::case(nodes, 60), |case| {
         let one = run(&case).map_err(TestCaseError::fail)?;

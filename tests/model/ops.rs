@@ -27,6 +27,12 @@ impl fmt::Debug for Place {
 }
 
 impl Place {
+    /// A path of the names `a` and `b`.
+    pub(crate) fn of(path: &str) -> Place {
+        let at = |name: &str| NAMES.iter().position(|known| *known == name.as_bytes()).expect("a name of the tree");
+        Place(path.split('/').map(|name| u8::try_from(at(name)).expect("few names")).collect())
+    }
+
     /// Its names, from the root on.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static [u8]> {
         self.0.iter().map(|at| NAMES[usize::from(*at)])
@@ -193,6 +199,20 @@ pub(crate) struct Setting {
     pub(crate) seed: u64,
 }
 
+impl Setting {
+    /// The daemon's defaults.
+    pub(crate) fn new(nodes: u8) -> Setting {
+        Setting {
+            nodes,
+            enoent_ttl_us: 2_000_000,
+            dir_ttl_us: 60_000_000,
+            attr_ttl_us: None,
+            cache_chunks: 16,
+            seed: 1,
+        }
+    }
+}
+
 /// A whole case.
 #[derive(Clone)]
 pub(crate) struct Case {
@@ -213,8 +233,9 @@ impl fmt::Debug for Case {
 }
 
 fn place() -> impl Strategy<Value = Place> {
-    let name = prop_oneof![8 => 0u8..2, 1 => 2u8..5];
-    proptest::collection::vec(name, 1..=3).prop_map(Place)
+    let name = prop_oneof![5 => Just(0u8), 4 => Just(1u8), 1 => 2u8..5];
+    let len = prop_oneof![4 => Just(1usize), 5 => Just(2), 2 => Just(3)];
+    len.prop_flat_map(move |len| proptest::collection::vec(name.clone(), len)).prop_map(Place)
 }
 
 fn size() -> impl Strategy<Value = u64> {
