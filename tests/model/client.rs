@@ -71,6 +71,8 @@ pub(crate) trait World {
     /// Fragment size, block count, longest name.
     fn statfs(&mut self, truth: &mut Truth, node: usize) -> Result<(u64, u64, u64), i32>;
     fn forget(&mut self, node: usize, handle: Self::Handle);
+    /// How much later than promised an answer may come, microseconds.
+    fn slack(&self) -> u64;
     /// How long after a reader got ESTALE the mount may still show what it was, microseconds.
     fn reopen_within(&self) -> u64;
 }
@@ -82,10 +84,13 @@ struct Kept<H> {
 
 /// A case on its way.
 pub(crate) struct Run<W: World> {
+    /// Closed before the world ends.
+    kept: HashMap<(usize, u8), Kept<W::Handle>>,
     world: W,
     truth: Truth,
     judge: Judge,
-    kept: HashMap<(usize, u8), Kept<W::Handle>>,
+    /// Until then an answer may be one that a reader was told to be stale.
+    reopens: u64,
     /// What it did, to see that a run shows something.
     pub(crate) did: Did,
 }
@@ -122,8 +127,8 @@ enum Walked<H> {
 
 impl<W: World> Run<W> {
     pub(crate) fn new(case: &Case, truth: Truth, world: W) -> Run<W> {
-        let judge = Judge::new(&case.setting, world.reopen_within());
-        Run { world, truth, judge, kept: HashMap::new(), did: Did::default() }
+        let judge = Judge::new(&case.setting, world.slack());
+        Run { kept: HashMap::new(), world, truth, judge, reopens: 0, did: Did::default() }
     }
 
     /// Does all operations; what is wrong comes with the operations up to it.
@@ -268,13 +273,29 @@ impl<W: World> Run<W> {
         name: &[u8],
     ) -> Result<Walked<W::Handle>, Wrong> {
         let path = if parent.path.is_empty() { name.to_vec() } else { [&parent.path, name].join(&b'/') };
+        loop {
+            match self.look(node, dir, parent, name, &path) {
+                Err(_) if self.world.now() < self.reopens => self.world.pass(2_000),
+                judged => return judged.map_err(|wrong| describe("lookup of", node, &path, &wrong)),
+            }
+        }
+    }
+
+    fn look(
+        &mut self,
+        node: usize,
+        dir: &W::Handle,
+        parent: &Given,
+        name: &[u8],
+        path: &[u8],
+    ) -> Result<Walked<W::Handle>, Wrong> {
         let start = self.world.now();
         let told = self.world.lookup(&mut self.truth, node, dir, name);
         let when = When { start, end: self.world.now() };
-        let judged = match told {
+        match told {
             Told::There { handle, ino, shown, until } => {
                 self.did.present += 1;
-                let given = self.judge.present(&self.truth, node, &path, &shown, ino, when, until);
+                let given = self.judge.present(&self.truth, node, path, &shown, ino, when, until);
                 given.and_then(|given| {
                     self.link(node, &handle, &given, &shown)?;
                     Ok(Walked::At(handle, given))
@@ -282,14 +303,13 @@ impl<W: World> Run<W> {
             }
             Told::Absent { until } => {
                 self.did.absent += 1;
-                self.judge.absent(&self.truth, node, &path, when, until).map(|()| Walked::Nowhere)
+                self.judge.absent(&self.truth, node, path, when, until).map(|()| Walked::Nowhere)
             }
             Told::Failed(errno) => {
                 self.did.failed += 1;
-                self.judge.failed(&self.truth, parent, &path, errno, when).map(|()| Walked::Nowhere)
+                self.judge.failed(&self.truth, parent, path, errno, when).map(|()| Walked::Nowhere)
             }
-        };
-        judged.map_err(|wrong| describe("lookup of", node, &path, &wrong))
+        }
     }
 
     /// What is a link is read at once: its text is that of its version, and as long as its size says.
@@ -317,6 +337,7 @@ impl<W: World> Run<W> {
             return Err(format!("error {errno}"));
         }
         self.did.stale += 1;
+        self.reopens = self.world.now() + self.world.reopen_within();
         self.judge.stale(&self.truth, node, given)
     }
 

@@ -513,6 +513,10 @@ impl World for Nodes {
         }
     }
 
+    fn slack(&self) -> u64 {
+        0
+    }
+
     fn reopen_within(&self) -> u64 {
         0
     }
