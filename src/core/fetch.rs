@@ -188,18 +188,19 @@ impl Node {
     /// Upstream failed with `errno`. A name or version that is gone is forgotten, so that the next to ask sees what is
     /// there now; nothing else is remembered.
     fn failed(&mut self, object: &Object, errno: i32) -> Outcome {
-        let gone = errno == ESTALE || errno == rustix::io::Errno::NOENT.raw_os_error();
         match object {
-            Object::Chunk { path, version, .. } if gone => {
+            Object::Chunk { path, version, .. } if is_gone(errno) => {
                 if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.version() == *version) {
                     self.drop_file(inode.ino);
                 }
                 return Outcome::Failed { errno: ESTALE };
             }
-            Object::List(path) if gone => {
+            Object::List(path) if is_gone(errno) => {
                 self.drop_name(path);
                 return Outcome::Failed { errno: ESTALE };
             }
+            // Something above it is no directory, or a link, by now. Whoever looks it up is told so.
+            Object::Attr(path) if is_gone(errno) => self.drop_name(path),
             _ => {}
         }
         Outcome::Failed { errno }
@@ -370,6 +371,13 @@ fn fits(object: &Object, attr: &Attr) -> Result<(), i32> {
         Object::Chunk { version, .. } if attr.version() != *version => Err(ESTALE),
         _ => Ok(()),
     }
+}
+
+/// Whether an errno says that something else is at the path than the file or directory that was there: nothing, or what
+/// cannot be read as one (something that is no directory, here or above; a directory; a socket; a fifo).
+fn is_gone(errno: i32) -> bool {
+    use rustix::io::Errno as E;
+    [E::STALE, E::NOENT, E::NOTDIR, E::ISDIR, E::NXIO, E::SPIPE].iter().any(|gone| gone.raw_os_error() == errno)
 }
 
 const _: () = assert!(PULL_RETRY_US < RETRY_US);

@@ -20,7 +20,7 @@ use crate::cache::chunks::CHUNK_BYTES;
 use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Timestamp, Version};
 use crate::core::limits::TARGET_BYTES_MAX;
 use crate::core::wire::Statfs;
-use crate::core::{ChunkFailure, Found};
+use crate::core::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found};
 use crate::observe::{Counter, Counters};
 
 /// Files of which a descriptor is kept between two chunks.
@@ -98,6 +98,25 @@ impl Backend {
         }
         let mounts = Mounts::new(&real).map_err(BackendError::Mounts)?;
         Ok(Backend { root, prefixes, mounts, files: Mutex::default(), counters, stamp: AtomicU64::new(stamp), empty })
+    }
+
+    /// Does what the core asks for.
+    #[must_use]
+    pub fn answer(&self, op: BackendOp) -> BackendReply {
+        let errno = Errno::raw_os_error;
+        match op {
+            BackendOp::Attr { path } => BackendReply::Attr(self.attr(&path).map_err(errno)),
+            BackendOp::List { path } => BackendReply::List(self.list(&path).map_err(errno)),
+            BackendOp::Chunk { path, version, offset, len, mut slot } => {
+                let read = self.chunk(&path, &version, offset, &mut slot.as_mut_slice()[..len]);
+                BackendReply::Chunk(read.map(|(crc, ctime)| ChunkRead { slot, len, crc, ctime }))
+            }
+            BackendOp::Recheck { path, version, chunks } => {
+                let gone = |e| if e == Errno::NOENT { Errno::STALE } else { e };
+                BackendReply::Recheck(self.recheck(&path, &version, &chunks).map_err(|e| errno(gone(e))))
+            }
+            BackendOp::Statfs => BackendReply::Statfs(self.statfs().map_err(errno)),
+        }
     }
 
     /// `lstat` of `path`, and the text if it is a symlink (made relative where it is absolute and stays in the tree).

@@ -12,6 +12,7 @@ use bornite_fuse::{MountError, MountOptions, Notifier, Op, Session};
 use super::backend::{Backend, BackendError};
 use super::engine::{Engine, Inbox, Notice, Notify, Shown, Waker};
 use super::handler::Handler;
+use super::kernel::Mounted;
 use super::pool::Pool;
 use super::transport::Transport;
 use crate::cache::arena::ArenaConfig;
@@ -252,14 +253,14 @@ impl Daemon {
         let mut starting = Starting { engine: Some(engine), shown: &shown, waker: &waker };
 
         let mounting = Instant::now();
-        let handler = Handler { names: reader.clone(), enoent, inbox: inbox.clone(), counters: counters.clone() };
+        let handler = Handler::new(reader.clone(), enoent, counters.clone());
         let options = MountOptions {
             fsname: config.target.to_string_lossy().into_owned(),
             allow_other: config.allow_other,
             threads: config.fuse_threads,
             ..MountOptions::new(&config.mountpoint)
         };
-        let session = Session::mount(Arc::new(handler), options)?;
+        let session = Session::mount(Arc::new(Mounted { handler, inbox: inbox.clone() }), options)?;
         let notifier = session.notifier();
         let notify = std::thread::Builder::new()
             .name("bornite-notify".to_owned())

@@ -17,8 +17,9 @@ use hashbrown::HashMap;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::clock;
-use super::handler::{Job, Next, REPLY_INLINE_BYTES, ReadJob};
+use super::handler::{self, Next, REPLY_INLINE_BYTES};
 use super::pool::{Done, Pool, Task};
+use super::replies::Kernel;
 use super::transport::Transport;
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::Names;
@@ -44,6 +45,9 @@ const MAINTAIN_US: u64 = 100_000;
 
 /// How often the node's counters are published while the engine is busy.
 const PUBLISH_US: u64 = 20_000;
+
+type Job = handler::Job<Kernel>;
+type ReadJob = handler::ReadJob<Kernel>;
 
 /// Wakes the engine from other threads; costs a system call only when it sleeps.
 #[derive(Debug)]
@@ -335,9 +339,9 @@ impl Engine {
 
     fn reply(&mut self, job: ReadJob) {
         if job.len() > REPLY_INLINE_BYTES {
-            self.pool.submit(Task::Reply(Box::new(move || job.send())));
+            self.pool.submit(Task::Reply(Box::new(move || job.send(clock::now()))));
         } else {
-            job.send();
+            job.send(clock::now());
         }
     }
 

@@ -9,8 +9,10 @@ mod clock;
 mod daemon;
 mod engine;
 mod handler;
+mod kernel;
 mod mounts;
 mod pool;
+pub mod replies;
 mod transport;
 
 pub use crate::core::Swept;
@@ -18,3 +20,4 @@ pub use backend::{Backend, BackendError};
 pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };
+pub use handler::{Handler, Job, Next, Parked, ReadJob};

@@ -18,7 +18,7 @@ use crossbeam::queue::SegQueue;
 use super::backend::Backend;
 use super::engine::Waker;
 use crate::cache::arena::Slot;
-use crate::core::{BackendOp, BackendReply, ChunkRead, FlightId};
+use crate::core::{BackendOp, BackendReply, FlightId};
 
 /// Workers for checksums and large replies, which never wait for anything.
 const COMPUTING_WORKERS: usize = 2;
@@ -204,7 +204,7 @@ impl Worker {
                 Task::Backend { id, op } => {
                     let Some(backend) = &self.backend else { continue };
                     open |= matches!(op, BackendOp::Chunk { .. });
-                    let reply = ask(backend, op);
+                    let reply = backend.answer(op);
                     self.finish(Done::Backend { id, reply });
                 }
             }
@@ -223,22 +223,5 @@ struct Busy<'a>(&'a AtomicUsize);
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn ask(backend: &Backend, op: BackendOp) -> BackendReply {
-    let errno = |e: rustix::io::Errno| e.raw_os_error();
-    match op {
-        BackendOp::Attr { path } => BackendReply::Attr(backend.attr(&path).map_err(errno)),
-        BackendOp::List { path } => BackendReply::List(backend.list(&path).map_err(errno)),
-        BackendOp::Chunk { path, version, offset, len, mut slot } => {
-            let read = backend.chunk(&path, &version, offset, &mut slot.as_mut_slice()[..len]);
-            BackendReply::Chunk(read.map(|(crc, ctime)| ChunkRead { slot, len, crc, ctime }))
-        }
-        BackendOp::Recheck { path, version, chunks } => {
-            let gone = |e| if e == rustix::io::Errno::NOENT { rustix::io::Errno::STALE } else { e };
-            BackendReply::Recheck(backend.recheck(&path, &version, &chunks).map_err(|e| errno(gone(e))))
-        }
-        BackendOp::Statfs => BackendReply::Statfs(backend.statfs().map_err(errno)),
     }
 }
