@@ -51,7 +51,7 @@ impl Node {
             Outcome::Entry(inode) => fits(&flight.object, &inode.attr),
             // Who asks for a listing or bytes once held the object: it is gone.
             Outcome::Absent { .. } => Err(ESTALE),
-            Outcome::Failed { errno } => Err(*errno),
+            Outcome::Failed { errno } => Err(if is_gone(*errno) { ESTALE } else { *errno }),
             Outcome::Listing { .. } | Outcome::Chunk(_) | Outcome::Statfs(_) => Err(EIO),
         };
         match answer {
