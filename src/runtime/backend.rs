@@ -186,7 +186,8 @@ impl Backend {
         into: &mut [u8],
     ) -> Result<(u32, Timestamp), ChunkFailure> {
         too_young(version.mtime)?;
-        let (crc, after) = self.read(path, version, offset, into).map_err(|e| ChunkFailure::Errno(e.raw_os_error()))?;
+        let read = self.read(path, version, offset, into).map_err(|errno| self.refined(path, version, errno));
+        let (crc, after) = read.map_err(|errno| ChunkFailure::Errno(errno.raw_os_error()))?;
         too_young(after.ctime)?;
         Ok((crc, after.ctime))
     }
@@ -221,6 +222,16 @@ impl Backend {
             }
         }
         Err(Errno::STALE)
+    }
+
+    /// An errno that may come of what is at `path` now, which can be something else than a file: ESTALE then, and else
+    /// the backend's own.
+    fn refined(&self, path: &[u8], version: &Version, errno: Errno) -> Errno {
+        if ![Errno::NXIO, Errno::SPIPE, Errno::ISDIR, Errno::NODEV].contains(&errno) {
+            return errno;
+        }
+        let there = self.attr(path).map(|found| Attr { change: version.change, ..found.attr }.version());
+        if there.is_ok_and(|there| there == *version) { errno } else { Errno::STALE }
     }
 
     /// Reads all of `into`; gives its checksum and the file's attributes afterwards.
