@@ -74,6 +74,12 @@ pub enum Command {
     Status(StatusArgs),
     /// Show the counters of a daemon
     Stats(StatusArgs),
+    /// Have files and directories asked for anew by every node
+    ///
+    /// Each PATH is one in a mount of this machine, or the original one below its target. The root of the tree forgets
+    /// first, then all nodes below it, their kernels included: what is opened afterwards is what is there now. What has
+    /// not changed stays in memory, and files in use stay readable. Exit code 1 where a node did not answer.
+    Invalidate(InvalidateArgs),
     /// Import a Python stack through four local nodes and show where the requests went
     Demo(DemoArgs),
     /// Print the completion script of a shell
@@ -210,6 +216,14 @@ pub struct StatusArgs {
     /// Print JSON: an object with MOUNTPOINT, an array of objects without
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `invalidate`.
+#[derive(Args, Clone, Debug)]
+pub struct InvalidateArgs {
+    /// File or directory, and all below it
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
 }
 
 /// Arguments of `demo`.

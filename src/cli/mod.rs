@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod daemon;
 mod demo;
+mod invalidate;
 mod launch;
 mod memory;
 mod mount;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Stop(args) => launch::stop(&args),
         Command::Status(args) => status::status(&args),
         Command::Stats(args) => status::stats(&args),
+        Command::Invalidate(args) => invalidate::invalidate(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::ManPages(args) => completions::man_pages(&args),
