@@ -22,7 +22,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Mounts `target` at `mountpoint`; `more` are arguments and environment beside these. Returns once it is mounted.
+    /// Mounts `target` at `mountpoint`; `more` are arguments and environment beside these. Returns once it answers.
     pub(crate) fn mount(target: &Path, mountpoint: &Path, more: impl FnOnce(&mut Command)) -> Program {
         let mut command = Command::new(bornite());
         command.arg("mount").arg("--target").arg(target).arg(mountpoint);
@@ -32,7 +32,9 @@ impl Program {
         more(&mut command);
         let child = command.spawn().expect("the program starts");
         let mut program = Program { child, mountpoint: mountpoint.to_owned(), watchdog: Watchdog::start() };
-        let mounted = eventually(DEADLINE, || is_mounted(mountpoint) || program.ended().is_some());
+        // A killed daemon may have left a dead mount there, which answers ENOTCONN.
+        let answers = || is_mounted(mountpoint) && rustix::fs::statfs(mountpoint).is_ok();
+        let mounted = eventually(DEADLINE, || answers() || program.ended().is_some());
         assert!(mounted && program.ended().is_none(), "it does not mount: {:?}", program.ended());
         program.watchdog.watch(mountpoint);
         program
