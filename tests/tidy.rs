@@ -341,6 +341,21 @@ fn unsafe_code_and_long_files_are_where_they_may_be() {
 }
 
 #[test]
+fn the_tests_that_pages_name_exist() {
+    // As `file::name`, a test of tests/file.rs.
+    for page in ["docs/SEMANTICS.md"] {
+        let text = fs::read_to_string(repository().join(page)).unwrap();
+        let named: Vec<(&str, &str)> =
+            text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::")).collect();
+        assert!(named.len() > 10, "{page} names {} tests", named.len());
+        for (file, name) in named {
+            let tests = fs::read_to_string(repository().join(format!("tests/{file}.rs"))).unwrap_or_default();
+            assert!(tests.contains(&format!("#[test]\nfn {name}() {{")), "{page}: there is no test {file}::{name}");
+        }
+    }
+}
+
+#[test]
 fn only_the_notify_thread_invalidates() {
     let callers: Vec<(String, String)> = rust_files("src")
         .into_iter()

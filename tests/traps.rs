@@ -209,6 +209,42 @@ fn a_killed_child_frees_its_clients_though_its_root_hangs() {
 }
 
 #[test]
+fn a_killed_root_that_hangs_in_its_backend_frees_its_clients_when_that_returns() {
+    needs_fuse!("a_killed_root_that_hangs_in_its_backend_frees_its_clients_when_that_returns");
+    let backend = Scripted::start(&[("held", Some(b"held"))]);
+    let (_dir, mountpoint) = place();
+    let mut daemon = Program::mount(backend.path(), &mountpoint, |_| {});
+    backend.trouble("held", Call::Lookup, Trouble::Hold);
+    let path = mountpoint.join("held");
+    let client = std::thread::spawn(move || errno(fs::metadata(path)));
+    let held = eventually(DEADLINE, || backend.held() == 1);
+    // The kernel does not end a process before its calls have returned, and keeps its mount until then: SIGTERM would have
+    // freed the client.
+    daemon.signal(Signal::KILL);
+    // A next daemon does not hang over it, it says what is there.
+    let mut next = Command::new(common::program::bornite());
+    next.arg("mount").arg("--target").arg("/usr").arg(&mountpoint).env_clear();
+    next.env("XDG_RUNTIME_DIR", mountpoint.parent().unwrap()).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut next = Client(next.spawn().unwrap());
+    let refused = eventually(DEADLINE, || next.ended());
+    backend.recover();
+    backend.release();
+    let freed = eventually(DEADLINE, || client.is_finished());
+    assert!(held && refused && freed, "held: {held}, the next start ends: {refused}, the client ends: {freed}");
+    let seen = client.join().unwrap();
+    assert!(seen.is_none() || is_end_of_daemon(seen), "the client got {seen:?}");
+    let said = std::io::read_to_string(next.0.stderr.take().unwrap()).unwrap();
+    assert_eq!(next.0.wait().unwrap().code(), Some(1), "{said}");
+    assert!(said.contains(mountpoint.to_str().unwrap()) && said.lines().count() == 1, "{said}");
+    let status = daemon.end_within(STOP_MAX).expect("it is killed, and nothing holds it");
+    assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
+    let mut next = Program::mount(backend.path(), &mountpoint, |_| {});
+    assert_eq!(fs::read(mountpoint.join("held")).unwrap(), b"held");
+    next.signal(Signal::TERM);
+    assert!(next.end_within(STOP_MAX).expect("it ends").success());
+}
+
+#[test]
 fn an_interrupted_client_ends_at_the_latest_with_its_answer() {
     needs_fuse!("an_interrupted_client_ends_at_the_latest_with_its_answer");
     let backend = Scripted::start(&[("looked-up", Some(b"x")), ("read", Some(b"y")), ("other", Some(b"other"))]);
