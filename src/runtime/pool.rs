@@ -89,7 +89,7 @@ impl Pool {
     pub(super) fn submit(&mut self, task: Task) {
         let lane = match &task {
             Task::Verify { .. } | Task::Reply(_) => &mut self.computing,
-            Task::Backend { op: BackendOp::Chunk { .. }, .. } => &mut self.data,
+            Task::Backend { op: BackendOp::Chunk { .. } | BackendOp::Recheck { .. }, .. } => &mut self.data,
             Task::Backend { op: BackendOp::Attr { .. } | BackendOp::List { .. } | BackendOp::Statfs, .. } => {
                 &mut self.names
             }
@@ -204,7 +204,7 @@ impl Worker {
                 Task::Backend { id, op } => {
                     let Some(backend) = &self.backend else { continue };
                     open |= matches!(op, BackendOp::Chunk { .. });
-                    let reply = ask(backend, op);
+                    let reply = backend.answer(op);
                     self.finish(Done::Backend { id, reply });
                 }
             }
@@ -223,18 +223,5 @@ struct Busy<'a>(&'a AtomicUsize);
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn ask(backend: &Backend, op: BackendOp) -> BackendReply {
-    let errno = |e: rustix::io::Errno| e.raw_os_error();
-    match op {
-        BackendOp::Attr { path } => BackendReply::Attr(backend.attr(&path).map_err(errno)),
-        BackendOp::List { path } => BackendReply::List(backend.list(&path).map_err(errno)),
-        BackendOp::Chunk { path, version, offset, len, mut slot } => {
-            let crc = backend.chunk(&path, &version, offset, &mut slot.as_mut_slice()[..len]);
-            BackendReply::Chunk(crc.map(|crc| (slot, crc)).map_err(errno))
-        }
-        BackendOp::Statfs => BackendReply::Statfs(backend.statfs().map_err(errno)),
     }
 }

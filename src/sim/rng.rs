@@ -25,9 +25,24 @@ impl Rng {
         range.start + self.next_u64() % (range.end - range.start)
     }
 
+    /// A number from 0 up to and including `most`.
+    pub fn up_to(&mut self, most: u64) -> u64 {
+        self.within(0..most.saturating_add(1))
+    }
+
+    /// An index of something that has `len` elements, which must not be 0.
+    pub fn below(&mut self, len: usize) -> usize {
+        usize::try_from(self.within(0..len as u64)).unwrap_or(0)
+    }
+
     /// True once in `n` times on average.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.within(0..n) == 0
+    }
+
+    /// True so many times of a thousand on average; draws nothing where that is never.
+    pub fn per_mille(&mut self, of_thousand: u64) -> bool {
+        of_thousand > 0 && self.within(0..1000) < of_thousand
     }
 }
 

@@ -1,9 +1,17 @@
-//! The tree that a simulated root serves: directories, files, symlinks, all from a seed.
+//! The tree that the simulated roots serve: directories, files and symlinks from a seed, the changes that are made to
+//! it during a run, and its whole history, against which answers are checked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use super::rng::{Rng, mix};
-use crate::cache::types::{Attr, ListEntry, Listing, ListingBuilder, Timestamp};
+use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Micros, Timestamp, Version};
+
+const DIR: u32 = 0o040_755;
+const FILE: u32 = 0o100_644;
+const LINK: u32 = 0o120_777;
 
 /// How large the tree is.
 #[derive(Clone, Copy, Debug)]
@@ -12,63 +20,291 @@ pub struct TreeConfig {
     pub dirs: u64,
     /// Files and symlinks.
     pub files: u64,
-    /// Most files are smaller than this.
+    /// Most files are at most this long, bytes.
     pub small_bytes: u64,
-    /// One file in sixteen has up to this many.
+    /// One file in eight has up to this many.
+    pub medium_bytes: u64,
+    /// The first file has between half and all of so many.
     pub large_bytes: u64,
+    /// Files with names of 200 bytes in a directory of their own: its listing does not fit one message.
+    pub long_names: u64,
 }
 
-/// One object of the tree.
-#[derive(Clone, Debug)]
-pub struct Entry {
+/// What is at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
     /// Its attributes.
-    pub attr: Attr,
+    pub(super) attr: Attr,
     /// A symlink's text.
-    pub target: Option<Box<[u8]>>,
+    pub(super) target: Option<Box<[u8]>>,
 }
 
-/// A tree that does not change.
-#[derive(Clone, Debug)]
-pub struct Tree {
-    entries: BTreeMap<Box<[u8]>, Entry>,
-    paths: Vec<Box<[u8]>>,
+/// Why nothing can be had at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Nothing is there.
+    Absent,
+    /// It would lie below something that is no directory.
+    NotDir,
+    /// It would lie below a symlink, which the backend does not follow.
+    BelowLink,
+}
+
+/// What was at one path: from each moment on until the next.
+type Timeline = Vec<(Micros, Option<Entry>)>;
+
+/// The served tree with its history.
+pub(super) struct Tree {
+    history: BTreeMap<Box<[u8]>, Timeline>,
+    contents: HashMap<Version, Arc<[u8]>>,
     dirs: Vec<Box<[u8]>>,
+    /// The paths that clients ask for, whether there is something or not.
+    wanted: Vec<Box<[u8]>>,
+    /// The paths that change.
+    hot: Vec<Box<[u8]>>,
+    inos: u64,
+    ticks: i64,
 }
-
-const DIR: u32 = 0o040_755;
-const FILE: u32 = 0o100_644;
-const LINK: u32 = 0o120_777;
 
 impl Tree {
     /// The tree of a seed.
-    #[must_use]
-    pub fn new(config: &TreeConfig, rng: &mut Rng) -> Tree {
-        let mut tree = Tree { entries: BTreeMap::new(), paths: Vec::new(), dirs: Vec::new() };
-        let mut dirs: Vec<Box<[u8]>> = vec![Box::default()];
-        tree.put(Box::default(), DIR, 4096, None, rng);
+    pub(super) fn new(config: &TreeConfig, rng: &mut Rng) -> Tree {
+        let mut tree = Tree {
+            history: BTreeMap::new(),
+            contents: HashMap::new(),
+            dirs: vec![Box::default()],
+            wanted: Vec::new(),
+            hot: Vec::new(),
+            inos: 100,
+            ticks: 0,
+        };
+        let start = Micros(0);
+        tree.put(start, b"", DIR, 4096, None);
         for n in 0..config.dirs {
-            let path = child(pick(&dirs, rng), &format!("d{n}"));
-            tree.put(path.clone(), DIR, 4096, None, rng);
-            dirs.push(path);
+            let path = child(&tree.dirs[rng.below(tree.dirs.len())], &format!("d{n}"));
+            tree.put(start, &path, DIR, 4096, None);
+            tree.dirs.push(path);
         }
         for n in 0..config.files {
-            let path = child(pick(&dirs, rng), &format!("f{n}"));
-            if rng.one_in(10) {
-                let text = format!("f{}", rng.within(0..config.files)).into_bytes().into_boxed_slice();
-                tree.put(path, LINK, text.len() as u64, Some(text), rng);
+            let path = child(&tree.dirs[rng.below(tree.dirs.len())], &format!("f{n}"));
+            if n > 0 && rng.one_in(10) {
+                let text = format!("f{}", rng.up_to(config.files)).into_bytes();
+                tree.put(start, &path, LINK, text.len() as u64, Some(text.into()));
             } else {
-                let most = if rng.one_in(16) { config.large_bytes } else { config.small_bytes };
-                let size = if rng.one_in(8) { 0 } else { rng.within(1..most + 1) };
-                tree.put(path, FILE, size, None, rng);
+                let size = match n {
+                    0 => rng.within(config.large_bytes / 2..config.large_bytes + 1),
+                    _ if rng.one_in(8) => rng.within(1..config.medium_bytes + 1),
+                    _ if rng.one_in(8) => 0,
+                    _ => rng.within(1..config.small_bytes + 1),
+                };
+                tree.put(start, &path, FILE, size, None);
+            }
+            if rng.one_in(3) {
+                tree.hot.push(path);
             }
         }
-        tree.paths = tree.entries.keys().cloned().collect();
-        tree.dirs = dirs;
+        if config.long_names > 0 {
+            let dir: Box<[u8]> = b"long"[..].into();
+            tree.put(start, &dir, DIR, 4096, None);
+            for n in 0..config.long_names {
+                let path = child(&dir, &format!("{n:0200}"));
+                tree.put(start, &path, FILE, 10, None);
+                if rng.one_in(10) {
+                    tree.hot.push(path);
+                }
+            }
+            tree.dirs.push(dir);
+        }
+        // Names that are not there yet: some will be.
+        for n in 0..12 {
+            let path = child(&tree.dirs[rng.below(tree.dirs.len())], &format!("n{n}.so"));
+            tree.wanted.push(path.clone());
+            if n % 2 == 0 {
+                tree.hot.push(path);
+            }
+        }
+        let below = child(&tree.dirs[rng.below(tree.dirs.len())], "nodir/lib.so");
+        tree.wanted.push(below);
+        let there: Vec<_> = tree.history.keys().filter(|path| !path.starts_with(b"long/")).cloned().collect();
+        tree.wanted.extend(there);
+        tree.wanted.sort();
         tree
     }
 
-    fn put(&mut self, path: Box<[u8]>, mode: u32, size: u64, target: Option<Box<[u8]>>, rng: &mut Rng) {
-        let time = Timestamp { secs: i64::try_from(rng.within(0..2_000_000_000)).unwrap_or(0), nanos: 1 };
+    /// The paths that clients ask for, whether there is something or not.
+    pub(super) fn wanted(&self) -> &[Box<[u8]>] {
+        &self.wanted
+    }
+
+    /// The paths that change.
+    pub(super) fn hot(&self) -> &[Box<[u8]>] {
+        &self.hot
+    }
+
+    /// The paths that were directories at the start.
+    pub(super) fn dirs(&self) -> &[Box<[u8]>] {
+        &self.dirs
+    }
+
+    /// What `lstat` finds at `path` now.
+    pub(super) fn look(&self, path: &[u8]) -> Result<&Entry, Missing> {
+        for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            match self.now(&path[..at]).map(|entry| entry.attr.kind()) {
+                Some(Kind::Dir) => {}
+                Some(Kind::Symlink) => return Err(Missing::BelowLink),
+                Some(_) => return Err(Missing::NotDir),
+                None => return Err(Missing::Absent),
+            }
+        }
+        self.now(path).ok_or(Missing::Absent)
+    }
+
+    fn now(&self, path: &[u8]) -> Option<&Entry> {
+        self.history.get(path)?.last()?.1.as_ref()
+    }
+
+    /// The names in the directory `path` now, as snapshot `stamp`.
+    pub(super) fn list(&self, path: &[u8], stamp: u64) -> Listing {
+        let mut builder = ListingBuilder::default();
+        for (name, entry) in self.names(path) {
+            let listed = builder.push(ListEntry { name, kind: entry.attr.kind(), backend_ino: entry.attr.backend_ino });
+            assert!(listed, "the generator makes valid names");
+        }
+        builder.build(stamp)
+    }
+
+    fn names<'a>(&'a self, dir: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a Entry)> {
+        self.history.iter().filter_map(move |(path, timeline)| {
+            let name = name_in(path, dir)?;
+            Some((name, timeline.last()?.1.as_ref()?))
+        })
+    }
+
+    /// The bytes of a version that was once served.
+    pub(super) fn content(&self, version: &Version) -> Option<&Arc<[u8]>> {
+        self.contents.get(version)
+    }
+
+    /// Since when `entry` was at `path`, as far as it ever was.
+    pub(super) fn since(&self, path: &[u8], entry: &Entry) -> Option<Micros> {
+        let timeline = self.history.get(path)?;
+        timeline.iter().find(|(_, there)| there.as_ref() == Some(entry)).map(|(at, _)| *at)
+    }
+
+    /// Whether nothing was at `path` at that moment.
+    pub(super) fn was_absent(&self, path: &[u8], at: Micros) -> bool {
+        self.history.get(path).is_none_or(|timeline| {
+            let next = timeline.partition_point(|(from, _)| *from <= at);
+            next.checked_sub(1).is_none_or(|last| timeline[last].1.is_none())
+        })
+    }
+
+    /// Whether what was at `path` ever did not satisfy `is`, from the moment on when it first did until `until`.
+    pub(super) fn ever_lost(&self, path: &[u8], until: Micros, is: impl Fn(&Entry) -> bool) -> bool {
+        let Some(timeline) = self.history.get(path) else { return true };
+        let told = timeline.iter().take_while(|(at, _)| *at <= until).map(|(_, there)| there.as_ref().is_some_and(&is));
+        told.skip_while(|is| !is).any(|is| !is)
+    }
+
+    /// How often something else came to be at `path`.
+    pub(super) fn changes_of(&self, path: &[u8]) -> u64 {
+        self.history.get(path).map_or(0, |timeline| timeline.len() as u64 - 1)
+    }
+
+    /// Makes one change somewhere among the paths that change.
+    pub(super) fn change(&mut self, now: Micros, rng: &mut Rng) {
+        if rng.one_in(12) && self.dirs.len() > 1 {
+            let path = self.dirs[1 + rng.below(self.dirs.len() - 1)].clone();
+            return self.change_dir(now, &path, rng);
+        }
+        if self.hot.is_empty() {
+            return;
+        }
+        let path = self.hot[rng.below(self.hot.len())].clone();
+        let Some(there) = self.now(&path).cloned() else {
+            if self.is_dir(parent(&path)) {
+                self.put(now, &path, FILE, rng.up_to(5_000), None);
+                self.stamp_dir(now, parent(&path));
+            }
+            return;
+        };
+        let size = there.attr.size;
+        match (there.attr.kind(), rng.below(7)) {
+            (_, 0 | 1) => {
+                self.set(now, &path, None);
+                self.stamp_dir(now, parent(&path));
+            }
+            (Kind::File, 2) => self.rewrite(now, &path, &there, size),
+            (Kind::File, 3) => self.rewrite(now, &path, &there, rng.up_to(size.max(20_000))),
+            (Kind::File, 4) => {
+                // Renamed over: another file, perhaps as long.
+                let size = if rng.one_in(2) { size } else { rng.up_to(20_000) };
+                self.put(now, &path, FILE, size, None);
+                self.stamp_dir(now, parent(&path));
+            }
+            (_, 5) => {
+                let attr = Attr { mode: there.attr.mode ^ 0o111, ctime: self.tick(), ..there.attr };
+                self.set(now, &path, Some(Entry { attr, target: there.target }));
+            }
+            _ => {
+                let attr = Attr { ctime: self.tick(), ..there.attr };
+                self.set(now, &path, Some(Entry { attr, target: there.target }));
+            }
+        }
+    }
+
+    fn change_dir(&mut self, now: Micros, path: &[u8], rng: &mut Rng) {
+        if !self.is_dir(parent(path)) {
+            return;
+        }
+        match self.now(path).map(|entry| entry.attr.kind()) {
+            Some(Kind::Dir) => {
+                let below: Vec<_> = self.history.keys().filter(|other| is_below(other, path)).cloned().collect();
+                for other in below {
+                    if self.now(&other).is_some() {
+                        self.set(now, &other, None);
+                    }
+                }
+                if rng.one_in(3) {
+                    self.put(now, path, FILE, 700, None);
+                } else {
+                    self.set(now, path, None);
+                }
+            }
+            _ => self.put(now, path, DIR, 4096, None),
+        }
+        self.stamp_dir(now, parent(path));
+    }
+
+    fn is_dir(&self, path: &[u8]) -> bool {
+        self.look(path).is_ok_and(|entry| entry.attr.is_dir())
+    }
+
+    fn rewrite(&mut self, now: Micros, path: &[u8], there: &Entry, size: u64) {
+        let time = self.tick();
+        let attr = Attr { size, blocks: size.div_ceil(512), mtime: time, ctime: time, ..there.attr };
+        self.set(now, path, Some(Entry { attr, target: None }));
+    }
+
+    /// The directory has got, or lost, a name.
+    fn stamp_dir(&mut self, now: Micros, path: &[u8]) {
+        if let Some(dir) = self.now(path).cloned() {
+            let time = self.tick();
+            let attr = Attr { mtime: time, ctime: time, ..dir.attr };
+            self.set(now, path, Some(Entry { attr, target: None }));
+        }
+    }
+
+    /// A time that no other change has.
+    fn tick(&mut self) -> Timestamp {
+        self.ticks += 1;
+        Timestamp { secs: 1_700_000_000 + self.ticks / 1000, nanos: u32::try_from(self.ticks % 1000).unwrap_or(0) }
+    }
+
+    /// Something new at `path`.
+    fn put(&mut self, now: Micros, path: &[u8], mode: u32, size: u64, target: Option<Box<[u8]>>) {
+        self.inos += 1;
+        let time = self.tick();
         let attr = Attr {
             mode,
             uid: 1000,
@@ -80,60 +316,46 @@ impl Tree {
             blocks: size.div_ceil(512),
             mtime: time,
             ctime: time,
-            backend_ino: self.entries.len() as u64 + 100,
+            backend_ino: self.inos,
             backend_dev: 1,
+            change: 0,
         };
-        self.entries.insert(path, Entry { attr, target });
+        self.set(now, path, Some(Entry { attr, target }));
     }
 
-    /// What is at `path`.
-    #[must_use]
-    pub fn get(&self, path: &[u8]) -> Option<&Entry> {
-        self.entries.get(path)
-    }
-
-    /// All paths, in order.
-    #[must_use]
-    pub fn paths(&self) -> &[Box<[u8]>] {
-        &self.paths
-    }
-
-    /// The paths of all directories.
-    #[must_use]
-    pub fn dirs(&self) -> &[Box<[u8]>] {
-        &self.dirs
-    }
-
-    /// The names in the directory `path`, as snapshot `stamp`.
-    #[must_use]
-    pub fn list(&self, path: &[u8], stamp: u64) -> Listing {
-        let mut builder = ListingBuilder::default();
-        for (name, entry) in self.names(path) {
-            let listed = builder.push(ListEntry { name, kind: entry.attr.kind(), backend_ino: entry.attr.backend_ino });
-            assert!(listed, "the generator makes valid names");
+    fn set(&mut self, now: Micros, path: &[u8], entry: Option<Entry>) {
+        if let Some(attr) = entry.as_ref().map(|entry| entry.attr).filter(|attr| attr.kind() == Kind::File) {
+            self.contents.entry(attr.version()).or_insert_with(|| bytes_of(&attr.version()));
         }
-        builder.build(stamp)
-    }
-
-    /// The names in the directory `path` with what they are.
-    pub fn names<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a Entry)> {
-        self.entries.iter().filter_map(move |(p, entry)| {
-            let rest = p.strip_prefix(path)?;
-            let name = if path.is_empty() { rest } else { rest.strip_prefix(b"/")? };
-            (!name.is_empty() && !name.contains(&b'/')).then_some((name, entry))
-        })
+        let timeline = self.history.entry(path.into()).or_default();
+        match timeline.last_mut() {
+            // Two changes of one moment: nobody saw what was between them.
+            Some(last) if last.0 == now => last.1 = entry,
+            _ => timeline.push((now, entry)),
+        }
     }
 }
 
-/// The bytes of the file with inode number `ino` from `offset` on.
-pub(super) fn fill(ino: u64, offset: u64, into: &mut [u8]) {
-    for (at, byte) in (offset..).zip(into) {
-        *byte = (mix(ino ^ (at / 8) << 20) >> (at % 8 * 8)) as u8;
-    }
+/// The bytes of a version: no other version has them.
+fn bytes_of(version: &Version) -> Arc<[u8]> {
+    let key = mix(version.ino ^ mix(version.mtime.secs.unsigned_abs() << 10 | u64::from(version.mtime.nanos)));
+    let words = (0..version.size.div_ceil(8)).flat_map(|at| (key ^ (at << 1 | 1).wrapping_mul(key | 1)).to_le_bytes());
+    words.take(usize::try_from(version.size).unwrap_or(0)).collect()
 }
 
-fn pick<'a>(dirs: &'a [Box<[u8]>], rng: &mut Rng) -> &'a [u8] {
-    &dirs[usize::try_from(rng.within(0..dirs.len() as u64)).unwrap_or(0)]
+/// The directory that `path` is in.
+pub(super) fn parent(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|byte| *byte == b'/').map_or(b"", |at| &path[..at])
+}
+
+fn name_in<'a>(path: &'a [u8], dir: &[u8]) -> Option<&'a [u8]> {
+    let rest = path.strip_prefix(dir)?;
+    let name = if dir.is_empty() { rest } else { rest.strip_prefix(b"/")? };
+    (!name.is_empty() && !name.contains(&b'/')).then_some(name)
+}
+
+fn is_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
 fn child(dir: &[u8], name: &str) -> Box<[u8]> {

@@ -1,556 +1,640 @@
-//! The simulated world: nodes, their clients, the network between them, and the root's backend.
+//! The simulated world: nodes, their clients, the network between them, the roots' backend, and what goes wrong.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
-use super::rng::Rng;
-use super::tree::{Tree, TreeConfig, fill};
+use super::backend::{self, Question};
+use super::client::{Asked, Client};
+use super::config::SimConfig;
+use super::event::{Event, Life, Queue, Read};
+use super::network::Network;
+use super::oracle::{Hearer, Operation, Oracle, Ttls};
+use super::report::{Report, SimError};
+use super::rng::{Rng, mix};
+use super::tree::Tree;
 use crate::cache::arena::{ArenaConfig, Slot};
 use crate::cache::chunks::CHUNK_BYTES;
 use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{NamesConfig, NamesWriter};
 use crate::cache::store::ChunkStore;
-use crate::cache::types::{Kind, Micros};
-use crate::core::topology::TopologyError;
-use crate::core::{
-    BackendOp, BackendReply, Counters, FlightId, Found, Node, NodeConfig, NodeId, Object, Outcome, Output, Topology,
-    Waiter,
-};
+use crate::cache::types::Micros;
+use crate::core::limits::{FRAME_BYTES_MAX, GRANT_LEASE_US, REQUEST_DEADLINE_US, REQUESTS_AT_PARENT_MAX};
+use crate::core::wire::{self, Message};
+use crate::core::{FlightId, Load, Node, NodeConfig, NodeId, Object, Outcome, Output, Topology, Waiter};
 
-const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
+/// Everyone who waits is looked at this often.
+const WATCH_US: u64 = 5_000_000;
+/// How much later than its deadline a request may be answered: timers are exact here.
+const DEADLINE_SLACK_US: u64 = 1_000;
+/// A run is given up so long after the clients' span.
+const END_US: u64 = 240_000_000;
+/// After the last answer: every lease and every deadline has passed.
+const REST_US: u64 = GRANT_LEASE_US + REQUEST_DEADLINE_US + 5_000_000;
+/// Timers of one node at one moment: the second one must have found nothing more to do.
+const TIMERS_PER_MOMENT_MAX: u32 = 4;
+/// Other bytes than those granted, in a row for one request: one less than what fails it.
+const STALE_READS_IN_A_ROW_MAX: u32 = 2;
 
-/// What is simulated.
-#[derive(Clone, Debug)]
-pub struct SimConfig {
-    /// Everything follows from it.
-    pub seed: u64,
-    /// Nodes in the tree.
-    pub nodes: u32,
-    /// Separate trees.
-    pub trees: u32,
-    /// Children per parent, if not by rule.
-    pub fanout: Option<u32>,
-    /// The served tree.
-    pub tree: TreeConfig,
-    /// Objects that the client of each node asks for, one after the other.
-    pub requests_per_node: u64,
-    /// Shortest and longest time a message takes, microseconds. Messages of one pair of nodes keep their order.
-    pub delay_us: (u64, u64),
-    /// Of a thousand messages, so many are lost.
-    pub lost_per_mille: u64,
-    /// Shortest and longest time an operation of the backend takes, microseconds.
-    pub backend_us: (u64, u64),
-    /// How long the root's ENOENT may be repeated.
-    pub enoent_ttl: Duration,
-    /// How long attributes of directories, and listings, may be used.
-    pub dir_ttl: Duration,
-    /// Bound of each node's memory for file data, bytes.
-    pub cache_bytes: usize,
-    /// The run fails when virtual time passes this, microseconds.
-    pub end_us: u64,
+struct Place {
+    topology: Topology,
+    /// None before its start, and between two lives.
+    node: Option<Node>,
+    life: u64,
+    timer: Micros,
+    timers_at: (Micros, u32),
 }
 
-impl SimConfig {
-    /// A run of `nodes` nodes with moderate figures for the rest.
-    #[must_use]
-    pub fn new(seed: u64, nodes: u32) -> SimConfig {
-        SimConfig {
-            seed,
-            nodes,
-            trees: 1,
-            fanout: None,
-            tree: TreeConfig { dirs: 12, files: 80, small_bytes: 40_000, large_bytes: 2_300_000 },
-            requests_per_node: 60,
-            delay_us: (2, 60),
-            lost_per_mille: 0,
-            backend_us: (50, 3_000),
-            enoent_ttl: Duration::from_secs(2),
-            dir_ttl: Duration::from_secs(60),
-            cache_bytes: 32 << 20,
-            end_us: 600_000_000,
-        }
-    }
-}
-
-/// What a run did, counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Requests of clients, each answered rightly.
-    pub answered: u64,
-    /// Bytes of files that were compared.
-    pub bytes: u64,
-    /// Messages between nodes.
-    pub messages: u64,
-    /// Events.
-    pub events: u64,
-    /// Virtual time at the end, microseconds.
-    pub end_us: u64,
-    /// What each node counted.
-    pub nodes: Vec<Counters>,
-    /// Most reads of one chunk by one root.
-    pub reads_per_chunk_max: u64,
-}
-
-/// What went wrong in a run; the seed reproduces it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SimError {
-    /// The configuration makes no tree.
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
-    /// A client was told something that is not so.
-    #[error("safety: seed {seed}, node {node}, \"{path}\" at {at_us} us: {what}")]
-    Safety {
-        /// The run's seed.
-        seed: u64,
-        /// The client's node.
-        node: NodeId,
-        /// What it asked for.
-        path: String,
-        /// When, virtual microseconds.
-        at_us: u64,
-        /// What is wrong.
-        what: String,
-    },
-    /// Not every request was answered.
-    #[error("liveness: seed {seed}: {waiting} clients still wait at {at_us} us")]
-    Liveness {
-        /// The run's seed.
-        seed: u64,
-        /// How many wait.
-        waiting: usize,
-        /// When, virtual microseconds.
-        at_us: u64,
-    },
-}
-
-enum Event {
-    Frame { to: usize, frame: Vec<u8> },
-    Pulled { at: usize, id: FlightId, slot: Slot, ok: bool },
-    Backend { at: usize, id: FlightId, reply: BackendReply },
-    Timer { at: usize },
-    Client { at: usize },
-}
-
-/// Heap order: by time, then by the order in which events were made.
-struct Timed {
-    at: Micros,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Timed {
-    fn eq(&self, other: &Timed) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-
-impl Eq for Timed {}
-
-impl PartialOrd for Timed {
-    fn partial_cmp(&self, other: &Timed) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Timed {
-    fn cmp(&self, other: &Timed) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-/// A node's client: asks for one object after the other, and looks at every byte.
-struct Client {
-    left: u64,
-    asked: Option<Object>,
-}
-
-struct World {
+pub(super) struct World {
     config: SimConfig,
     rng: Rng,
     tree: Tree,
+    oracle: Oracle,
+    network: Network,
     now: Micros,
-    queue: BinaryHeap<Reverse<Timed>>,
-    number: u64,
-    nodes: Vec<Node>,
+    queue: Queue,
+    places: Vec<Place>,
     clients: Vec<Client>,
-    timers: Vec<Micros>,
-    links: HashMap<(usize, usize), Micros>,
+    unfinished: usize,
+    /// Starts, stops and changes to come.
+    planned: u64,
+    waiters: u64,
     stamp: u64,
-    reads: HashMap<(usize, Box<[u8]>, u64), u64>,
+    /// What the lives of roots have under way at the backend.
+    asking: HashSet<(Life, Question)>,
+    questions: HashMap<(Life, FlightId), Question>,
+    /// Requests that a node was sent by another one, less the answers it gave: by both and the request's number.
+    owed: HashMap<(usize, usize, u64), u32>,
+    stale_reads: HashMap<(Life, FlightId), u32>,
     report: Report,
 }
 
-/// Runs a simulation to its end: every client has had all of its answers.
-///
-/// # Errors
-/// [`SimError`] where a client was told something wrong, or was not answered in time.
-pub fn run(config: SimConfig) -> Result<Report, SimError> {
-    World::new(config)?.run()
-}
-
 impl World {
-    fn new(config: SimConfig) -> Result<World, SimError> {
+    pub(super) fn new(config: SimConfig) -> Result<World, SimError> {
         let mut rng = Rng::new(config.seed);
         let tree = Tree::new(&config.tree, &mut rng);
-        let mut nodes = Vec::new();
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let oracle = Oracle::new(Ttls {
+            enoent_us: micros(config.enoent_ttl),
+            dir_us: micros(config.dir_ttl),
+            attr_us: config.attr_ttl.map_or(u64::MAX, micros),
+        });
+        let mut places = Vec::new();
         for me in 0..config.nodes {
             let topology = Topology::new(config.nodes, NodeId(me), config.trees, config.fanout)?;
-            let key = [rng.next_u64(), rng.next_u64()];
-            let names = NamesWriter::new(NamesConfig { index_shards: 4, ..NamesConfig::new(key) });
-            let enoent = Arc::new(EnoentMap::new(EnoentConfig { entries_max: 4096, ..EnoentConfig::new(key) }));
-            let (store, _) = ChunkStore::new(ArenaConfig {
-                first_segment_bytes: 4 * CHUNK_BYTES,
-                segment_bytes: 4 * CHUNK_BYTES,
-                max_bytes: config.cache_bytes,
-            });
-            let node_config = NodeConfig {
-                topology,
-                job: config.seed,
-                incarnation: 1,
-                enoent_ttl: config.enoent_ttl,
-                dir_ttl: config.dir_ttl,
-                attr_ttl: None,
-            };
-            let mut node = Node::new(node_config, names, enoent, store);
-            node.open_for_service();
-            nodes.push(node);
+            places.push(Place { topology, node: None, life: 0, timer: Micros::FOREVER, timers_at: (Micros(0), 0) });
         }
-        let count = nodes.len();
-        let clients = (0..count).map(|_| Client { left: config.requests_per_node, asked: None }).collect();
+        let clients: Vec<_> = (0..places.len())
+            .flat_map(|node| (0..config.clients_per_node).map(move |_| node))
+            .map(|node| Client::new(node, config.lookups_per_client))
+            .collect();
         let mut world = World {
-            config,
+            unfinished: clients.len(),
             rng,
             tree,
+            oracle,
+            network: Network::default(),
             now: Micros(1),
-            queue: BinaryHeap::new(),
-            number: 0,
-            nodes,
+            queue: Queue::default(),
+            places,
             clients,
-            timers: vec![Micros::FOREVER; count],
-            links: HashMap::new(),
+            planned: 0,
+            waiters: 0,
             stamp: 0,
-            reads: HashMap::new(),
+            asking: HashSet::new(),
+            questions: HashMap::new(),
+            owed: HashMap::new(),
+            stale_reads: HashMap::new(),
             report: Report::default(),
+            config,
         };
-        for at in 0..count {
-            let start = Micros(world.rng.within(1..5_000));
-            world.push(start, Event::Client { at });
-            world.after(at)?;
-        }
+        world.plan();
         Ok(world)
     }
 
-    fn run(mut self) -> Result<Report, SimError> {
-        while let Some(Reverse(Timed { at, event, .. })) = self.queue.pop() {
-            let waiting = self.clients.iter().filter(|c| c.left > 0 || c.asked.is_some()).count();
-            if waiting == 0 {
-                break;
-            }
-            if at.0 > self.config.end_us {
-                return Err(SimError::Liveness { seed: self.config.seed, waiting, at_us: self.now.0 });
+    /// Everything that comes from outside.
+    fn plan(&mut self) {
+        let (faults, span_us) = (self.config.faults, self.config.span_us);
+        for node in 0..self.places.len() {
+            let is_late = self.rng.per_mille(faults.late_nodes_per_mille);
+            let most_us = if is_late { faults.late_start_us_max } else { 1_000 };
+            self.report.counts.late_starts += u64::from(is_late);
+            let at = Micros(1 + self.rng.up_to(most_us));
+            self.planned(at, Event::Start { node });
+        }
+        for _ in 0..faults.restarts {
+            let node = self.rng.below(self.places.len());
+            let at = Micros(1 + self.rng.up_to(span_us));
+            self.planned(at, Event::Stop { node });
+        }
+        for _ in 0..faults.changes {
+            let at = Micros(1 + self.rng.up_to(span_us));
+            self.planned(at, Event::Change);
+        }
+        self.queue.push(Micros(WATCH_US), Event::Watch);
+    }
+
+    fn planned(&mut self, at: Micros, event: Event) {
+        self.planned += 1;
+        self.queue.push(at, event);
+    }
+
+    pub(super) fn run(mut self) -> Result<Report, SimError> {
+        let give_up = Micros(self.config.span_us + END_US);
+        let mut rest_until = None;
+        while let Some((at, event)) = self.queue.pop() {
+            if at > rest_until.unwrap_or(give_up) {
+                let what = match rest_until {
+                    Some(_) => "nobody asks for anything any more, and the nodes do not come to rest".to_owned(),
+                    None => format!("{} clients have not had all their answers", self.unfinished),
+                };
+                return Err(self.stuck(what));
             }
             self.now = at;
-            self.report.events += 1;
+            self.report.counts.events += 1;
+            self.report.counts.digest = mix(self.report.counts.digest ^ at.0 ^ event.kind().rotate_left(40));
             self.step(event)?;
+            if rest_until.is_none() && self.unfinished == 0 && self.planned == 0 {
+                self.report.counts.virtual_us_max = self.now.0;
+                rest_until = Some(self.now.after_us(REST_US));
+            }
         }
-        let waiting = self.clients.iter().filter(|c| c.left > 0 || c.asked.is_some()).count();
-        if waiting > 0 {
-            return Err(SimError::Liveness { seed: self.config.seed, waiting, at_us: self.now.0 });
+        self.finish()
+    }
+
+    /// Everything is over: what the nodes still hold, and what they counted.
+    fn finish(mut self) -> Result<Report, SimError> {
+        if self.unfinished > 0 {
+            return Err(self.stuck(format!("{} clients have not had all their answers", self.unfinished)));
         }
-        self.report.end_us = self.now.0;
-        self.report.nodes = self.nodes.iter().map(Node::counters).collect();
-        self.report.reads_per_chunk_max = self.reads.values().copied().max().unwrap_or(0);
+        for at in 0..self.places.len() {
+            let Some(node) = &self.places[at].node else { continue };
+            let load = node.load();
+            if load != Load::default() {
+                return Err(self.wrong(at, b"", format!("it holds {load:?} long after the last request")));
+            }
+            let counters = node.counters();
+            if counters.timeouts > 0 {
+                return Err(self.stuck(format!("{} requests of node {at} ran into their deadline", counters.timeouts)));
+            }
+            if !node.topology().is_root() && counters.backend_attr + counters.backend_list + counters.backend_chunk > 0
+            {
+                return Err(self.wrong(at, b"", "it asked the backend, and is no root".to_owned()));
+            }
+            self.report.nodes.push(counters);
+            let counts = &mut self.report.counts;
+            counts.retries += counters.retries;
+            counts.joined += counters.joined;
+            counts.evicted += node.store().stats().evicted_chunks;
+        }
+        // Without faults nothing is ever sent twice, and nothing is read twice while there is memory.
+        let faults = &self.config.faults;
+        let is_quiet = !faults.loses() && faults.hangs_per_mille == 0 && faults.failed_reads_per_mille == 0;
+        let is_whole = is_quiet && faults.stale_reads_per_mille == 0 && faults.late_per_mille == 0;
+        if is_whole && self.config.has_ample_memory() && self.report.counts.retries > 0 {
+            let retries = self.report.counts.retries;
+            return Err(self.stuck(format!("{retries} requests were sent again though no message was lost")));
+        }
+        let keeps = |root: usize| {
+            let place = &self.places[root];
+            place.life == 1 && place.node.as_ref().is_some_and(|node| node.store().stats().evicted_chunks == 0)
+        };
+        let (most, wrong) = self.oracle.reads_max(&self.tree, keeps);
+        if let Some((root, path, reads)) = wrong {
+            return Err(self.wrong(root, path, format!("it read one chunk of one version {reads} times")));
+        }
+        let counts = &mut self.report.counts;
+        counts.reads_per_chunk_max = most;
+        counts.runs = 1;
+        counts.nodes = self.places.len() as u64;
         Ok(self.report)
     }
 
-    fn push(&mut self, at: Micros, event: Event) {
-        self.number += 1;
-        self.queue.push(Reverse(Timed { at, number: self.number, event }));
+    fn life(&self, node: usize) -> Life {
+        Life { node, number: self.places[node].life }
+    }
+
+    /// The node of a life that is not over.
+    fn living(&mut self, life: Life) -> Option<&mut Node> {
+        let place = &mut self.places[life.node];
+        place.node.as_mut().filter(|_| place.life == life.number)
     }
 
     fn step(&mut self, event: Event) -> Result<(), SimError> {
         let now = self.now;
-        let at = match event {
+        match event {
             Event::Frame { to, frame } => {
-                self.nodes[to].frame(now, &frame);
-                to
-            }
-            Event::Pulled { at, id, slot, ok } => {
-                self.nodes[at].pulled(now, id, slot, ok);
-                at
-            }
-            Event::Backend { at, id, reply } => {
-                self.nodes[at].backend(now, id, reply);
-                at
-            }
-            Event::Timer { at } => {
-                if self.timers[at] > now {
-                    return Ok(());
+                self.note_request(to, &frame);
+                match &mut self.places[to].node {
+                    Some(node) => node.frame(now, &frame),
+                    None => self.report.counts.unheard += 1,
                 }
-                self.timers[at] = Micros::FOREVER;
-                self.nodes[at].timer(now);
-                at
+                self.after(to)
             }
-            Event::Client { at } => {
-                self.next_request(at);
-                at
+            Event::Read(read) => {
+                self.read(read);
+                Ok(())
             }
+            Event::Pulled { by, id, slot, ok } => self.tell(by, |node| node.pulled(now, id, slot, ok)),
+            Event::Verified { by, id, slot, crc } => self.tell(by, |node| node.verified(now, id, slot, crc)),
+            Event::Operate { by, id, op, asked, told } => {
+                let path = Question::of(&op).path().to_vec();
+                if matches!(op, crate::core::BackendOp::List { .. }) {
+                    self.stamp += 1;
+                }
+                let (reply, said, injected) = backend::answer(&self.config, &self.tree, now, self.stamp, op);
+                self.report.counts.backend_failed += u64::from(injected);
+                self.oracle.note(&path, Operation { root: by.node, asked, looked: now, told, said });
+                self.queue.push(told, Event::Backend { by, id, reply });
+                Ok(())
+            }
+            Event::Backend { by, id, reply } => {
+                if let Some(question) = self.questions.remove(&(by, id)) {
+                    self.asking.remove(&(by, question));
+                }
+                self.tell(by, |node| node.backend(now, id, reply))
+            }
+            Event::Timer { by } => self.timer(by),
+            Event::Client { client } => self.client(client),
+            Event::Start { node } => {
+                self.planned -= 1;
+                self.start(node)
+            }
+            Event::Open { by } => self.tell(by, Node::open_for_service),
+            Event::Stop { node } => {
+                self.planned -= 1;
+                self.stop(node);
+                Ok(())
+            }
+            Event::Change => {
+                self.planned -= 1;
+                self.report.counts.changes += 1;
+                self.tree.change(now, &mut self.rng);
+                Ok(())
+            }
+            Event::Watch => self.watch(),
+        }
+    }
+
+    fn tell(&mut self, life: Life, what: impl FnOnce(&mut Node)) -> Result<(), SimError> {
+        match self.living(life) {
+            Some(node) => what(node),
+            None => return Ok(()),
+        }
+        self.after(life.node)
+    }
+
+    fn timer(&mut self, by: Life) -> Result<(), SimError> {
+        let now = self.now;
+        let place = &mut self.places[by.node];
+        if place.life != by.number || place.timer > now {
+            return Ok(());
+        }
+        place.timer = Micros::FOREVER;
+        let Some(node) = &mut place.node else { return Ok(()) };
+        self.report.counts.timers += 1;
+        place.timers_at = if place.timers_at.0 == now { (now, place.timers_at.1 + 1) } else { (now, 1) };
+        if place.timers_at.1 > TIMERS_PER_MOMENT_MAX {
+            return Err(self.stuck(format!("node {} wants its timer again and again at one moment", by.node)));
+        }
+        node.timer(now);
+        self.after(by.node)
+    }
+
+    /// A node begins a life.
+    fn start(&mut self, at: usize) -> Result<(), SimError> {
+        let key = [self.rng.next_u64(), self.rng.next_u64()];
+        let place = &mut self.places[at];
+        place.life += 1;
+        place.timer = Micros::FOREVER;
+        let names = NamesWriter::new(NamesConfig { index_shards: 1, retired_max: 64, ..NamesConfig::new(key) });
+        let enoent = EnoentConfig { entries_max: self.config.enoent_entries, ..EnoentConfig::new(key) };
+        let (store, _) = ChunkStore::new(ArenaConfig {
+            first_segment_bytes: CHUNK_BYTES,
+            segment_bytes: CHUNK_BYTES,
+            max_bytes: self.config.cache_bytes,
+        });
+        let config = NodeConfig {
+            topology: place.topology.clone(),
+            job: self.config.seed,
+            incarnation: mix(self.config.seed ^ (at as u64) << 32 ^ place.life),
+            enoent_ttl: self.config.enoent_ttl,
+            dir_ttl: self.config.dir_ttl,
+            attr_ttl: self.config.attr_ttl,
         };
+        place.node = Some(Node::new(config, names, Arc::new(EnoentMap::new(enoent)), store));
+        let opens = self.now.after_us(self.rng.up_to(100_000));
+        self.queue.push(opens, Event::Open { by: self.life(at) });
+        for client in self.clients_of(at) {
+            self.schedule(client, 1_000);
+        }
         self.after(at)
     }
 
-    /// Carries out what node `at` asks for after a call, and sets its timer.
-    fn after(&mut self, at: usize) -> Result<(), SimError> {
-        while let Some(output) = self.nodes[at].poll_output() {
-            match output {
-                Output::Send { to, frame } => {
-                    self.report.messages += 1;
-                    if self.rng.within(0..1000) < self.config.lost_per_mille {
-                        continue;
-                    }
-                    let to = to.0 as usize;
-                    let arrives = self.travel(at, to, 0);
-                    self.push(arrives, Event::Frame { to, frame });
-                }
-                Output::Pull { id, from, key, offset, len, mut slot } => {
-                    let from = from.0 as usize;
-                    let bytes = self.nodes[from].granted(key, offset).filter(|chunk| chunk.len() == len);
-                    let ok = bytes.is_some();
-                    if let Some(chunk) = bytes {
-                        slot.as_mut_slice()[..len].copy_from_slice(chunk.bytes());
-                    }
-                    let arrives = self.travel(from, at, len);
-                    self.push(arrives, Event::Pulled { at, id, slot, ok });
-                }
-                Output::Verify { id, mut slot, len } => {
-                    let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
-                    self.nodes[at].verified(self.now, id, slot, crc);
-                }
-                Output::Backend { id, op } => {
-                    let reply = self.ask_backend(at, op);
-                    let (least, most) = self.config.backend_us;
-                    let done = self.now.after_us(self.rng.within(least..most + 1));
-                    self.push(done, Event::Backend { at, id, reply });
-                }
-                Output::Register { segment } => {
-                    // A key of its own for each node, with bit 63 set as some providers do.
-                    let key = (1 << 63) | (at as u64) << 16 | u64::from(segment);
-                    self.nodes[at].registered(segment, key);
-                }
-                Output::Invalidate { .. } => {}
-                Output::Complete { outcome, .. } => self.answered(at, &outcome)?,
-            }
+    /// A node ends; it starts again with nothing a little later.
+    fn stop(&mut self, at: usize) {
+        if self.places[at].node.take().is_none() {
+            return;
         }
-        if let Some(next) = self.nodes[at].next_deadline()
-            && next < self.timers[at]
-        {
-            self.timers[at] = next;
-            self.push(next.max(self.now), Event::Timer { at });
+        self.report.counts.restarts += 1;
+        let life = self.life(at);
+        self.asking.retain(|(by, _)| *by != life);
+        self.questions.retain(|(by, _), _| *by != life);
+        for client in self.clients_of(at) {
+            self.clients[client].lose();
+        }
+        let again = self.now.after_us(self.rng.up_to(3_000_000));
+        self.planned(again, Event::Start { node: at });
+    }
+
+    fn clients_of(&self, node: usize) -> std::ops::Range<usize> {
+        let each = self.config.clients_per_node as usize;
+        node * each..(node + 1) * each
+    }
+
+    /// Carries out what node `at` asks for after a call, looks at its bounds, and sets its timer.
+    fn after(&mut self, at: usize) -> Result<(), SimError> {
+        let by = self.life(at);
+        while let Some(output) = self.places[at].node.as_mut().and_then(Node::poll_output) {
+            self.carry_out(by, output)?;
+        }
+        let Some(node) = &self.places[at].node else { return Ok(()) };
+        let load = node.load();
+        if load.at_parent > REQUESTS_AT_PARENT_MAX || load.line > load.flights || load.grants > load.leases {
+            return Err(self.wrong(at, b"", format!("a bound is broken: {load:?}")));
+        }
+        let next = node.next_deadline();
+        if let Some(next) = next.filter(|next| *next < self.places[at].timer) {
+            self.places[at].timer = next;
+            self.queue.push(next.max(self.now), Event::Timer { by });
         }
         Ok(())
     }
 
-    /// When a message or a read of `len` bytes that starts now ends: messages of one pair keep their order.
-    fn travel(&mut self, from: usize, to: usize, len: usize) -> Micros {
-        let (least, most) = self.config.delay_us;
-        // 10 GB/s
-        let wire = len as u64 / 10_000;
-        let at = self.now.after_us(self.rng.within(least..most + 1) + wire);
-        let last = self.links.entry((from, to)).or_insert(Micros(0));
-        *last = at.max(*last);
-        *last
+    fn carry_out(&mut self, by: Life, output: Output) -> Result<(), SimError> {
+        let now = self.now;
+        match output {
+            Output::Send { to, frame } => self.send(by.node, to.0 as usize, frame)?,
+            Output::Pull { id, from, key, offset, len, slot } => {
+                self.report.counts.reads += 1;
+                let link = (by.node, from.0 as usize);
+                let at = self.network.travel(&self.config, &mut self.rng, now, link, 0);
+                self.queue.push(at, Event::Read(Read { by, from, id, key, offset, len, slot }));
+            }
+            Output::Verify { id, mut slot, len } => {
+                let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
+                let done = now.after_us(self.rng.within(1..200));
+                self.queue.push(done, Event::Verified { by, id, slot, crc });
+            }
+            Output::Backend { id, op } => {
+                let counts = &mut self.report.counts;
+                let question = Question::of(&op);
+                match &question {
+                    Question::Attr(_) => counts.backend_attr += 1,
+                    Question::Names(_) => counts.backend_list += 1,
+                    Question::Bytes(path, version, offset) => {
+                        counts.backend_chunk += 1;
+                        self.oracle.note_read(by.node, path, *version, *offset);
+                    }
+                    Question::Same(..) | Question::Statfs => {}
+                }
+                // Several requests may each have to compare the same file.
+                let alone = !matches!(question, Question::Same(..));
+                if !self.asking.insert((by, question.clone())) && alone {
+                    let what = format!("it asks the backend twice at once: {question:?}");
+                    return Err(self.wrong(by.node, question.path(), what));
+                }
+                self.questions.insert((by, id), question);
+                let (looks, told, hangs) = backend::times(&self.config, &mut self.rng, now);
+                self.report.counts.backend_hung += u64::from(hangs);
+                self.queue.push(looks, Event::Operate { by, id, op, asked: now, told });
+            }
+            Output::Register { segment } => {
+                // A key of its own for each life, with bit 63 set as some providers do.
+                let key = (1 << 63) | by.number << 48 | (by.node as u64) << 16 | u64::from(segment);
+                if let Some(node) = self.living(by) {
+                    node.registered(segment, key);
+                }
+            }
+            Output::Invalidate { .. } | Output::Expire { .. } | Output::Swept { .. } => {}
+            Output::Fence { id } => {
+                if let Some(node) = self.living(by) {
+                    node.fenced(now, id);
+                }
+            }
+            Output::Complete { waiter, outcome } => self.answered(by.node, waiter, &outcome)?,
+        }
+        Ok(())
     }
 
-    fn ask_backend(&mut self, at: usize, op: BackendOp) -> BackendReply {
-        match op {
-            BackendOp::Attr { path } => {
-                let found = self.tree.get(&path).map(|entry| Found { attr: entry.attr, target: entry.target.clone() });
-                BackendReply::Attr(found.ok_or(ENOENT))
+    fn send(&mut self, from: usize, to: usize, frame: Vec<u8>) -> Result<(), SimError> {
+        let (header, message) = match wire::decode(&frame) {
+            Ok(decoded) if frame.len() <= FRAME_BYTES_MAX => decoded,
+            other => return Err(self.wrong(from, b"", format!("it sends a frame that nobody takes: {other:?}"))),
+        };
+        if is_answer(&message) {
+            let owed = self.owed.get_mut(&(from, to, header.id)).filter(|owed| **owed > 0);
+            match owed {
+                Some(owed) => *owed -= 1,
+                None => {
+                    let what = format!("it answers node {to} more often than it was asked: {message:?}");
+                    return Err(self.wrong(from, b"", what));
+                }
             }
-            BackendOp::List { path } => {
-                self.stamp += 1;
-                BackendReply::List(Ok(self.tree.list(&path, self.stamp)))
+        }
+        self.report.counts.messages += 1;
+        let fate = self.network.send(&self.config, &mut self.rng, self.now, (from, to));
+        let counts = &mut self.report.counts;
+        counts.late += u64::from(fate.is_late);
+        match fate.arrivals {
+            [Some(first), Some(second)] => {
+                counts.doubled += 1;
+                self.queue.push(first, Event::Frame { to, frame: frame.clone() });
+                self.queue.push(second, Event::Frame { to, frame });
             }
-            BackendOp::Chunk { path, version, offset, len, mut slot } => {
-                *self.reads.entry((at, path, offset)).or_insert(0) += 1;
-                fill(version.ino, offset, &mut slot.as_mut_slice()[..len]);
-                let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
-                BackendReply::Chunk(Ok((slot, crc)))
-            }
-            BackendOp::Statfs => BackendReply::Statfs(Ok(crate::core::wire::Statfs::default())),
+            [Some(at), None] | [None, Some(at)] => self.queue.push(at, Event::Frame { to, frame }),
+            [None, None] => counts.lost += 1,
+        }
+        Ok(())
+    }
+
+    /// A frame arrives: if it is a request, its sender may be answered once more.
+    fn note_request(&mut self, to: usize, frame: &[u8]) {
+        if let Ok((header, message)) = wire::decode(frame)
+            && matches!(
+                message,
+                Message::Probe | Message::Attr { .. } | Message::List { .. } | Message::Chunk { .. } | Message::Statfs
+            )
+        {
+            *self.owed.entry((to, header.from.0 as usize, header.id)).or_insert(0) += 1;
         }
     }
 
-    /// The client of node `at` asks for something.
-    fn next_request(&mut self, at: usize) {
+    /// A remote read reaches the memory that it reads.
+    fn read(&mut self, read: Read) {
+        let Read { by, from, id, key, offset, len, mut slot } = read;
+        let parent = from.0 as usize;
+        let place = &self.places[parent];
+        let faults = self.config.faults;
+        let mut ok = place.node.is_some() && key >> 48 & 0x7fff == place.life;
+        let granted = place.node.as_ref().and_then(|node| node.granted(key, offset));
+        let mut is_stale = false;
+        match granted.filter(|chunk| chunk.len() == len) {
+            Some(chunk) => {
+                slot.as_mut_slice()[..len].copy_from_slice(chunk.bytes());
+                is_stale = self.rng.per_mille(faults.stale_reads_per_mille);
+            }
+            // Its lease is over: whatever is there now.
+            None => is_stale |= ok,
+        }
+        ok &= !self.rng.per_mille(faults.failed_reads_per_mille);
+        if ok && is_stale {
+            let before = self.stale_reads.entry((by, id)).or_insert(0);
+            *before += 1;
+            ok = *before <= STALE_READS_IN_A_ROW_MAX;
+            self.report.counts.reads_stale += u64::from(ok);
+            spoil(&mut slot, len, &mut self.rng);
+        }
+        self.report.counts.reads_failed += u64::from(!ok);
+        let at = self.network.travel(&self.config, &mut self.rng, self.now, (parent, by.node), len);
+        self.queue.push(at, Event::Pulled { by, id, slot, ok });
+    }
+
+    fn schedule(&mut self, client: usize, most_us: u64) {
+        if !self.clients[client].is_scheduled {
+            self.clients[client].is_scheduled = true;
+            let at = self.now.after_us(1 + self.rng.up_to(most_us));
+            self.queue.push(at, Event::Client { client });
+        }
+    }
+
+    /// A client's turn.
+    fn client(&mut self, at: usize) -> Result<(), SimError> {
         let client = &mut self.clients[at];
-        if client.left == 0 || client.asked.is_some() {
-            return;
+        client.is_scheduled = false;
+        // While its node is down it does nothing: the start wakes it.
+        if client.is_done() || client.asked.is_some() || self.places[client.node].node.is_none() {
+            return Ok(());
         }
         client.left -= 1;
-        let paths = if self.rng.one_in(8) { self.tree.dirs() } else { self.tree.paths() };
-        let mut path = paths[usize::try_from(self.rng.within(0..paths.len() as u64)).unwrap_or(0)].to_vec();
-        if self.rng.one_in(4) {
-            path.extend_from_slice(b"/lib.so"[usize::from(path.is_empty())..].as_ref());
-        }
-        self.ask(at, Object::Attr(path.into()));
+        let object = client.next(&self.tree, &mut self.rng);
+        self.ask(at, object);
+        self.after(self.clients[at].node)
     }
 
     fn ask(&mut self, at: usize, object: Object) {
-        self.clients[at].asked = Some(object.clone());
-        self.nodes[at].request(self.now, object, Waiter::Local(at as u64));
+        self.waiters += 1;
+        let waiter = self.waiters << 16 | at as u64;
+        let client = &mut self.clients[at];
+        client.asked = Some(Asked { waiter, object: object.clone(), at: self.now });
+        if let Some(node) = &mut self.places[client.node].node {
+            node.request(self.now, object, Waiter::Local(waiter));
+        }
     }
 
-    /// The client of node `at` got its answer: it must be the truth.
-    fn answered(&mut self, at: usize, outcome: &Outcome) -> Result<(), SimError> {
-        let Some(object) = self.clients[at].asked.take() else {
-            return Err(self.wrong(at, b"", "an answer to no request"));
+    /// A request of a client of node `node` ended.
+    fn answered(&mut self, node: usize, waiter: u64, outcome: &Outcome) -> Result<(), SimError> {
+        let at = usize::try_from(waiter & 0xffff).unwrap_or(0);
+        let Some(asked) = self.clients[at].asked.take_if(|asked| asked.waiter == waiter) else {
+            return Err(self.wrong(node, b"", format!("an answer to no request, or a second one: {outcome:?}")));
         };
-        self.report.answered += 1;
-        let truth = self.tree.get(object.path());
-        let next = match (&object, outcome, truth) {
-            (Object::Attr(_), Outcome::Absent { .. }, None) => None,
-            (Object::Attr(path), Outcome::Entry(inode), Some(entry)) => {
-                if inode.attr != entry.attr || inode.target != entry.target {
-                    return Err(self.wrong(at, path, "other attributes than the backend's"));
-                }
-                match entry.attr.kind() {
-                    Kind::Dir => Some(Object::List(path.clone())),
-                    Kind::File if entry.attr.size > 0 => {
-                        Some(Object::Chunk { path: path.clone(), version: entry.attr.version(), index: 0 })
-                    }
-                    _ => None,
-                }
-            }
-            (Object::List(path), Outcome::Listing { listing, .. }, Some(_)) => {
-                if *listing.bytes() != *self.tree.list(path, 0).bytes() {
-                    return Err(self.wrong(at, path, "other names than the backend's"));
-                }
-                None
-            }
-            (Object::Chunk { path, version, index }, Outcome::Chunk(chunk), Some(entry)) => {
-                let offset = u64::from(*index) * CHUNK_BYTES as u64;
-                let len = usize::try_from(entry.attr.size - offset).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-                let mut bytes = vec![0; len];
-                fill(version.ino, offset, &mut bytes);
-                if chunk.bytes() != bytes {
-                    return Err(self.wrong(at, path, "other bytes than the backend's"));
-                }
-                self.report.bytes += len as u64;
-                (offset + (len as u64) < entry.attr.size).then(|| Object::Chunk {
-                    path: path.clone(),
-                    version: *version,
-                    index: index + 1,
-                })
-            }
-            (object, outcome, _) => {
-                return Err(self.wrong(at, object.path(), &format!("{outcome:?} for {object:?}")));
-            }
+        let path = asked.object.path();
+        let waited_us = self.now.0 - asked.at.0;
+        if waited_us > REQUEST_DEADLINE_US + DEADLINE_SLACK_US {
+            return Err(self.stuck(format!("node {node} answered {:?} after {waited_us} us", asked.object)));
+        }
+        let topology = &self.places[node].topology;
+        let hearer = Hearer {
+            node,
+            root: topology.root().0 as usize,
+            now: self.now,
+            travel_us: u64::from(topology.depth()) * Network::hop_us_max(&self.config),
         };
-        match next {
+        if let Err(what) = self.oracle.judge(&hearer, &self.tree, &asked.object, outcome) {
+            return Err(self.wrong(node, path, format!("{what} (asked at {} us)", asked.at.0)));
+        }
+        let counts = &mut self.report.counts;
+        counts.answered += 1;
+        counts.wait_us_max = counts.wait_us_max.max(waited_us);
+        match outcome {
+            Outcome::Entry(_) => counts.entries += 1,
+            Outcome::Absent { .. } => counts.absent += 1,
+            Outcome::Listing { .. } => counts.listings += 1,
+            Outcome::Chunk(chunk) => {
+                counts.chunks += 1;
+                counts.bytes += chunk.len() as u64;
+            }
+            Outcome::Statfs(_) => {}
+            Outcome::Failed { errno } if *errno == rustix::io::Errno::STALE.raw_os_error() => counts.stale += 1,
+            Outcome::Failed { .. } => counts.errors += 1,
+        }
+        match self.clients[at].more(&asked.object, outcome, &mut self.rng) {
             Some(object) => self.ask(at, object),
+            None if self.clients[at].is_done() => self.unfinished -= 1,
             None => {
-                let pause = self.rng.within(1..2_000);
-                let at_us = self.now.after_us(pause);
-                self.push(at_us, Event::Client { at });
+                // A third of the lookups come at once, the others over the whole span.
+                let all = self.config.lookups_per_client;
+                let is_storm = self.clients[at].left * 3 > all * 2;
+                let mean_us = self.config.span_us * 3 / (all * 2).max(1);
+                self.schedule(at, if is_storm { 500 } else { 2 * mean_us });
             }
         }
         Ok(())
     }
 
-    fn wrong(&self, at: usize, path: &[u8], what: &str) -> SimError {
+    /// Nobody may wait for longer than the deadline.
+    fn watch(&mut self) -> Result<(), SimError> {
+        let late = |client: &&Client| {
+            let deadline_us = REQUEST_DEADLINE_US + DEADLINE_SLACK_US;
+            client.asked.as_ref().is_some_and(|asked| asked.at.after_us(deadline_us) < self.now)
+        };
+        if let Some(client) = self.clients.iter().find(late) {
+            return Err(self.stuck(format!("a client of node {} still waits: {:?}", client.node, client.asked)));
+        }
+        if self.unfinished > 0 {
+            self.queue.push(self.now.after_us(WATCH_US), Event::Watch);
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, at: usize, path: &[u8], what: String) -> SimError {
         SimError::Safety {
             seed: self.config.seed,
             node: NodeId(u32::try_from(at).unwrap_or(u32::MAX)),
             path: String::from_utf8_lossy(path).into_owned(),
             at_us: self.now.0,
-            what: what.to_owned(),
+            what,
         }
+    }
+
+    fn stuck(&self, what: String) -> SimError {
+        SimError::Liveness { seed: self.config.seed, at_us: self.now.0, what }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Whether a message answers a request for good.
+fn is_answer(message: &Message<'_>) -> bool {
+    matches!(
+        message,
+        Message::Alive { .. }
+            | Message::Found { .. }
+            | Message::Absent { .. }
+            | Message::Failed { .. }
+            | Message::Part { .. }
+            | Message::Inline { .. }
+            | Message::Granted(_)
+            | Message::Filesystem(_)
+    )
+}
 
-    fn must(config: SimConfig) -> Report {
-        run(config).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    #[test]
-    fn a_hundred_nodes_get_the_right_bytes_and_only_the_root_asks_the_backend() {
-        for seed in [1, 2, 3] {
-            let report = must(SimConfig::new(seed, 100));
-            assert!(report.answered >= 100 * 60 && report.bytes > 10_000_000, "{report:?}");
-            for (at, node) in report.nodes.iter().enumerate().skip(1) {
-                let asked = node.backend_attr + node.backend_list + node.backend_chunk;
-                assert_eq!(asked, 0, "node {at} asked the backend");
-                assert_eq!(node.timeouts + node.bad_checksums, 0, "node {at}");
-            }
-            assert_eq!(report.reads_per_chunk_max, 1, "the root read a chunk twice");
-        }
-    }
-
-    #[test]
-    fn a_seed_gives_the_same_run() {
-        let run = || must(SimConfig::new(7, 40));
-        assert_eq!(run(), run());
-    }
-
-    #[test]
-    fn several_trees_have_several_roots() {
-        let mut config = SimConfig::new(11, 30);
-        config.trees = 3;
-        let report = must(config);
-        let roots = report.nodes.iter().filter(|n| n.backend_attr > 0).count();
-        assert_eq!(roots, 3);
-    }
-
-    #[test]
-    fn lost_messages_cost_time_and_no_truth() {
-        let mut config = SimConfig::new(13, 20);
-        config.lost_per_mille = 50;
-        let report = must(config);
-        assert!(
-            report.nodes.iter().map(|n| n.retries).sum::<u64>() > 0,
-            "nothing was sent again: the test shows nothing"
-        );
-        assert_eq!(report.nodes.iter().map(|n| n.timeouts).sum::<u64>(), 0);
-        assert_eq!(report.reads_per_chunk_max, 1);
-    }
-
-    #[test]
-    fn a_network_that_loses_everything_is_told() {
-        let mut config = SimConfig::new(13, 3);
-        config.lost_per_mille = 1000;
-        let error = run(config).unwrap_err();
-        assert!(matches!(error, SimError::Safety { .. } | SimError::Liveness { .. }), "{error}");
-    }
-
-    #[test]
-    fn long_listings_arrive_in_parts_even_when_none_is_kept() {
-        let mut config = SimConfig::new(17, 6);
-        config.tree = TreeConfig { dirs: 1, files: 12_000, small_bytes: 100, large_bytes: 100 };
-        config.requests_per_node = 60;
-        for dir_ttl in [Duration::from_secs(60), Duration::ZERO] {
-            config.dir_ttl = dir_ttl;
-            let report = must(config.clone());
-            assert_eq!(report.nodes.iter().map(|n| n.timeouts).sum::<u64>(), 0);
-            let (lists, parts) = (report.nodes[0].backend_list, report.nodes[0].peers_list);
-            assert!(lists > 0 && parts >= 2 * lists, "{lists} listings in {parts} parts: the test shows nothing");
-        }
-    }
-
-    #[test]
-    fn memory_that_is_too_small_costs_reads_and_no_truth() {
-        let mut config = SimConfig::new(5, 8);
-        config.cache_bytes = 4 * CHUNK_BYTES;
-        config.tree.large_bytes = 6_000_000;
-        let report = must(config);
-        assert!(report.reads_per_chunk_max > 1, "this cache holds everything: the test shows nothing");
+/// What a read finds in memory that was used again: other bytes.
+fn spoil(slot: &mut Slot, len: usize, rng: &mut Rng) {
+    let bytes = &mut slot.as_mut_slice()[..len];
+    match rng.below(3) {
+        0 => bytes.iter_mut().for_each(|byte| *byte = !*byte),
+        1 => bytes[rng.below(len)] ^= 1,
+        // The end of another one.
+        _ => bytes[len / 2..].iter_mut().for_each(|byte| *byte ^= 0x5a),
     }
 }

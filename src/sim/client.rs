@@ -1,0 +1,91 @@
+//! The clients of the nodes: what they ask for.
+
+use super::rng::Rng;
+use super::tree::Tree;
+use crate::cache::chunks::CHUNK_BYTES;
+use crate::cache::types::{Kind, Micros, Version};
+use crate::core::{Object, Outcome};
+
+/// Files that a client keeps open.
+const OPEN_MAX: usize = 4;
+
+/// A request that waits for its answer.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) waiter: u64,
+    pub(super) object: Object,
+    pub(super) at: Micros,
+}
+
+/// A client: asks for one object after the other.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) node: usize,
+    /// Objects to look up yet.
+    pub(super) left: u64,
+    pub(super) asked: Option<Asked>,
+    /// An event for it is in the queue.
+    pub(super) is_scheduled: bool,
+    open: Vec<(Box<[u8]>, Version)>,
+}
+
+impl Client {
+    pub(super) fn new(node: usize, left: u64) -> Client {
+        Client { node, left, asked: None, is_scheduled: false, open: Vec::new() }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.left == 0 && self.asked.is_none()
+    }
+
+    /// The node's daemon ended: what was asked and open is gone.
+    pub(super) fn lose(&mut self) {
+        self.asked = None;
+        self.open.clear();
+    }
+
+    /// What it asks for next.
+    pub(super) fn next(&mut self, tree: &Tree, rng: &mut Rng) -> Object {
+        match rng.below(16) {
+            // A file that was opened before, and may be another one by now.
+            0..3 if !self.open.is_empty() => {
+                let (path, version) = self.open[rng.below(self.open.len())].clone();
+                let chunks = version.size.div_ceil(CHUNK_BYTES as u64);
+                let index = u32::try_from(rng.within(0..chunks)).unwrap_or(0);
+                Object::Chunk { path, version, index }
+            }
+            3..7 if !tree.hot().is_empty() => Object::Attr(tree.hot()[rng.below(tree.hot().len())].clone()),
+            7 | 8 => Object::Attr(tree.dirs()[rng.below(tree.dirs().len())].clone()),
+            9 => Object::List(tree.dirs()[rng.below(tree.dirs().len())].clone()),
+            10 if rng.one_in(4) => Object::Statfs,
+            _ => Object::Attr(tree.wanted()[rng.below(tree.wanted().len())].clone()),
+        }
+    }
+
+    /// What it asks for after this answer, as part of the same lookup.
+    pub(super) fn more(&mut self, object: &Object, outcome: &Outcome, rng: &mut Rng) -> Option<Object> {
+        match (object, outcome) {
+            (Object::Attr(path), Outcome::Entry(inode)) => match inode.attr.kind() {
+                Kind::Dir => rng.one_in(2).then(|| Object::List(path.clone())),
+                Kind::File if inode.attr.size > 0 => {
+                    let version = inode.attr.version();
+                    if self.open.len() == OPEN_MAX {
+                        self.open.remove(0);
+                    }
+                    self.open.push((path.clone(), version));
+                    (!rng.one_in(4)).then(|| Object::Chunk { path: path.clone(), version, index: 0 })
+                }
+                _ => None,
+            },
+            (Object::Chunk { path, version, index }, Outcome::Chunk(_)) => {
+                let next = u64::from(*index) + 1;
+                (next * (CHUNK_BYTES as u64) < version.size).then(|| Object::Chunk {
+                    path: path.clone(),
+                    version: *version,
+                    index: index + 1,
+                })
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What is simulated: sizes, times and faults, all drawn from a seed.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::rng::{Rng, mix};
+use super::tree::TreeConfig;
+use crate::cache::chunks::CHUNK_BYTES;
+
+/// How much goes wrong in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FaultLevel {
+    /// Nothing: every message arrives in order, the backend answers, the tree stays as it is.
+    None,
+    /// A choice of the kinds of faults that the seed makes.
+    Some,
+    /// All kinds at once.
+    All,
+}
+
+impl FaultLevel {
+    /// The word for it on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FaultLevel::None => "none",
+            FaultLevel::Some => "some",
+            FaultLevel::All => "all",
+        }
+    }
+}
+
+/// What goes wrong, and how often. Times are microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Of a thousand messages, so many are lost.
+    pub lost_per_mille: u64,
+    /// Of a thousand messages, so many arrive twice.
+    pub doubled_per_mille: u64,
+    /// Of a thousand messages, so many take up to [`Faults::late_us_max`] longer; what follows on their link waits.
+    pub late_per_mille: u64,
+    /// The longest time that a late message takes beyond the usual.
+    pub late_us_max: u64,
+    /// Messages of one pair of nodes overtake each other too (libfabric's RDM endpoints do not allow that).
+    pub reorders_pairs: bool,
+    /// Of a thousand operations of the backend, so many hang for up to [`Faults::hang_us_max`].
+    pub hangs_per_mille: u64,
+    /// The longest time that the backend hangs.
+    pub hang_us_max: u64,
+    /// Of a thousand paths, so many fail with an errno at any time; after 2 s it is others.
+    pub failing_per_mille: u64,
+    /// Of a thousand remote reads, so many fail.
+    pub failed_reads_per_mille: u64,
+    /// Of a thousand remote reads, so many return other bytes than those that were granted.
+    pub stale_reads_per_mille: u64,
+    /// Of a thousand nodes, so many start late, and answer "not serving yet" for a while.
+    pub late_nodes_per_mille: u64,
+    /// The longest time that a node starts late.
+    pub late_start_us_max: u64,
+    /// Nodes that end during the run and start again with empty memory.
+    pub restarts: u64,
+    /// Changes of the served tree during the run.
+    pub changes: u64,
+}
+
+impl Faults {
+    fn draw(level: FaultLevel, rng: &mut Rng) -> Faults {
+        // Everything is drawn at every level, so that a seed's tree and clients are the same at all of them.
+        let all = Faults {
+            lost_per_mille: rng.within(1..50),
+            doubled_per_mille: rng.within(1..50),
+            late_per_mille: rng.within(1..100),
+            late_us_max: rng.within(1_000..400_000),
+            reorders_pairs: rng.one_in(3),
+            hangs_per_mille: rng.within(1..60),
+            hang_us_max: rng.within(100_000..4_000_000),
+            failing_per_mille: rng.within(1..80),
+            failed_reads_per_mille: rng.within(1..80),
+            stale_reads_per_mille: rng.within(1..80),
+            late_nodes_per_mille: rng.within(50..400),
+            late_start_us_max: rng.within(100_000..6_000_000),
+            restarts: rng.within(1..6),
+            changes: rng.within(20..400),
+        };
+        let choice = rng.next_u64();
+        let chosen = |bit: u32| match level {
+            FaultLevel::None => false,
+            FaultLevel::Some => choice >> bit & 1 == 1,
+            FaultLevel::All => true,
+        };
+        let if_chosen = |bit, value| if chosen(bit) { value } else { 0 };
+        Faults {
+            lost_per_mille: if_chosen(0, all.lost_per_mille),
+            doubled_per_mille: if_chosen(1, all.doubled_per_mille),
+            late_per_mille: if_chosen(2, all.late_per_mille),
+            reorders_pairs: chosen(3) && all.reorders_pairs,
+            hangs_per_mille: if_chosen(4, all.hangs_per_mille),
+            failing_per_mille: if_chosen(5, all.failing_per_mille),
+            failed_reads_per_mille: if_chosen(6, all.failed_reads_per_mille),
+            stale_reads_per_mille: if_chosen(7, all.stale_reads_per_mille),
+            late_nodes_per_mille: if_chosen(8, all.late_nodes_per_mille),
+            restarts: if_chosen(9, all.restarts),
+            changes: if_chosen(10, all.changes),
+            ..all
+        }
+    }
+
+    /// Whether a message that was sent may never arrive.
+    #[must_use]
+    pub fn loses(&self) -> bool {
+        self.lost_per_mille > 0 || self.restarts > 0 || self.late_nodes_per_mille > 0
+    }
+}
+
+/// What is simulated. Times are virtual.
+#[derive(Clone, Debug)]
+pub struct SimConfig {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// Nodes in the book.
+    pub nodes: u32,
+    /// Separate trees.
+    pub trees: u32,
+    /// Children per parent, if not by rule.
+    pub fanout: Option<u32>,
+    /// How much goes wrong.
+    pub level: FaultLevel,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// The served tree.
+    pub tree: TreeConfig,
+    /// Clients of each node: each asks for one object after the other.
+    pub clients_per_node: u32,
+    /// Objects that a client looks up.
+    pub lookups_per_client: u64,
+    /// The clients' lookups are spread over so many microseconds, a third of them over the first 10 ms.
+    pub span_us: u64,
+    /// Shortest and longest time a message takes, microseconds.
+    pub delay_us: (u64, u64),
+    /// Shortest and longest time an operation of the backend takes, microseconds.
+    pub backend_us: (u64, u64),
+    /// How long the root's ENOENT may be repeated.
+    pub enoent_ttl: Duration,
+    /// How long attributes of directories, and listings, may be used.
+    pub dir_ttl: Duration,
+    /// How long attributes of all else may be used.
+    pub attr_ttl: Option<Duration>,
+    /// Bound of each node's memory for file data, bytes.
+    pub cache_bytes: usize,
+    /// Names that do not exist which each node remembers at most.
+    pub enoent_entries: usize,
+}
+
+/// Objects that the clients of a run look up together, at most.
+const LOOKUPS_MAX: u64 = 30_000;
+
+impl SimConfig {
+    /// The run of a seed: [`SimConfig::command`] names it completely.
+    #[must_use]
+    pub fn draw(seed: u64, nodes: u32, level: FaultLevel) -> SimConfig {
+        let mut rng = Rng::new(mix(seed) ^ 0x5eed);
+        let faults = Faults::draw(level, &mut rng);
+        let clients_per_node = if nodes > 200 { 1 } else { 2 };
+        let clients = u64::from(nodes) * u64::from(clients_per_node);
+        // Memory that is too small on every eighth seed. Releases of grants that are lost pin it for their lease.
+        let is_tight = rng.one_in(8) && !faults.loses();
+        SimConfig {
+            seed,
+            nodes,
+            trees: 1,
+            fanout: None,
+            level,
+            faults,
+            tree: TreeConfig {
+                dirs: rng.within(3..10),
+                files: rng.within(20..50),
+                small_bytes: 3_000,
+                medium_bytes: 40_000,
+                large_bytes: if nodes <= 200 && rng.one_in(4) { 1_300_000 } else { 150_000 },
+                long_names: if rng.one_in(4) { 180 } else { 0 },
+            },
+            clients_per_node,
+            lookups_per_client: (LOOKUPS_MAX / clients.max(1)).clamp(12, 40),
+            span_us: rng.within(2_000_000..20_000_000),
+            delay_us: (2, rng.within(20..2_000)),
+            backend_us: (20, rng.within(100..20_000)),
+            enoent_ttl: Duration::from_millis([0, 50, 500, 2_000, 2_000][rng.below(5)]),
+            dir_ttl: Duration::from_millis([0, 300, 2_000, 60_000][rng.below(4)]),
+            attr_ttl: [None, None, Some(Duration::from_millis(700)), Some(Duration::ZERO)][rng.below(4)],
+            cache_bytes: if is_tight { CHUNK_BYTES } else { 8 * CHUNK_BYTES },
+            enoent_entries: if rng.one_in(8) { 16 } else { 512 },
+        }
+    }
+
+    /// Whether each node has room for all that it may see: no chunk is evicted for want of memory.
+    #[must_use]
+    pub fn has_ample_memory(&self) -> bool {
+        self.cache_bytes >= 8 * CHUNK_BYTES
+    }
+
+    /// The command that repeats the run of [`SimConfig::draw`].
+    #[must_use]
+    pub fn command(&self) -> String {
+        let mut command = format!("bornite sim --seed {} --nodes {}", self.seed, self.nodes);
+        if self.trees != 1 {
+            command += &format!(" --trees {}", self.trees);
+        }
+        if let Some(fanout) = self.fanout {
+            command += &format!(" --fanout {fanout}");
+        }
+        command + " --faults " + self.level.as_str()
+    }
+}

@@ -1,0 +1,240 @@
+//! The judge: keeps what the backend was asked and what it said when, and holds every answer against it.
+//!
+//! An answer is right when the root of the node's tree had it from the backend, when its time was not over (counted
+//! from before the root asked), give or take the time that answers travel, and when it does not go back behind what
+//! the same node has told already.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::tree::{Entry, Tree, parent};
+use crate::cache::chunks::CHUNK_BYTES;
+use crate::cache::types::{Listing, Micros, Version};
+use crate::core::limits::REQUEST_DEADLINE_US;
+use crate::core::wire::PART_BYTES_MAX;
+use crate::core::{Object, Outcome};
+
+const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
+const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
+const ENOTDIR: i32 = rustix::io::Errno::NOTDIR.raw_os_error();
+
+/// What the backend said.
+#[derive(Clone, Debug)]
+pub(super) enum Said {
+    Found(Entry),
+    Absent,
+    Names(Arc<Listing>),
+    Bytes,
+    Failed(i32),
+}
+
+/// One operation of the backend.
+#[derive(Clone, Debug)]
+pub(super) struct Operation {
+    pub(super) root: usize,
+    /// When the root asked, when the backend looked, and when the root was told.
+    pub(super) asked: Micros,
+    pub(super) looked: Micros,
+    pub(super) told: Micros,
+    pub(super) said: Said,
+}
+
+impl Operation {
+    /// Whether an answer from it may arrive `now`: its time was not over when it was told or repeated, and it then
+    /// travelled at most `travel_us`.
+    fn is_good(&self, now: Micros, ttl_us: u64, travel_us: u64) -> bool {
+        now <= self.asked.after_us(ttl_us).max(self.told).after_us(travel_us) && self.looked <= now
+    }
+}
+
+/// Who is told something, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hearer {
+    pub(super) node: usize,
+    /// The root of its tree.
+    pub(super) root: usize,
+    pub(super) now: Micros,
+    /// How long answers travel from the root to it at most.
+    pub(super) travel_us: u64,
+}
+
+/// How long answers may be repeated, microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ttls {
+    pub(super) enoent_us: u64,
+    pub(super) dir_us: u64,
+    pub(super) attr_us: u64,
+}
+
+/// The judge.
+pub(super) struct Oracle {
+    ttls: Ttls,
+    operations: HashMap<Box<[u8]>, Vec<Operation>>,
+    /// By node and path: since when what the node told last was there.
+    seen: HashMap<(usize, Box<[u8]>), Micros>,
+    /// Reads of a chunk by root, path, version and offset.
+    reads: HashMap<(usize, Box<[u8]>, Version, u64), u64>,
+}
+
+impl Oracle {
+    pub(super) fn new(ttls: Ttls) -> Oracle {
+        Oracle { ttls, operations: HashMap::new(), seen: HashMap::new(), reads: HashMap::new() }
+    }
+
+    pub(super) fn note(&mut self, path: &[u8], operation: Operation) {
+        match self.operations.get_mut(path) {
+            Some(operations) => operations.push(operation),
+            None => _ = self.operations.insert(path.into(), vec![operation]),
+        }
+    }
+
+    pub(super) fn note_read(&mut self, root: usize, path: &[u8], version: Version, offset: u64) {
+        *self.reads.entry((root, path.into(), version, offset)).or_insert(0) += 1;
+    }
+
+    /// The newest operations on `path` first.
+    fn of(&self, hearer: &Hearer, path: &[u8]) -> impl Iterator<Item = &Operation> {
+        let root = hearer.root;
+        self.operations.get(path).into_iter().flatten().rev().filter(move |operation| operation.root == root)
+    }
+
+    /// Judges an answer.
+    pub(super) fn judge(
+        &mut self,
+        hearer: &Hearer,
+        tree: &Tree,
+        object: &Object,
+        outcome: &Outcome,
+    ) -> Result<(), String> {
+        match (object, outcome) {
+            (Object::Attr(path), Outcome::Entry(inode)) => {
+                if inode.path != *path {
+                    return Err(format!("told of \"{}\"", String::from_utf8_lossy(&inode.path)));
+                }
+                self.found(hearer, tree, path, &Entry { attr: inode.attr, target: inode.target.clone() })
+            }
+            (Object::Attr(path), Outcome::Absent { expires }) => {
+                if expires.remaining_us(hearer.now) > self.ttls.enoent_us {
+                    return Err("absent for longer than the TTL".to_owned());
+                }
+                self.absent(hearer, tree, path)
+            }
+            (Object::List(path), Outcome::Listing { listing, .. }) => self.names(hearer, path, listing),
+            (Object::Chunk { version, index, .. }, Outcome::Chunk(chunk)) => {
+                let whole = tree.content(version).ok_or("bytes of a version that never was")?;
+                let begin = *index as usize * CHUNK_BYTES;
+                let right = &whole[begin..whole.len().min(begin + CHUNK_BYTES)];
+                if right == chunk.bytes() {
+                    return Ok(());
+                }
+                match right.iter().zip(chunk.bytes()).position(|(a, b)| a != b) {
+                    None => Err(format!("{} bytes where {} are right", chunk.len(), right.len())),
+                    Some(at) => Err(format!("other bytes than the backend's, from byte {} on", begin + at)),
+                }
+            }
+            (Object::Statfs, Outcome::Statfs(_)) => Ok(()),
+            (_, Outcome::Failed { errno }) => self.failed(hearer, tree, object, *errno),
+            (object, outcome) => Err(format!("{outcome:?} for {object:?}")),
+        }
+    }
+
+    fn found(&mut self, hearer: &Hearer, tree: &Tree, path: &[u8], entry: &Entry) -> Result<(), String> {
+        let ttl_us = if entry.attr.is_dir() { self.ttls.dir_us } else { self.ttls.attr_us };
+        let is_it = |op: &&Operation| matches!(&op.said, Said::Found(found) if found == entry);
+        let of_it = || self.of(hearer, path).filter(is_it);
+        let Some(newest) = of_it().next() else {
+            return Err("attributes that the backend never told".to_owned());
+        };
+        if !of_it().any(|op| op.is_good(hearer.now, ttl_us, hearer.travel_us)) {
+            return Err(format!(
+                "attributes whose time was over: asked at {:?}, told at {:?}",
+                newest.asked, newest.told
+            ));
+        }
+        let since = tree.since(path, entry).ok_or("attributes that never were")?;
+        let seen = self.seen.entry((hearer.node, path.into())).or_insert(since);
+        if since < *seen {
+            return Err(format!("attributes of {since:?}, after others of {seen:?} on the same node"));
+        }
+        *seen = since;
+        Ok(())
+    }
+
+    fn absent(&self, hearer: &Hearer, tree: &Tree, path: &[u8]) -> Result<(), String> {
+        let seen = self.seen.get(&(hearer.node, path.into())).copied().unwrap_or_default();
+        let is_proof = |op: &&Operation| op.looked >= seen && tree.was_absent(path, op.looked);
+        let is_good = |op: &Operation| op.is_good(hearer.now, self.ttls.enoent_us, hearer.travel_us);
+        let mut above = path;
+        let ancestors = std::iter::from_fn(|| {
+            above = parent(above);
+            (!above.is_empty()).then_some(above)
+        });
+        let of_name = std::iter::once(path)
+            .chain(ancestors)
+            .flat_map(|path| self.of(hearer, path))
+            .filter(|op| matches!(op.said, Said::Absent));
+        let of_listing = self.of(hearer, parent(path)).filter(|op| matches!(op.said, Said::Names(_)));
+        let mut newest = None;
+        for op in of_name.chain(of_listing).filter(is_proof) {
+            if is_good(op) {
+                return Ok(());
+            }
+            newest = newest.max(Some((op.asked, op.told)));
+        }
+        Err(match newest {
+            Some(newest) => format!("absent, but the time for that was over: asked and told at {newest:?}"),
+            None if seen > Micros(0) => format!("absent, but it was there since {seen:?} and the node had told so"),
+            None => "absent, but the backend never said so".to_owned(),
+        })
+    }
+
+    fn names(&self, hearer: &Hearer, path: &[u8], listing: &Arc<Listing>) -> Result<(), String> {
+        // A listing in parts takes several turns, and may be begun anew.
+        let in_parts = if listing.bytes().len() > PART_BYTES_MAX { REQUEST_DEADLINE_US } else { 0 };
+        let is_it = |op: &&Operation| match &op.said {
+            Said::Names(names) => names.bytes() == listing.bytes() && names.stamp == listing.stamp,
+            _ => false,
+        };
+        let Some(op) = self.of(hearer, path).find(is_it) else {
+            return Err(format!("names that the backend never told as snapshot {}", listing.stamp));
+        };
+        if op.is_good(hearer.now, self.ttls.dir_us, hearer.travel_us + in_parts) {
+            return Ok(());
+        }
+        Err(format!("names whose time was over: asked at {:?}, told at {:?}", op.asked, op.told))
+    }
+
+    fn failed(&self, hearer: &Hearer, tree: &Tree, object: &Object, errno: i32) -> Result<(), String> {
+        let path = object.path();
+        let same = |op: &&Operation| matches!(op.said, Said::Failed(said) if said == errno);
+        // An errno is told once, to those who wait: never repeated.
+        if errno != ENOENT && self.of(hearer, path).filter(same).any(|op| op.is_good(hearer.now, 0, hearer.travel_us)) {
+            return Ok(());
+        }
+        let gone = match (object, errno) {
+            (Object::Chunk { version, .. }, ESTALE) => {
+                tree.ever_lost(path, hearer.now, |entry| entry.attr.version() == *version)
+            }
+            (Object::List(_), ESTALE | ENOTDIR) => tree.ever_lost(path, hearer.now, |entry| entry.attr.is_dir()),
+            _ => false,
+        };
+        if gone { Ok(()) } else { Err(format!("errno {errno} that the backend did not give just now for {object:?}")) }
+    }
+
+    /// Most reads of one chunk by one root, of paths that may be asked about (`counts`); and the path whose chunk was
+    /// read more often than changes and failures explain, if there is one.
+    pub(super) fn reads_max(&self, tree: &Tree, counts: impl Fn(usize) -> bool) -> (u64, Option<(usize, &[u8], u64)>) {
+        let mut most = 0;
+        let mut wrong = None;
+        for ((root, path, _, _), &reads) in self.reads.iter().filter(|((root, ..), _)| counts(*root)) {
+            most = most.max(reads);
+            let of_path = self.operations.get(path).into_iter().flatten();
+            let failures = of_path.filter(|op| op.root == *root && matches!(op.said, Said::Failed(_))).count() as u64;
+            if reads > 1 + failures + tree.changes_of(path) {
+                wrong = wrong.max(Some((*root, &**path, reads)));
+            }
+        }
+        (most, wrong)
+    }
+}
