@@ -148,6 +148,8 @@ fn direct_reads_need_no_alignment_and_see_the_same_bytes() {
             let asked = cluster.count(node, Counter::FuseRead) - before;
             assert!(asked >= 2, "direct reads do not reach the daemon of node {node}: {asked}");
         }
+        let meta = file.metadata().unwrap();
+        assert_eq!((meta.atime(), meta.atime_nsec()), (meta.mtime(), meta.mtime_nsec()), "reading is no access here");
     }
     cluster.assert_only_root_asked();
 }

@@ -28,7 +28,7 @@ const CRATES: [(&str, &str, &[&str]); 5] = [
 ];
 
 /// Where unsafe code may be: path prefixes with the reason.
-const UNSAFE_IN: [(&str, &str); 7] = [
+const UNSAFE_IN: [(&str, &str); 8] = [
     ("fabric/", "calls of libfabric"),
     ("src/cache/arena.rs", "slices of mapped memory"),
     ("src/runtime/transport.rs", "remote reads land in slots of the arena"),
@@ -36,7 +36,15 @@ const UNSAFE_IN: [(&str, &str); 7] = [
     ("fuse/tests/", "mapping files of a mount"),
     ("tests/calls.rs", "mapping files of a mount"),
     ("tests/regressions.rs", "mapping files of a mount"),
+    ("tests/traps.rs", "mapping files of a mount"),
 ];
+
+/// The calls that drop what the kernel caches.
+const INVALIDATIONS: [&str; 3] = ["invalidate_entry", "invalidate_inode", "invalidate_attributes"];
+
+/// The functions of `src` that may make them: the kernel may hold their thread until a request is answered, so it must be
+/// one that answers none, the notify thread.
+const NOTIFY_FUNCTIONS: [&str; 1] = ["tell_kernel"];
 
 /// Lines of a file beyond which it must be in [`LONG_FILES`].
 const LINES_MAX: usize = 700;
@@ -243,6 +251,21 @@ fn wrong_file(path: &str, text: &str) -> Vec<String> {
     wrong
 }
 
+/// The functions of `text` that name one of `calls`, once for each time.
+fn functions_that_call(text: &str, calls: &[&str]) -> Vec<String> {
+    let (mut function, mut found) = (String::new(), Vec::new());
+    let tokens = tokens(text);
+    for (i, token) in tokens.iter().enumerate() {
+        // The type of a function pointer has no name.
+        if token == "fn" && tokens.get(i + 1).is_some_and(|name| name != "(") {
+            function.clone_from(&tokens[i + 1]);
+        } else if calls.contains(&token.as_str()) {
+            found.push(function.clone());
+        }
+    }
+    found
+}
+
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -315,6 +338,38 @@ fn unsafe_code_and_long_files_are_where_they_may_be() {
     for (path, _) in LONG_FILES {
         assert!(files.iter().any(|(file, _)| file == path), "LONG_FILES lists {path}, which does not exist");
     }
+}
+
+#[test]
+fn the_tests_that_pages_name_exist() {
+    // As `file::name`, a test of tests/file.rs.
+    for page in ["docs/SEMANTICS.md"] {
+        let text = fs::read_to_string(repository().join(page)).unwrap();
+        let named: Vec<(&str, &str)> =
+            text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::")).collect();
+        assert!(named.len() > 10, "{page} names {} tests", named.len());
+        for (file, name) in named {
+            let tests = fs::read_to_string(repository().join(format!("tests/{file}.rs"))).unwrap_or_default();
+            assert!(tests.contains(&format!("#[test]\nfn {name}() {{")), "{page}: there is no test {file}::{name}");
+        }
+    }
+}
+
+#[test]
+fn only_the_notify_thread_invalidates() {
+    let callers: Vec<(String, String)> = rust_files("src")
+        .into_iter()
+        .flat_map(|(path, text)| {
+            functions_that_call(&text, &INVALIDATIONS).into_iter().map(move |function| (path.clone(), function))
+        })
+        .collect();
+    assert!(!callers.is_empty(), "nobody invalidates: INVALIDATIONS has old names");
+    for (path, function) in callers {
+        assert!(NOTIFY_FUNCTIONS.contains(&function.as_str()), "{path}: {function} invalidates; see NOTIFY_FUNCTIONS");
+    }
+    let text =
+        "fn a() { b.invalidate_inode(1) } fn c(d: fn()) { /* e.invalidate_inode(2) */ f.invalidate_entry(3, g) }";
+    assert_eq!(functions_that_call(text, &INVALIDATIONS), ["a", "c"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod backend;
+pub(crate) mod program;
 pub(crate) mod tree;
 
 use std::io::Write as _;

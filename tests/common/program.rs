@@ -1,0 +1,73 @@
+//! The real binary as a process of its own, for what only shows when a daemon ends with its process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal};
+
+use super::{DEADLINE, Watchdog, eventually, is_mounted};
+
+/// The program as it was built for these tests.
+pub(crate) fn bornite() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_bornite"))
+}
+
+/// A running `bornite mount`. When it is dropped, it is killed, and nothing is mounted there any more.
+pub(crate) struct Program {
+    child: Child,
+    mountpoint: PathBuf,
+    watchdog: Watchdog,
+}
+
+impl Program {
+    /// Mounts `target` at `mountpoint`; `more` are arguments and environment beside these. Returns once it answers.
+    pub(crate) fn mount(target: &Path, mountpoint: &Path, more: impl FnOnce(&mut Command)) -> Program {
+        let mut command = Command::new(bornite());
+        command.arg("mount").arg("--target").arg(target).arg(mountpoint);
+        // Nothing of the machine's configuration; the status socket beside the mount point.
+        command.env_clear().env("XDG_RUNTIME_DIR", mountpoint.parent().expect("inside of something"));
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
+        more(&mut command);
+        let child = command.spawn().expect("the program starts");
+        let mut program = Program { child, mountpoint: mountpoint.to_owned(), watchdog: Watchdog::start() };
+        // A killed daemon may have left a dead mount there, which answers ENOTCONN.
+        let answers = || is_mounted(mountpoint) && rustix::fs::statfs(mountpoint).is_ok();
+        let mounted = eventually(DEADLINE, || answers() || program.ended().is_some());
+        assert!(mounted && program.ended().is_none(), "it does not mount: {:?}", program.ended());
+        program.watchdog.watch(mountpoint);
+        program
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("it is not reaped yet");
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is our child")
+    }
+
+    /// How it ends within `deadline`; none if it does not.
+    pub(crate) fn end_within(&mut self, deadline: Duration) -> Option<ExitStatus> {
+        eventually(deadline, || self.ended().is_some());
+        self.ended()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            let _ = self.child.kill();
+            // A worker that hangs in the backend delays this: the test has to let it go.
+            if self.end_within(DEADLINE).is_none() {
+                self.watchdog.bark("its daemon does not die");
+            }
+        }
+        if is_mounted(&self.mountpoint) {
+            let _ = rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        }
+    }
+}
