@@ -99,32 +99,32 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "NET")]
     pub net: Option<String>,
     /// How long an absent name is remembered, in milliseconds; 0 = not at all [default: 2000]
-    #[arg(long, value_name = "MS", value_parser = number(ENOENT_TTL_MS))]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(ENOENT_TTL_MS))]
     pub enoent_ttl_ms: Option<u64>,
     /// Most memory for file data, as 512M, 8G or 1GiB [default: an eighth of this job's memory, at most 8G on a
     /// root and 512M elsewhere]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, allow_negative_numbers = true, value_name = "SIZE", value_parser = parse_size)]
     pub cache_size: Option<u64>,
     /// Number of trees the nodes are split into; each has a root that reads the filesystem [default: 1]
-    #[arg(long, value_name = "N", value_parser = number(TREES))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(TREES))]
     pub trees: Option<u64>,
     /// Children per parent [default: 2 to 7 by the number of nodes]
-    #[arg(long, value_name = "N", value_parser = number(FANOUT))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(FANOUT))]
     pub fanout: Option<u64>,
     /// How long attributes are remembered, in milliseconds [default: as long as the mount lives]
-    #[arg(long, value_name = "MS", value_parser = number(TTL_MS))]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(TTL_MS))]
     pub attr_ttl_ms: Option<u64>,
     /// How long listings and attributes of directories are remembered, in milliseconds [default: 60000]
-    #[arg(long, value_name = "MS", value_parser = number(TTL_MS))]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(TTL_MS))]
     pub dir_ttl_ms: Option<u64>,
     /// Threads that read requests of the kernel [default: 2]
-    #[arg(long, value_name = "N", value_parser = number(FUSE_THREADS))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(FUSE_THREADS))]
     pub fuse_threads: Option<u64>,
     /// Let other users use the mount (a user other than root needs user_allow_other in /etc/fuse.conf)
     #[arg(long)]
     pub allow_other: bool,
     /// How much to log: 0 nothing, 1 fatal errors, 2 errors, 3 warnings, 4 information, 5 debugging [default: 3]
-    #[arg(long, value_name = "LEVEL", value_parser = number(LOG_LEVEL))]
+    #[arg(long, allow_negative_numbers = true, value_name = "LEVEL", value_parser = number(LOG_LEVEL))]
     pub log_level: Option<u64>,
 }
 
@@ -180,7 +180,7 @@ pub struct LaunchArgs {
     #[arg(long, required = true)]
     pub local: bool,
     /// Number of nodes
-    #[arg(long, value_name = "N", value_parser = number(LOCAL_NODES), default_value = "4")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(LOCAL_NODES), default_value = "4")]
     pub nodes: u64,
     /// Directory of the mount points, made if it is missing [default: /tmp/bornite-mounts-UID]
     #[arg(long, value_name = "DIR")]
@@ -189,7 +189,7 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// How long the mounts together have to answer, in seconds
-    #[arg(long, alias = "ready-timeout", value_name = "S", value_parser = number(READY_TIMEOUT_S), default_value = "30")]
+    #[arg(long, alias = "ready-timeout", allow_negative_numbers = true, value_name = "S", value_parser = number(READY_TIMEOUT_S), default_value = "30")]
     pub ready_timeout_s: u64,
     /// Options passed on to every daemon.
     #[command(flatten)]
@@ -236,7 +236,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     pub python: PathBuf,
     /// Imports after the cold one, of which the median is shown
-    #[arg(long, value_name = "N", value_parser = number(WARM_RUNS), default_value = "3")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(WARM_RUNS), default_value = "3")]
     pub warm_runs: u64,
     /// Write all figures to FILE
     #[arg(long, value_name = "FILE")]

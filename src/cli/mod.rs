@@ -21,6 +21,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use args::{Cli, Command};
 
@@ -46,7 +47,18 @@ struct UsageError(String);
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are asked for, and an empty command line is answered by the help.
+        Err(error) if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.exit()
+        }
+        Err(error) => {
+            eprintln!("bornite: {}", output::usage(&error));
+            return ExitCode::from(2);
+        }
+    };
+    let result = match cli.command {
         Command::Mount(args) => mount::mount(&args),
         Command::Launch(args) => launch::launch(&args),
         Command::Stop(args) => launch::stop(&args),

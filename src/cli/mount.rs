@@ -14,7 +14,8 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::args::{LogType, MountArgs};
 use super::config::Settings;
-use super::{COMMIT, UsageError, VERSION, daemon, memory, output, signals};
+use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals};
+use crate::job::book::check_host;
 use crate::job::{AddressBook, daemon as report};
 use crate::observe::{
     CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status, StatusServer, Verbosity,
@@ -71,6 +72,10 @@ struct Node {
 impl Node {
     /// Finds this node in the address book; without a book it is alone.
     fn resolve(settings: &Settings) -> anyhow::Result<Node> {
+        if let Some(given) = &settings.hostname {
+            let text = |why| UsageError(format!("--hostname: {why}; give this node's name in the address book"));
+            check_host(given).map_err(text)?;
+        }
         let hostname = settings.hostname.clone().unwrap_or_else(system_hostname);
         let Some(file) = &settings.address_book else {
             if settings.trees > 1 {
@@ -84,8 +89,12 @@ impl Node {
         let nodes: Vec<(String, String)> =
             book.entries().iter().map(|entry| (entry.host().to_owned(), entry.address().to_owned())).collect();
         if settings.trees > nodes.len() as u64 {
-            let text =
-                format!("--trees {} is more than the {} nodes of {}", settings.trees, nodes.len(), file.display());
+            let text = format!(
+                "--trees {} is more than the {} nodes of {}; each tree needs a node",
+                settings.trees,
+                nodes.len(),
+                file.display()
+            );
             return Err(UsageError(text).into());
         }
         let is_root = runtime::is_root(nodes.len(), me, settings.trees as u32)?;
@@ -111,13 +120,18 @@ enum Phase {
 fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     // Before the first thread: it may change the environment that libfabric reads.
-    settings.net = runtime::choose_net(settings.net.as_deref())?;
+    settings.net = runtime::choose_net(settings.net.as_deref()).map_err(|error| UsageError(error.to_string()))?;
     let interrupts = signals::catch(args.foreground_child)?;
     // Not resolved: only a root may touch the backend.
     settings.target = std::path::absolute(&settings.target)
         .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
     let node = Node::resolve(&settings)?;
     logging::install(&log_spec(&settings, args.foreground_child, &node.nodes[node.me].0)?)?;
+    for variable in config::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        log::warn!(
+            "environment variable {variable} is not known and has no effect; see `bornite mount --print-config`"
+        );
+    }
     if args.foreground_child {
         // Every path is absolute by now, and a daemon must not keep a directory busy.
         std::env::set_current_dir("/")?;

@@ -190,9 +190,11 @@ pub struct Status {
     pub commit: String,
     /// The daemon's process id.
     pub pid: u32,
-    /// The mount point, absolute.
+    /// The mount point, absolute. JSON is Unicode: other bytes of a path become U+FFFD there.
+    #[serde(serialize_with = "lossy")]
     pub mountpoint: PathBuf,
     /// The served directory, absolute.
+    #[serde(serialize_with = "lossy")]
     pub target: PathBuf,
     /// The node's name in the address book.
     pub hostname: String,
@@ -216,6 +218,10 @@ pub struct Status {
     pub cache: CacheStatus,
     /// All counters.
     pub counters: Snapshot,
+}
+
+fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 #[derive(Serialize, Deserialize)]

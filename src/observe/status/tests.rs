@@ -1,6 +1,6 @@
 //! The status socket through real sockets: answers, deadlines, strangers, dead daemons.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::mpsc;
@@ -155,7 +155,9 @@ fn leave_dead_socket(setup: &Setup) {
     std::fs::create_dir(&away).unwrap();
     let names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.iter().for_each(|name| std::fs::rename(dir.join(name), away.join(name)).unwrap());
+    // So is its directory, which goes with the last of them.
     drop(claim);
+    std::fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
     names.iter().for_each(|name| std::fs::rename(away.join(name), dir.join(name)).unwrap());
     assert_eq!(names.len(), 2);
 }
