@@ -67,14 +67,25 @@ pub(super) struct Ttls {
     pub(super) attr_us: u64,
 }
 
+/// A chunk at `path` that `root` read so often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Reads<'a> {
+    pub(super) root: usize,
+    pub(super) path: &'a [u8],
+    pub(super) reads: u64,
+}
+
+/// A chunk: root, path, version and offset.
+type ChunkAt = (usize, Box<[u8]>, Version, u64);
+
 /// The judge.
 pub(super) struct Oracle {
     ttls: Ttls,
     operations: HashMap<Box<[u8]>, Vec<Operation>>,
     /// By node and path: since when what the node told last was there.
     seen: HashMap<(usize, Box<[u8]>), Micros>,
-    /// Reads of a chunk by root, path, version and offset.
-    reads: HashMap<(usize, Box<[u8]>, Version, u64), u64>,
+    /// How often each was read.
+    reads: HashMap<ChunkAt, u64>,
 }
 
 impl Oracle {
@@ -135,7 +146,7 @@ impl Oracle {
             }
             (Object::Statfs, Outcome::Statfs(_)) => Ok(()),
             (_, Outcome::Failed { errno }) => self.failed(hearer, tree, object, *errno),
-            (object, outcome) => Err(format!("{outcome:?} for {object:?}")),
+            (_, outcome) => Err(format!("an answer to another question: {outcome:?}")),
         }
     }
 
@@ -219,20 +230,23 @@ impl Oracle {
             (Object::List(_), ESTALE | ENOTDIR) => tree.ever_lost(path, hearer.now, |entry| entry.attr.is_dir()),
             _ => false,
         };
-        if gone { Ok(()) } else { Err(format!("errno {errno} that the backend did not give just now for {object:?}")) }
+        if gone { Ok(()) } else { Err(format!("errno {errno} that the backend did not give just now")) }
     }
 
-    /// Most reads of one chunk by one root, of paths that may be asked about (`counts`); and the path whose chunk was
-    /// read more often than changes and failures explain, if there is one.
-    pub(super) fn reads_max(&self, tree: &Tree, counts: impl Fn(usize) -> bool) -> (u64, Option<(usize, &[u8], u64)>) {
+    /// Most reads of one chunk by one root; and, among the roots that `counts` allows, the path whose chunk was read
+    /// more often than changes and failures explain, if there is one.
+    pub(super) fn reads_max(&self, tree: &Tree, counts: impl Fn(usize) -> bool) -> (u64, Option<Reads<'_>>) {
         let mut most = 0;
         let mut wrong = None;
-        for ((root, path, _, _), &reads) in self.reads.iter().filter(|((root, ..), _)| counts(*root)) {
+        for ((root, path, _, _), &reads) in &self.reads {
             most = most.max(reads);
+            if !counts(*root) {
+                continue;
+            }
             let of_path = self.operations.get(path).into_iter().flatten();
             let failures = of_path.filter(|op| op.root == *root && matches!(op.said, Said::Failed(_))).count() as u64;
             if reads > 1 + failures + tree.changes_of(path) {
-                wrong = wrong.max(Some((*root, &**path, reads)));
+                wrong = wrong.max(Some(Reads { root: *root, path, reads }));
             }
         }
         (most, wrong)
