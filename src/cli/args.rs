@@ -34,6 +34,10 @@ pub const FUSE_THREADS: RangeInclusive<u64> = 1..=4;
 pub const LOCAL_NODES: RangeInclusive<u64> = 1..=256;
 /// Range of `demo --warm-runs`.
 pub const WARM_RUNS: RangeInclusive<u64> = 1..=100;
+/// Range of `sim --nodes`.
+pub const SIM_NODES: RangeInclusive<u64> = 1..=20_000;
+/// Range of `sim --seeds`.
+pub const SIM_SEEDS: RangeInclusive<u64> = 1..=10_000_000;
 /// Range of `launch --ready-timeout-s`.
 pub const READY_TIMEOUT_S: RangeInclusive<u64> = 1..=3600;
 
@@ -82,6 +86,13 @@ pub enum Command {
     Invalidate(InvalidateArgs),
     /// Import a Python stack through four local nodes and show where the requests went
     Demo(DemoArgs),
+    /// Simulate many nodes in this process, with faults, and check every answer
+    ///
+    /// Runs the daemons' own protocol over a simulated network, clock and backend. Everything follows from the seed;
+    /// a seed that fails is printed with the command that repeats it. Needs neither libfabric nor /dev/fuse.
+    #[command(after_help = "Exit codes: 0 all is well, 1 failure, 2 wrong usage, 3 the code panicked, 4 safety: a \
+        wrong answer or a broken bound, 5 liveness: an answer that did not come in time.")]
+    Sim(SimArgs),
     /// Print the completion script of a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -241,6 +252,43 @@ pub struct DemoArgs {
     /// Write all figures to FILE
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Arguments of `sim`.
+#[derive(Args, Clone, Debug)]
+pub struct SimArgs {
+    /// Number of nodes
+    #[arg(long, value_name = "N", value_parser = number(SIM_NODES), default_value = "100")]
+    pub nodes: u64,
+    /// Run this seed
+    #[arg(long, value_name = "S", conflicts_with = "seeds")]
+    pub seed: Option<u64>,
+    /// Run so many seeds, from 0 on, until one fails
+    #[arg(long, value_name = "N", value_parser = number(SIM_SEEDS), default_value = "10")]
+    pub seeds: u64,
+    /// What goes wrong: nothing, what the seed chooses, or all kinds of faults at once
+    #[arg(long, value_name = "FAULTS", default_value = "some")]
+    pub faults: SimFaults,
+    /// Number of trees the nodes are split into
+    #[arg(long, value_name = "N", value_parser = number(TREES), default_value = "1")]
+    pub trees: u64,
+    /// Children per parent [default: 2 to 7 by the number of nodes]
+    #[arg(long, value_name = "N", value_parser = number(FANOUT))]
+    pub fanout: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How much goes wrong in a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimFaults {
+    /// Nothing.
+    None,
+    /// A choice that the seed makes.
+    Some,
+    /// Everything.
+    All,
 }
 
 /// Arguments of `completions`.

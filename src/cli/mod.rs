@@ -2,7 +2,7 @@
 //!
 //! Called by `main` and by nothing else. It reads the configuration, hands the other layers what they need of each other,
 //! and turns their errors into one line on standard error. Exit codes: 0 success, 1 failure, 2 wrong usage (or
-//! configuration); `launch` passes on its command's.
+//! configuration); `launch` passes on its command's, `sim` has some of its own.
 
 pub mod args;
 mod completions;
@@ -15,6 +15,7 @@ mod memory;
 mod mount;
 mod output;
 mod signals;
+mod sim;
 mod status;
 
 use std::path::Path;
@@ -66,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Stats(args) => status::stats(&args),
         Command::Invalidate(args) => invalidate::invalidate(&args),
         Command::Demo(args) => demo::demo(&args),
+        Command::Sim(args) => sim::sim(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::ManPages(args) => completions::man_pages(&args),
     };
