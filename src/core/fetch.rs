@@ -4,9 +4,8 @@ use super::flight::{FlightId, Object, Outcome, Stage, Waiter};
 use super::limits::{
     CHECKSUM_RETRIES_MAX, LISTING_BYTES_MAX, MEMORY_RETRY_US, REQUESTS_AT_PARENT_MAX, RETRY_US, VERIFY_INLINE_BYTES,
 };
-use super::node::{
-    BackendOp, BackendReply, ChunkFailure, EIO, ENOTDIR, ESTALE, FlightKey, Node, Output, chunk_len, describe,
-};
+use super::node::{EIO, ENOTDIR, ESTALE, FlightKey, Node, chunk_len, describe};
+use super::output::{BackendOp, BackendReply, ChunkFailure, Output};
 use super::wire::{Grant, Header, Message};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::CHUNK_BYTES;

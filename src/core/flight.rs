@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 
-use super::node::Found;
+use super::output::Found;
 use super::topology::NodeId;
 use super::wire::Statfs;
 use crate::cache::arena::Slot;

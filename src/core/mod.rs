@@ -17,6 +17,7 @@ mod fetch;
 mod flight;
 pub mod limits;
 mod node;
+mod output;
 mod peer;
 mod serve;
 mod sweep;
@@ -25,7 +26,8 @@ mod verify;
 pub mod wire;
 
 pub use flight::{FlightId, Object, Outcome, Waiter};
-pub use node::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Counters, Found, Load, Node, NodeConfig, Output};
+pub use node::{Counters, Load, Node, NodeConfig};
+pub use output::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Output};
 pub use peer::ParentState;
 pub use sweep::Swept;
 pub use topology::{NodeId, Topology};

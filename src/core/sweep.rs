@@ -6,7 +6,8 @@
 //! live through it.
 
 use super::limits::{SWEEP_DEADLINE_US, SWEEP_RETRY_US, SWEEPS_MAX};
-use super::node::{Node, Output};
+use super::node::Node;
+use super::output::Output;
 use super::topology::NodeId;
 use super::wire::{Header, Message};
 use crate::cache::types::Micros;

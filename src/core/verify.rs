@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 
 use super::flight::{FlightId, Held, Object, Outcome, Stage};
-use super::node::{BackendOp, ChunkRead, ESTALE, FlightKey, Found, Node, Output};
+use super::node::{ESTALE, FlightKey, Node};
+use super::output::{BackendOp, ChunkRead, Found, Output};
 use crate::cache::types::{Attr, Ino, Micros, Timestamp};
 
 /// What a root has read of one version of a file.
