@@ -374,10 +374,11 @@ fn fits(object: &Object, attr: &Attr) -> Result<(), i32> {
 }
 
 /// Whether an errno says that something else is at the path than the file or directory that was there: nothing, or what
-/// cannot be read as one (something that is no directory, here or above; a directory; a socket; a fifo).
+/// cannot be read as one (something that is no directory, here or above; a directory; a fifo). A socket's ENXIO is told from
+/// that of a file on a bad day by the backend.
 fn is_gone(errno: i32) -> bool {
     use rustix::io::Errno as E;
-    [E::STALE, E::NOENT, E::NOTDIR, E::ISDIR, E::NXIO, E::SPIPE].iter().any(|gone| gone.raw_os_error() == errno)
+    [E::STALE, E::NOENT, E::NOTDIR, E::ISDIR, E::SPIPE].iter().any(|gone| gone.raw_os_error() == errno)
 }
 
 const _: () = assert!(PULL_RETRY_US < RETRY_US);

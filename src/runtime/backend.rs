@@ -312,7 +312,12 @@ impl Backend {
         drop(files);
         self.counters.add(Counter::BackendOpen, 1);
         // NONBLOCK: should a fifo stand there by now, the open must not wait for a writer.
-        let file = Arc::new(self.checked(self.walk(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY))?);
+        let file = match self.walk(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+            // A socket or a device stands there by now, or the file cannot be had: only the first says that it is gone.
+            Err(Errno::NXIO) if !self.is_file(path) => Err(Errno::STALE),
+            other => other,
+        };
+        let file = Arc::new(self.checked(file)?);
         if version.size > CHUNK_BYTES as u64 {
             files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             if files.len() >= OPEN_FILES_MAX.get()
@@ -323,6 +328,12 @@ impl Backend {
             files.push(OpenFile { path: path.into(), version: *version, file: file.clone(), used: now });
         }
         Ok(file)
+    }
+
+    /// Whether a regular file is at `path`, as far as it can be told.
+    fn is_file(&self, path: &[u8]) -> bool {
+        let stat = self.walk(path, OFlags::PATH).and_then(|found| rustix::fs::fstat(&found));
+        stat.map_or(true, |stat| kind_of(rustix::fs::FileType::from_raw_mode(stat.st_mode)) == Kind::File)
     }
 
     fn close_file(&self, path: &[u8]) {
