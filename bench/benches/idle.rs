@@ -38,7 +38,7 @@ fn main() -> anyhow::Result<()> {
     let look = || -> anyhow::Result<Vec<(Status, [u64; 3])>> {
         (0..NODES)
             .map(|node| {
-                let status: Status = query(&dirs, &job.node(node), Request::Status, DEADLINE)?;
+                let status: Status = query(&dirs, &job.node(node), &Request::Status, DEADLINE)?;
                 let figures = figures(status.pid)?;
                 Ok((status, figures))
             })

@@ -66,7 +66,9 @@ pub enum Error {
         reason: String,
     },
     /// An address of one kind was given to a port of another.
-    #[error("{address} is no address of provider {provider}: its book was made for another --net")]
+    #[error(
+        "{address} is no address of provider {provider}, which --net or FI_PROVIDER names; choose the network that the book was made for"
+    )]
     WrongProvider {
         /// The address that was given.
         address: Address,

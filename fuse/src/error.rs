@@ -33,6 +33,14 @@ pub enum MountError {
         /// The process that serves it, where that can be told.
         pid: Option<u32>,
     },
+    /// Another process holds the mount point.
+    #[error("another process has held a lock on {} for {waited:?}; end it, or name another mount point", .path.display())]
+    Contended {
+        /// The mount point.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The mount at this point does not answer a statfs(2) in time: its daemon is stopped or stuck, not gone.
     #[error("the {fstype} mount at {} has not answered for {waited:?}; end its daemon, then try again", .path.display())]
     NotAnswering {

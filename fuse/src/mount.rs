@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno as Os;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -31,6 +31,10 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long fusermount3 may take.
 const HELPER_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long another process may hold the mount point while it mounts there: longer than fusermount3 takes.
+const LOCK_DEADLINE: Duration = Duration::from_secs(25);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Dead mounts that are taken off one mount point in one go.
 const STACK_MAX: usize = 16;
@@ -64,7 +68,7 @@ fn clear_stale_at(path: &Path) -> Result<bool, MountError> {
     for cleared in 0..STACK_MAX {
         let entries = read_mounts()?;
         let Some(top) = mountinfo::top_at(&entries, path) else { return Ok(cleared > 0) };
-        if top.fstype != "fuse" && !top.fstype.starts_with("fuse.") || probe(top)? == Health::Alive {
+        if !is_fuse(top) || probe(top)? == Health::Alive {
             return Ok(cleared > 0);
         }
         if top.fstype != FSTYPE {
@@ -82,11 +86,11 @@ fn clear_stale_at(path: &Path) -> Result<bool, MountError> {
 pub(crate) fn mount(options: &MountOptions, ended: Arc<Ended>) -> Result<(OwnedFd, Mounted), MountError> {
     let path = resolve(&options.mountpoint)?;
     clear_stale_at(&path)?;
-    if let Some(top) = mountinfo::top_at(&read_mounts()?, &path)
-        && top.fstype == FSTYPE
-    {
-        return Err(MountError::AlreadyOurs { pid: server_of(top.device), path });
-    }
+    refuse_inside_dead(&path)?;
+    refuse_second(&path)?;
+    let _alone = lock_directory(&path)?;
+    // Another process may have mounted while this one waited.
+    refuse_second(&path)?;
     check_directory(&path)?;
     let device = match mount_directly(&path, options)? {
         Some(device) => device,
@@ -97,6 +101,50 @@ pub(crate) fn mount(options: &MountOptions, ended: Arc<Ended>) -> Result<(OwnedF
             Ok((device, Mounted { mountpoint: path, device_number, ended, gone: Mutex::new(false) }))
         }
         None => Err(MountError::io(format!("finding the new mount {} in mountinfo", path.display()), Os::NOENT)),
+    }
+}
+
+/// The kernel still answers for directories of a dead mount that it remembers, so that one could be mounted on.
+fn refuse_inside_dead(path: &Path) -> Result<(), MountError> {
+    let entries = read_mounts()?;
+    match path.parent().and_then(|parent| mountinfo::nearest(&entries, parent)) {
+        Some(above) if is_fuse(above) && probe(above)? == Health::Dead => Err(MountError::DeadMount {
+            path: path.to_owned(),
+            mount: above.mountpoint.clone(),
+            fstype: above.fstype.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn is_fuse(mount: &Entry) -> bool {
+    mount.fstype == "fuse" || mount.fstype.starts_with("fuse.")
+}
+
+fn refuse_second(path: &Path) -> Result<(), MountError> {
+    match mountinfo::top_at(&read_mounts()?, path) {
+        Some(top) if top.fstype == FSTYPE => {
+            Err(MountError::AlreadyOurs { pid: server_of(top.device), path: path.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Keeps two processes from mounting at once at the same place, where both would see no mount before: a lock on the
+/// directory, freed when dropped. Nothing where the directory cannot be opened or its filesystem has no locks.
+fn lock_directory(path: &Path) -> Result<Option<OwnedFd>, MountError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(dir) = rustix::fs::open(path, flags, Mode::empty()) else { return Ok(None) };
+    let end = Instant::now() + LOCK_DEADLINE;
+    loop {
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(dir)),
+            Err(Os::WOULDBLOCK) if Instant::now() >= end => {
+                return Err(MountError::Contended { path: path.to_owned(), waited: LOCK_DEADLINE });
+            }
+            Err(Os::WOULDBLOCK | Os::INTR) => std::thread::sleep(LOCK_RETRY),
+            Err(_) => return Ok(None),
+        }
     }
 }
 

@@ -147,7 +147,7 @@ pub fn job_record(data: &[u8]) {
 /// Any line is a request to the status socket or none; a request's word asks for itself.
 pub fn request(data: &[u8]) {
     if let Some(request) = Request::parse(data) {
-        assert_eq!(Request::parse(request.word().as_bytes()), Some(request));
+        assert_eq!(Request::parse(request.line().as_bytes()), Some(request));
     }
 }
 

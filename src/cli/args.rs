@@ -34,6 +34,10 @@ pub const FUSE_THREADS: RangeInclusive<u64> = 1..=4;
 pub const LOCAL_NODES: RangeInclusive<u64> = 1..=256;
 /// Range of `demo --warm-runs`.
 pub const WARM_RUNS: RangeInclusive<u64> = 1..=100;
+/// Range of `sim --nodes`.
+pub const SIM_NODES: RangeInclusive<u64> = 1..=20_000;
+/// Range of `sim --seeds`.
+pub const SIM_SEEDS: RangeInclusive<u64> = 1..=10_000_000;
 /// Range of `launch --ready-timeout-s`.
 pub const READY_TIMEOUT_S: RangeInclusive<u64> = 1..=3600;
 
@@ -74,8 +78,21 @@ pub enum Command {
     Status(StatusArgs),
     /// Show the counters of a daemon
     Stats(StatusArgs),
+    /// Have files and directories asked for anew by every node
+    ///
+    /// Each PATH is one in a mount of this machine, or the original one below its target. The root of the tree forgets
+    /// first, then all nodes below it, their kernels included: what is opened afterwards is what is there now. What has
+    /// not changed stays in memory, and files in use stay readable. Exit code 1 where a node did not answer.
+    Invalidate(InvalidateArgs),
     /// Import a Python stack through four local nodes and show where the requests went
     Demo(DemoArgs),
+    /// Simulate many nodes in this process, with faults, and check every answer
+    ///
+    /// Runs the daemons' own protocol over a simulated network, clock and backend. Everything follows from the seed;
+    /// a seed that fails is printed with the command that repeats it. Needs neither libfabric nor /dev/fuse.
+    #[command(after_help = "Exit codes: 0 all is well, 1 failure, 2 wrong usage, 3 the code panicked, 4 safety: a \
+        wrong answer or a broken bound, 5 liveness: an answer that did not come in time.")]
+    Sim(SimArgs),
     /// Print the completion script of a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -93,32 +110,32 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "NET")]
     pub net: Option<String>,
     /// How long an absent name is remembered, in milliseconds; 0 = not at all [default: 2000]
-    #[arg(long, value_name = "MS", value_parser = number(ENOENT_TTL_MS))]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(ENOENT_TTL_MS))]
     pub enoent_ttl_ms: Option<u64>,
     /// Most memory for file data, as 512M, 8G or 1GiB [default: an eighth of this job's memory, at most 8G on a
     /// root and 512M elsewhere]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, allow_negative_numbers = true, value_name = "SIZE", value_parser = parse_size)]
     pub cache_size: Option<u64>,
     /// Number of trees the nodes are split into; each has a root that reads the filesystem [default: 1]
-    #[arg(long, value_name = "N", value_parser = number(TREES))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(TREES))]
     pub trees: Option<u64>,
     /// Children per parent [default: 2 to 7 by the number of nodes]
-    #[arg(long, value_name = "N", value_parser = number(FANOUT))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(FANOUT))]
     pub fanout: Option<u64>,
     /// How long attributes are remembered, in milliseconds [default: as long as the mount lives]
-    #[arg(long, value_name = "MS", value_parser = number(TTL_MS))]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(TTL_MS))]
     pub attr_ttl_ms: Option<u64>,
     /// How long listings and attributes of directories are remembered, in milliseconds [default: 60000]
-    #[arg(long, value_name = "MS", value_parser = number(TTL_MS))]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(TTL_MS))]
     pub dir_ttl_ms: Option<u64>,
     /// Threads that read requests of the kernel [default: 2]
-    #[arg(long, value_name = "N", value_parser = number(FUSE_THREADS))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(FUSE_THREADS))]
     pub fuse_threads: Option<u64>,
     /// Let other users use the mount (a user other than root needs user_allow_other in /etc/fuse.conf)
     #[arg(long)]
     pub allow_other: bool,
     /// How much to log: 0 nothing, 1 fatal errors, 2 errors, 3 warnings, 4 information, 5 debugging [default: 3]
-    #[arg(long, value_name = "LEVEL", value_parser = number(LOG_LEVEL))]
+    #[arg(long, allow_negative_numbers = true, value_name = "LEVEL", value_parser = number(LOG_LEVEL))]
     pub log_level: Option<u64>,
 }
 
@@ -174,7 +191,7 @@ pub struct LaunchArgs {
     #[arg(long, required = true)]
     pub local: bool,
     /// Number of nodes
-    #[arg(long, value_name = "N", value_parser = number(LOCAL_NODES), default_value = "4")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(LOCAL_NODES), default_value = "4")]
     pub nodes: u64,
     /// Directory of the mount points, made if it is missing [default: /tmp/bornite-mounts-UID]
     #[arg(long, value_name = "DIR")]
@@ -183,7 +200,7 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// How long the mounts together have to answer, in seconds
-    #[arg(long, alias = "ready-timeout", value_name = "S", value_parser = number(READY_TIMEOUT_S), default_value = "30")]
+    #[arg(long, alias = "ready-timeout", allow_negative_numbers = true, value_name = "S", value_parser = number(READY_TIMEOUT_S), default_value = "30")]
     pub ready_timeout_s: u64,
     /// Options passed on to every daemon.
     #[command(flatten)]
@@ -212,6 +229,14 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// Arguments of `invalidate`.
+#[derive(Args, Clone, Debug)]
+pub struct InvalidateArgs {
+    /// File or directory, and all below it
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
 /// Arguments of `demo`.
 #[derive(Args, Clone, Debug)]
 pub struct DemoArgs {
@@ -222,11 +247,48 @@ pub struct DemoArgs {
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     pub python: PathBuf,
     /// Imports after the cold one, of which the median is shown
-    #[arg(long, value_name = "N", value_parser = number(WARM_RUNS), default_value = "3")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(WARM_RUNS), default_value = "3")]
     pub warm_runs: u64,
     /// Write all figures to FILE
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Arguments of `sim`.
+#[derive(Args, Clone, Debug)]
+pub struct SimArgs {
+    /// Number of nodes
+    #[arg(long, value_name = "N", value_parser = number(SIM_NODES), default_value = "100")]
+    pub nodes: u64,
+    /// Run this seed
+    #[arg(long, value_name = "S", conflicts_with = "seeds")]
+    pub seed: Option<u64>,
+    /// Run so many seeds, from 0 on, until one fails
+    #[arg(long, value_name = "N", value_parser = number(SIM_SEEDS), default_value = "10")]
+    pub seeds: u64,
+    /// What goes wrong: nothing, what the seed chooses, or all kinds of faults at once
+    #[arg(long, value_name = "FAULTS", default_value = "some")]
+    pub faults: SimFaults,
+    /// Number of trees the nodes are split into
+    #[arg(long, value_name = "N", value_parser = number(TREES), default_value = "1")]
+    pub trees: u64,
+    /// Children per parent [default: 2 to 7 by the number of nodes]
+    #[arg(long, value_name = "N", value_parser = number(FANOUT))]
+    pub fanout: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How much goes wrong in a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimFaults {
+    /// Nothing.
+    None,
+    /// A choice that the seed makes.
+    Some,
+    /// Everything.
+    All,
 }
 
 /// Arguments of `completions`.

@@ -38,6 +38,18 @@ const KEYS: [&str; 15] = [
     "output_dir",
 ];
 
+/// Variables of ours that are no settings: [`FILE_VARIABLE`], and what a launch tells its command.
+const OTHER_VARIABLES: [&str; 3] = [FILE_VARIABLE, "BORNITE_MOUNT", "BORNITE_NODES"];
+
+/// Those of the names that look like our variables and are none: misspelled, most likely.
+pub(super) fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let key_of = |name: &str| name.strip_prefix(VARIABLE_PREFIX).map(str::to_ascii_lowercase);
+    let unknown = |name: &String| {
+        key_of(name).is_some_and(|key| !KEYS.contains(&key.as_str())) && !OTHER_VARIABLES.contains(&name.as_str())
+    };
+    names.filter_map(|name| name.into_string().ok()).filter(unknown).collect()
+}
+
 /// What is wrong with the configuration. Each text names the place and the key.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConfigError {
@@ -119,7 +131,10 @@ impl Settings {
         let text = match std::fs::read_to_string(file) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => return Ok(()),
-            Err(error) => return Err(ConfigError::File { file: file.to_path_buf(), why: error.to_string() }),
+            Err(error) => {
+                let next = if must_exist { format!("; correct {FILE_VARIABLE}") } else { String::new() };
+                return Err(ConfigError::File { file: file.to_path_buf(), why: format!("{error}{next}") });
+            }
         };
         self.apply_text(&text, file)
     }
@@ -365,6 +380,12 @@ mod tests {
         // What --print-config shows is a configuration file for the same settings.
         assert_eq!(load(&by_file.to_toml(), &[], &[]).unwrap(), by_file);
         assert_eq!(load(&Settings::default().to_toml(), &[], &[]).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn misspelled_variables_are_found() {
+        let names = ["PATH", "BORNITE_TREES", "BORNITE_TRES", "BORNITE_CONFIG", "BORNITE_MOUNT"].map(OsString::from);
+        assert_eq!(unknown_variables(names.into_iter()), ["BORNITE_TRES"]);
     }
 
     #[test]

@@ -19,6 +19,10 @@ use crate::{job, runtime};
 /// # Errors
 /// The job does not come up or cannot be stopped.
 pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
+    if let Some(trees) = args.daemon_options.trees.filter(|trees| *trees > args.nodes) {
+        let text = format!("--trees {trees} is more than --nodes {}; each tree needs a node", args.nodes);
+        return Err(UsageError(text).into());
+    }
     let interrupts = signals::catch(false)?;
     let mount_dir = args.mount.clone().unwrap_or_else(default_mount_dir);
     let plan = LocalPlan {

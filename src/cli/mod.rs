@@ -2,24 +2,27 @@
 //!
 //! Called by `main` and by nothing else. It reads the configuration, hands the other layers what they need of each other,
 //! and turns their errors into one line on standard error. Exit codes: 0 success, 1 failure, 2 wrong usage (or
-//! configuration); `launch` passes on its command's.
+//! configuration); `launch` passes on its command's, `sim` has some of its own.
 
 pub mod args;
 mod completions;
 mod config;
 mod daemon;
 mod demo;
+mod invalidate;
 mod launch;
 mod memory;
 mod mount;
 mod output;
 mod signals;
+mod sim;
 mod status;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use args::{Cli, Command};
 
@@ -45,13 +48,26 @@ struct UsageError(String);
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are asked for, and an empty command line is answered by the help.
+        Err(error) if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.exit()
+        }
+        Err(error) => {
+            eprintln!("bornite: {}", output::usage(&error));
+            return ExitCode::from(2);
+        }
+    };
+    let result = match cli.command {
         Command::Mount(args) => mount::mount(&args),
         Command::Launch(args) => launch::launch(&args),
         Command::Stop(args) => launch::stop(&args),
         Command::Status(args) => status::status(&args),
         Command::Stats(args) => status::stats(&args),
+        Command::Invalidate(args) => invalidate::invalidate(&args),
         Command::Demo(args) => demo::demo(&args),
+        Command::Sim(args) => sim::sim(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::ManPages(args) => completions::man_pages(&args),
     };

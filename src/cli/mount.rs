@@ -14,16 +14,19 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::args::{LogType, MountArgs};
 use super::config::Settings;
-use super::{COMMIT, UsageError, VERSION, daemon, memory, output, signals};
+use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals};
+use crate::job::book::check_host;
 use crate::job::{AddressBook, daemon as report};
 use crate::observe::{
-    CacheStatus, Counter, Counters, LogSink, LogSpec, SocketDirs, Status, StatusServer, Verbosity, log as logging,
-    mountpoint_key,
+    CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status, StatusServer, Verbosity,
+    log as logging, mountpoint_key,
 };
 use crate::runtime::{self, Daemon, DaemonConfig, DaemonStatus};
 
 /// How long a daemon takes at most to stop. Below the patience of `bornite stop`, so that it says itself what is wrong.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
+/// How long an invalidation takes at most; the core ends it before that.
+const INVALIDATE_DEADLINE: Duration = Duration::from_secs(15);
 /// How often the daemon looks whether somebody else has unmounted it.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -69,6 +72,10 @@ struct Node {
 impl Node {
     /// Finds this node in the address book; without a book it is alone.
     fn resolve(settings: &Settings) -> anyhow::Result<Node> {
+        if let Some(given) = &settings.hostname {
+            let text = |why| UsageError(format!("--hostname: {why}; give this node's name in the address book"));
+            check_host(given).map_err(text)?;
+        }
         let hostname = settings.hostname.clone().unwrap_or_else(system_hostname);
         let Some(file) = &settings.address_book else {
             if settings.trees > 1 {
@@ -82,8 +89,12 @@ impl Node {
         let nodes: Vec<(String, String)> =
             book.entries().iter().map(|entry| (entry.host().to_owned(), entry.address().to_owned())).collect();
         if settings.trees > nodes.len() as u64 {
-            let text =
-                format!("--trees {} is more than the {} nodes of {}", settings.trees, nodes.len(), file.display());
+            let text = format!(
+                "--trees {} is more than the {} nodes of {}; each tree needs a node",
+                settings.trees,
+                nodes.len(),
+                file.display()
+            );
             return Err(UsageError(text).into());
         }
         let is_root = runtime::is_root(nodes.len(), me, settings.trees as u32)?;
@@ -109,13 +120,18 @@ enum Phase {
 fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     // Before the first thread: it may change the environment that libfabric reads.
-    settings.net = runtime::choose_net(settings.net.as_deref())?;
+    settings.net = runtime::choose_net(settings.net.as_deref()).map_err(|error| UsageError(error.to_string()))?;
     let interrupts = signals::catch(args.foreground_child)?;
     // Not resolved: only a root may touch the backend.
     settings.target = std::path::absolute(&settings.target)
         .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
     let node = Node::resolve(&settings)?;
     logging::install(&log_spec(&settings, args.foreground_child, &node.nodes[node.me].0)?)?;
+    for variable in config::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        log::warn!(
+            "environment variable {variable} is not known and has no effect; see `bornite mount --print-config`"
+        );
+    }
     if args.foreground_child {
         // Every path is absolute by now, and a daemon must not keep a directory busy.
         std::env::set_current_dir("/")?;
@@ -124,8 +140,9 @@ fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyho
     let counters = Arc::new(Counters::new());
     let phase = Arc::new(Mutex::new(Phase::Starting));
     let config = daemon_config(&settings, &node, mountpoint.clone());
-    let source = status_source(&config, Arc::clone(&counters), Arc::clone(&phase), began);
-    let _status = StatusServer::start(&SocketDirs::of_user(), &mountpoint, source)?;
+    let (own_counters, own_phase) = (Arc::clone(&counters), Arc::clone(&phase));
+    let desk = Arc::new(Desk { config: config.clone(), counters: own_counters, phase: own_phase, began });
+    let _status = StatusServer::start(&SocketDirs::of_user(), &mountpoint, desk)?;
 
     let daemon = Daemon::start(config, Arc::clone(&counters))?;
     counters.set(Counter::StartupUsTotal, began.elapsed().as_micros() as u64);
@@ -209,20 +226,22 @@ pub(super) fn log_spec(settings: &Settings, background: bool, host: &str) -> Res
     Ok(LogSpec { verbosity, sink })
 }
 
-fn status_source(
-    config: &DaemonConfig,
+/// What the status socket asks.
+struct Desk {
+    config: DaemonConfig,
     counters: Arc<Counters>,
     phase: Arc<Mutex<Phase>>,
     began: Instant,
-) -> impl Fn() -> Status + Send + 'static {
-    let config = config.clone();
-    move || {
-        let daemon = match &*lock(&phase) {
+}
+
+impl Source for Desk {
+    fn status(&self) -> Status {
+        let daemon = match &*lock(&self.phase) {
             Phase::Running(daemon) => daemon.status(),
             Phase::Starting => DaemonStatus { state: "starting".to_owned(), ..DaemonStatus::default() },
             Phase::Stopping => DaemonStatus { state: "stopping".to_owned(), ..DaemonStatus::default() },
         };
-        let counters = counters.snapshot();
+        let (config, counters) = (&self.config, self.counters.snapshot());
         Status {
             version: VERSION.to_owned(),
             commit: COMMIT.to_owned(),
@@ -237,12 +256,23 @@ fn status_source(
             provider: daemon.provider,
             address: daemon.address,
             state: daemon.state,
-            uptime_s: began.elapsed().as_secs_f64(),
+            uptime_s: self.began.elapsed().as_secs_f64(),
             cache: CacheStatus {
                 capacity_bytes: counters.get(Counter::CacheBytesCapacity),
                 used_bytes: counters.get(Counter::CacheBytesUsed),
             },
             counters,
+        }
+    }
+
+    fn invalidate(&self, path: &[u8]) -> Result<Invalidated, String> {
+        let invalidator = match &*lock(&self.phase) {
+            Phase::Running(daemon) => daemon.invalidator(),
+            Phase::Starting | Phase::Stopping => return Err("the daemon is starting or stopping".to_owned()),
+        };
+        match invalidator.invalidate(path, INVALIDATE_DEADLINE) {
+            Some(swept) => Ok(Invalidated { reached: swept.reached, missing: swept.missing }),
+            None => Err("the daemon does not answer".to_owned()),
         }
     }
 }

@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// # Errors
 /// No daemon serves the mount, or it does not answer.
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    show::<Status>(args, Request::Status, describe)
+    show::<Status>(args, &Request::Status, describe)
 }
 
 /// Prints the counters of one mount, or of all.
@@ -28,9 +28,9 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 /// As [`status`].
 pub(super) fn stats(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     match &args.mountpoint {
-        Some(_) => show::<Snapshot>(args, Request::Stats, table),
+        Some(_) => show::<Snapshot>(args, &Request::Stats, table),
         // Counters without their mount point would not say whose they are.
-        None => show::<Status>(args, Request::Status, |status| {
+        None => show::<Status>(args, &Request::Status, |status| {
             format!("{}\n{}", status.mountpoint.display(), table(&status.counters))
         }),
     }
@@ -38,7 +38,7 @@ pub(super) fn stats(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 
 fn show<T: Serialize + DeserializeOwned>(
     args: &StatusArgs,
-    request: Request,
+    request: &Request,
     text: impl Fn(&T) -> String,
 ) -> anyhow::Result<ExitCode> {
     let dirs = SocketDirs::of_user();

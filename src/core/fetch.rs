@@ -190,8 +190,9 @@ impl Node {
     fn failed(&mut self, object: &Object, errno: i32) -> Outcome {
         match object {
             Object::Chunk { path, version, .. } if is_gone(errno) => {
-                if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.version() == *version) {
-                    self.drop_file(inode.ino);
+                // Another name of the file may still be it: who reads it tries that one.
+                if self.names.get(path).is_some_and(|inode| inode.attr.version() == *version) {
+                    self.drop_name(path);
                 }
                 return Outcome::Failed { errno: ESTALE };
             }
@@ -373,12 +374,11 @@ fn fits(object: &Object, attr: &Attr) -> Result<(), i32> {
     }
 }
 
-/// Whether an errno says that something else is at the path than the file or directory that was there: nothing, or what
-/// cannot be read as one (something that is no directory, here or above; a directory; a fifo). A socket's ENXIO is told from
-/// that of a file on a bad day by the backend.
+/// Whether an errno says that something else is at the path than the file or directory that was there: another version,
+/// nothing, or something that is no directory, here or above.
 fn is_gone(errno: i32) -> bool {
     use rustix::io::Errno as E;
-    [E::STALE, E::NOENT, E::NOTDIR, E::ISDIR, E::SPIPE].iter().any(|gone| gone.raw_os_error() == errno)
+    [E::STALE, E::NOENT, E::NOTDIR].iter().any(|gone| gone.raw_os_error() == errno)
 }
 
 const _: () = assert!(PULL_RETRY_US < RETRY_US);

@@ -176,6 +176,14 @@ pub(super) struct Flights {
 }
 
 impl Flights {
+    /// None yet. Its numbers are those of one life of the node: an answer to an earlier life's request must not be
+    /// taken for one to this life's.
+    pub(super) fn new(incarnation: u64) -> Flights {
+        // The upper half scatters the incarnations (Knuth's multiplicative hashing); the lower half counts.
+        let upper = incarnation.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        Flights { last: upper << 32, ..Flights::default() }
+    }
+
     /// A number that no request of this node has yet.
     pub(super) fn next_id(&mut self) -> u64 {
         self.last += 1;
@@ -259,5 +267,18 @@ impl Flights {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_lives_of_a_node_share_no_number() {
+        // Incarnations are starts in microseconds with a process number below: near each other, and never equal.
+        let mut first: Vec<u64> = (0..100u64).map(|start| Flights::new((1 << 60) + (start << 12)).next_id()).collect();
+        first.sort_unstable();
+        assert!(first.windows(2).all(|pair| pair[1] - pair[0] >= 1 << 32), "{first:x?}");
     }
 }

@@ -316,13 +316,14 @@ impl Node {
         store: ChunkStore,
     ) -> Node {
         let parent = config.topology.parent().map(Parent::new);
+        let flights = Flights::new(config.incarnation);
         Node {
             config,
             names: names.1,
             writer: names.0,
             enoent,
             store,
-            flights: Flights::default(),
+            flights,
             line: VecDeque::new(),
             under_way: 0,
             parent,

@@ -18,7 +18,7 @@ const BOOK_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum BookError {
     /// The file cannot be read or written.
-    #[error("address book {}: {source}", file.display())]
+    #[error("address book {}: {source}; name a file that this user may use with --address-book", file.display())]
     Io {
         /// The file.
         file: PathBuf,
@@ -130,7 +130,12 @@ impl AddressBook {
             let why = format!("{length} bytes are no address book (at most {BOOK_BYTES_MAX})");
             return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
         }
-        AddressBook::parse(&std::fs::read_to_string(file).map_err(failed)?, file)
+        let text = String::from_utf8(std::fs::read(file).map_err(failed)?).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+            BookError::Line { file: file.to_path_buf(), line, why: "it is not text".to_owned() }
+        })?;
+        AddressBook::parse(&text, file)
     }
 
     /// Parses the text of a book. `file` is for messages.
@@ -149,7 +154,8 @@ impl AddressBook {
             let bad = |why: String| BookError::Line { file: file.to_path_buf(), line, why };
             let fields: Vec<&str> = content.split_ascii_whitespace().collect();
             let [host, address] = fields[..] else {
-                return Err(bad(format!("{} fields where there should be 2", fields.len())));
+                let s = if fields.len() == 1 { "" } else { "s" };
+                return Err(bad(format!("{} field{s} where there should be 2", fields.len())));
             };
             let entry = BookEntry::new(host, address).map_err(bad)?;
             // A host name has no colon and an address has one, so both may share a table.
@@ -219,7 +225,11 @@ fn short_name(host: &str) -> &str {
     host.split_once('.').map_or(host, |(short, _)| short)
 }
 
-fn check_host(host: &str) -> Result<(), String> {
+/// Whether a text can be a host name of a book.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_host(host: &str) -> Result<(), String> {
     if host.is_empty() || host.len() > HOST_BYTES_MAX {
         return Err(format!("a host name of {} bytes (1 to {HOST_BYTES_MAX} are possible)", host.len()));
     }
@@ -273,7 +283,7 @@ mod tests {
     fn errors_name_file_line_and_form() {
         assert_eq!(
             error("a ofi+tcp://x:1\nb\n"),
-            "address book book.txt, line 2: 1 fields where there should be 2; a line is `HOSTNAME SCHEME://ADDRESS`"
+            "address book book.txt, line 2: 1 field where there should be 2; a line is `HOSTNAME SCHEME://ADDRESS`"
         );
         assert_eq!(
             error("# x\n\na ofi+tcp://x:1 # root\n"),

@@ -53,7 +53,9 @@ pub fn run(
         .args(args)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .spawn()
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot run {}: {error}", program.display())))?;
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot run {}: {error}; name a program after --", program.display()))
+        })?;
     let pid = Pid::from_child(&child);
     let (sender, ended) = bounded(1);
     // It is seen to end but not waited for, so its pid stays its own until after the last signal.

@@ -19,7 +19,7 @@ use super::command::{self, CommandEnd};
 use super::daemon::{DaemonProcess, DaemonSpawn, Hooks, NotReady, Readiness, wait_ready};
 use super::ports::free_ports;
 use super::record::{JobLock, JobNode, JobRecord, RecordError, state_dir};
-use super::stop::{Patience, StopError, StopReport, stop, stop_locked};
+use super::stop::{Patience, StopError, StopReport, end_daemons, stop, stop_locked};
 
 /// The largest number of daemons on one machine: each has threads, a mount and memory of its own.
 pub const LOCAL_NODES_MAX: u32 = 256;
@@ -70,6 +70,20 @@ pub enum LaunchError {
     /// The address book.
     #[error(transparent)]
     Book(#[from] BookError),
+    /// A directory is not there and cannot be made.
+    #[error("cannot make the directory {}: {source}; choose another one with --mount or --output-dir", dir.display())]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A path that no record can hold.
+    #[error("{} is not UTF-8, which the job's record must be; choose another directory", path.display())]
+    NotUtf8 {
+        /// The path.
+        path: PathBuf,
+    },
     /// A system call failed.
     #[error("cannot {what}: {source}")]
     Io {
@@ -151,10 +165,13 @@ pub fn launch(plan: &LocalPlan<'_>, hooks: &Hooks) -> Result<LocalJob, LaunchErr
     match job.start(plan) {
         Ok(()) => Ok(job),
         Err(first) => {
-            let taken_back = stop_locked(&job.record, &*job.hooks.clear_stale, Patience::default());
+            // What the daemons have to say is said once they have ended.
+            let ended = end_daemons(&job.record, Patience::default());
+            job.drop_told_logs(&first);
+            let stopped = stop_locked(&job.record, &*job.hooks.clear_stale, Patience::default());
             job.reap();
             job.left = true;
-            match taken_back {
+            match ended.and(stopped) {
                 Ok(_) => Err(first),
                 Err(then) => Err(LaunchError::NotTakenBack { first: Box::new(first), then }),
             }
@@ -287,6 +304,19 @@ impl LocalJob {
         }
     }
 
+    /// Empties the logs that say no more than the error does, so that stop removes them. Their daemons have failed.
+    fn drop_told_logs(&self, error: &LaunchError) {
+        let LaunchError::Failed { why, .. } = error else { return };
+        for node in &self.record.nodes {
+            let log = std::fs::read_to_string(&node.log).unwrap_or_default();
+            let mut lines = log.lines().filter(|line| !line.trim().is_empty());
+            if lines.next().is_some_and(|line| line.contains(why.as_str())) && lines.next().is_none() {
+                // What stays is a log too many.
+                let _ = File::create(&node.log);
+            }
+        }
+    }
+
     fn make_recorded(&mut self, dir: &Path, mode: u32) -> Result<(), LaunchError> {
         make_dirs(dir, mode, &mut self.record.made)?;
         Ok(self.record.write()?)
@@ -313,6 +343,15 @@ impl Drop for LocalJob {
 
 /// Makes the directories, locks the job and clears what an earlier one has left. `made` grows on every path.
 fn prepare(plan: &LocalPlan<'_>, hooks: &Hooks, made: &mut Vec<PathBuf>) -> Result<(JobRecord, JobLock), LaunchError> {
+    let whole = |dir: &PathBuf| std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+    if let Some(path) = [Some(&plan.mount_dir), plan.job_dir.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(whole)
+        .find(|dir| dir.to_str().is_none())
+    {
+        return Err(LaunchError::NotUtf8 { path });
+    }
     make_dirs(&plan.mount_dir, 0o755, made)?;
     let mount_dir = resolve(&plan.mount_dir)?;
     // Stop must find what was made from any working directory.
@@ -400,7 +439,7 @@ fn clear_earlier(mut earlier: JobRecord, hooks: &Hooks, made: &mut Vec<PathBuf>)
 
 /// Makes a directory and those above it that are missing, and notes which were made, outermost first.
 fn make_dirs(dir: &Path, mode: u32, made: &mut Vec<PathBuf>) -> Result<(), LaunchError> {
-    let failed = |source| LaunchError::Io { what: format!("make the directory {}", dir.display()), source };
+    let failed = |source| LaunchError::Directory { dir: dir.to_path_buf(), source };
     match DirBuilder::new().mode(mode).create(dir) {
         Ok(()) => {
             own(dir.to_path_buf(), made);

@@ -141,7 +141,7 @@ impl JobRecord {
     /// The text of this record, which [`JobRecord::parse`] reads.
     ///
     /// # Panics
-    /// Where a path is not UTF-8: JSON cannot hold it. A launch makes no such record.
+    /// Where a path is not UTF-8: JSON cannot hold it, and a launch refuses it.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a record holds only strings and numbers")
     }

@@ -42,6 +42,12 @@ pub enum StopError {
     /// The record cannot be used.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// No job can be there.
+    #[error("{} is not a directory; name the --mount directory of the launch", mount_dir.display())]
+    NoDirectory {
+        /// What was named.
+        mount_dir: PathBuf,
+    },
     /// Daemons outlive SIGKILL: they wait in the kernel, for a dead filesystem most likely.
     #[error(
         "these daemons outlive SIGKILL: {daemons}; they wait in the kernel for the backend; run `bornite stop` again later"
@@ -131,6 +137,9 @@ pub fn stop(mount_dir: &Path, clear_stale: &ClearStale, patience: Patience) -> R
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(nothing(mount_dir)),
         Err(source) => return Err(StopError::Io { what: format!("find {}", mount_dir.display()), source }),
     };
+    if !mount_dir.is_dir() {
+        return Err(StopError::NoDirectory { mount_dir });
+    }
     let Some(_lock) = JobLock::take(&mount_dir, Instant::now() + patience.lock)? else {
         return Ok(nothing(&mount_dir));
     };
@@ -168,7 +177,11 @@ pub(super) fn stop_locked(
     Ok(report)
 }
 
-fn end_daemons(record: &JobRecord, patience: Patience) -> Result<Vec<(String, Ending)>, StopError> {
+/// Ends the daemons of a job: SIGTERM, then SIGKILL.
+///
+/// # Errors
+/// As [`StopError`] says.
+pub(super) fn end_daemons(record: &JobRecord, patience: Patience) -> Result<Vec<(String, Ending)>, StopError> {
     let mut endings: Vec<(String, Ending)> =
         record.nodes.iter().map(|node| (node.name.clone(), Ending::HadEnded)).collect();
     let mut running: Vec<(usize, ProcessHandle)> = Vec::new();

@@ -91,7 +91,9 @@ pub fn install(spec: &LogSpec) -> io::Result<()> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    let failed = |error: io::Error| io::Error::new(error.kind(), format!("log file {}: {error}", path.display()));
+    let failed = |error: io::Error| {
+        io::Error::new(error.kind(), format!("log file {}: {error}; name another --output-dir", path.display()))
+    };
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }

@@ -12,5 +12,5 @@ pub mod table;
 pub use log::{LogSink, LogSpec, Verbosity};
 pub use machine::Machine;
 pub use socket::{SocketDirs, mountpoint_key};
-pub use status::{CacheStatus, Request, Status, StatusError, StatusServer, query, query_all};
+pub use status::{CacheStatus, Invalidated, Request, Source, Status, StatusError, StatusServer, query, query_all};
 pub use table::{Counter, Counters, Kind, Snapshot, Unit};

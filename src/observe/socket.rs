@@ -23,6 +23,8 @@ const SOCKET_SUFFIX: &str = ".sock";
 const LOCK_SUFFIX: &str = ".lock";
 /// As many as the kernel follows (path_resolution(7)).
 const SYMLINKS_MAX: usize = 40;
+/// How often a name is tried for while others remove what they have left.
+const TRIES_MAX: usize = 16;
 
 /// The directories in which this user's status sockets may be.
 #[derive(Clone, Debug)]
@@ -62,7 +64,15 @@ impl SocketDirs {
     /// [`StatusError::Claimed`] if a living daemon has it; [`StatusError::UnsafeDirectory`] or [`StatusError::Io`] if no
     /// directory can be used.
     pub(super) fn claim(&self, mountpoint: &Path) -> Result<Claim, StatusError> {
-        Claim::take(self.open_for_server()?, mountpoint_key(mountpoint)?)
+        let key = mountpoint_key(mountpoint)?;
+        for _ in 0..TRIES_MAX {
+            match Claim::take(self.open_for_server()?, key.clone()) {
+                // A daemon that ended has removed the directory between the two.
+                Err(StatusError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        Err(StatusError::Claimed { mountpoint: key, pid: None })
     }
 
     /// Removes the socket that a killed daemon of `mountpoint` has left; a living one's is left alone.
@@ -135,13 +145,15 @@ pub fn mountpoint_key(mountpoint: &Path) -> Result<PathBuf, StatusError> {
     let mut path = mountpoint.to_path_buf();
     for _ in 0..SYMLINKS_MAX {
         let Some(Component::Normal(name)) = path.components().next_back() else {
-            return Err(bad("it must end in a name".to_owned()));
+            return Err(bad("it must end in a name; name an empty directory".to_owned()));
         };
         let parent = match path.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        let parent = parent.canonicalize().map_err(|error| bad(format!("{}: {error}", parent.display())))?;
+        let parent = parent
+            .canonicalize()
+            .map_err(|error| bad(format!("{}: {error}; create it first, or correct the path", parent.display())))?;
         let resolved = parent.join(name);
         match std::fs::read_link(&resolved) {
             Ok(link) => path = parent.join(link),
@@ -248,7 +260,8 @@ impl SocketPath {
     }
 }
 
-/// A name that this process owns. Dropping it removes socket and lock file, then frees the lock.
+/// A name that this process owns. Dropping it removes socket and lock file, and their directory if it is empty then, and
+/// frees the lock.
 #[derive(Debug)]
 pub(super) struct Claim {
     /// The key of the mount point.
@@ -263,7 +276,7 @@ impl Claim {
     /// Takes the name of the mount point `key` in `dir`.
     fn take(dir: Dir, key: PathBuf) -> Result<Claim, StatusError> {
         let file = file_name(&key);
-        for _ in 0..4 {
+        for _ in 0..TRIES_MAX {
             let lock = rustix::fs::openat(
                 &dir.fd,
                 format!("{file}{LOCK_SUFFIX}"),
@@ -311,6 +324,8 @@ impl Drop for Claim {
         for suffix in [SOCKET_SUFFIX, LOCK_SUFFIX] {
             let _ = rustix::fs::unlinkat(&self.dir.fd, format!("{}{suffix}", self.file), AtFlags::empty());
         }
+        // Only the last to leave succeeds: the directory is then empty.
+        let _ = rustix::fs::rmdir(&self.dir.path);
     }
 }
 
@@ -392,6 +407,7 @@ mod tests {
         assert!(socket.exists(), "a living daemon's socket was taken away");
         drop(claim);
         dirs.claim(&mountpoint).unwrap();
-        assert_eq!(std::fs::read_dir(temp.path().join("sockets")).unwrap().count(), 0);
+        assert!(!temp.path().join("sockets").exists(), "the directory is left");
+        dirs.claim(&mountpoint).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The status socket: one request line, one JSON document, for `bornite status` and `bornite stats`.
+//! The status socket: one request line, one JSON document, for `bornite status`, `stats` and `invalidate`.
 //!
 //! The command line starts a [`StatusServer`] in every daemon and asks with [`query`]. The server has its own thread and
 //! answers one connection after the other, each with a short deadline, so a client that says nothing delays the next one
@@ -8,6 +8,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,8 @@ use super::table::Snapshot;
 const CLIENT_DEADLINE: Duration = Duration::from_millis(500);
 /// How long the server's thread waits without looking around; a stop wakes it at once.
 const IDLE_WAIT: Duration = Duration::from_secs(30);
-const REQUEST_BYTES_MAX: usize = 64;
+/// A path in hexadecimal digits, and the word before it.
+const REQUEST_BYTES_MAX: usize = 2 * 4096 + 64;
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 
 /// Why the status socket cannot be served or asked. Each text names the object and the next step.
@@ -106,29 +109,67 @@ pub enum StatusError {
     },
 }
 
-/// What a client asks for. The word is the request line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// The whole [`Status`].
     Status,
     /// The counters alone: a [`Snapshot`].
     Stats,
+    /// That everything at and below this path (relative to the target) be asked for anew, everywhere: an
+    /// [`Invalidated`].
+    Invalidate(Vec<u8>),
 }
 
+const INVALIDATE: &[u8] = b"invalidate ";
+
 impl Request {
-    /// The request line, without its end.
-    pub fn word(self) -> &'static str {
+    /// The request line, without its end. A path is in hexadecimal digits, since it may hold any byte.
+    pub fn line(&self) -> String {
         match self {
-            Request::Status => "status",
-            Request::Stats => "stats",
+            Request::Status => "status".to_owned(),
+            Request::Stats => "stats".to_owned(),
+            Request::Invalidate(path) => {
+                path.iter().fold("invalidate ".to_owned(), |line, b| line + &format!("{b:02x}"))
+            }
         }
     }
 
     /// The request of a line; blanks around it are no matter.
     pub fn parse(line: &[u8]) -> Option<Request> {
-        let word = line.trim_ascii();
-        [Request::Status, Request::Stats].into_iter().find(|request| request.word().as_bytes() == word)
+        match line.trim_ascii() {
+            b"status" => Some(Request::Status),
+            b"stats" => Some(Request::Stats),
+            b"invalidate" => Some(Request::Invalidate(Vec::new())),
+            line => {
+                let digits = line.strip_prefix(INVALIDATE)?.trim_ascii();
+                let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+                let byte = |pair: &[u8]| Some(digit(*pair.first()?)? * 16 + digit(*pair.get(1)?)?);
+                Some(Request::Invalidate(digits.chunks(2).map(byte).collect::<Option<_>>()?))
+            }
+        }
     }
+}
+
+/// How an invalidation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invalidated {
+    /// Nodes that did it, their kernels included.
+    pub reached: u32,
+    /// Nodes that did not answer in time.
+    pub missing: u32,
+}
+
+/// What a [`StatusServer`] asks.
+pub trait Source: Send + Sync {
+    /// Called once per request; must not block for long: clients wait 2 s.
+    fn status(&self) -> Status;
+
+    /// Called on a thread of its own, once at a time.
+    ///
+    /// # Errors
+    /// One line for the client.
+    fn invalidate(&self, path: &[u8]) -> Result<Invalidated, String>;
 }
 
 /// Chunk memory of a daemon, in bytes.
@@ -149,9 +190,11 @@ pub struct Status {
     pub commit: String,
     /// The daemon's process id.
     pub pid: u32,
-    /// The mount point, absolute.
+    /// The mount point, absolute. JSON is Unicode: other bytes of a path become U+FFFD there.
+    #[serde(serialize_with = "lossy")]
     pub mountpoint: PathBuf,
     /// The served directory, absolute.
+    #[serde(serialize_with = "lossy")]
     pub target: PathBuf,
     /// The node's name in the address book.
     pub hostname: String,
@@ -177,6 +220,10 @@ pub struct Status {
     pub counters: Snapshot,
 }
 
+fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
 #[derive(Serialize, Deserialize)]
 struct Refusal {
     error: String,
@@ -191,16 +238,11 @@ pub struct StatusServer {
 }
 
 impl StatusServer {
-    /// Claims the mount point's name, then serves until dropped. `source` is called on the server's thread, once per
-    /// request, and must not block for long: clients wait 2 s.
+    /// Claims the mount point's name, then serves until dropped.
     ///
     /// # Errors
     /// As [`StatusError`] says; [`StatusError::Claimed`] if another daemon serves this mount point.
-    pub fn start(
-        dirs: &SocketDirs,
-        mountpoint: &Path,
-        source: impl Fn() -> Status + Send + 'static,
-    ) -> Result<StatusServer, StatusError> {
+    pub fn start(dirs: &SocketDirs, mountpoint: &Path, source: Arc<dyn Source>) -> Result<StatusServer, StatusError> {
         let claim = dirs.claim(mountpoint)?;
         let path = claim.bind_path()?;
         let failed = |what, source: io::Error| StatusError::Io { what, path: mountpoint.to_path_buf(), source };
@@ -211,7 +253,7 @@ impl StatusServer {
         let waiter = wake.try_clone().map_err(|error| failed("make an eventfd for the status socket of", error))?;
         let thread = std::thread::Builder::new()
             .name("status".to_owned())
-            .spawn(move || serve(&listener, &waiter, &source))
+            .spawn(move || serve(&listener, &waiter, source))
             .map_err(|error| failed("start the thread for the status socket of", error))?;
         Ok(StatusServer { claim, wake, thread: Some(thread) })
     }
@@ -232,7 +274,8 @@ impl Drop for StatusServer {
     }
 }
 
-fn serve(listener: &UnixListener, wake: &OwnedFd, source: &dyn Fn() -> Status) {
+fn serve(listener: &UnixListener, wake: &OwnedFd, source: Arc<dyn Source>) {
+    let desk = Desk { source, invalidating: Arc::default() };
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
         match poll(&mut fds, Some(&timespec(IDLE_WAIT))) {
@@ -250,7 +293,7 @@ fn serve(listener: &UnixListener, wake: &OwnedFd, source: &dyn Fn() -> Status) {
         }
         match listener.accept() {
             Ok((stream, _)) => {
-                if let Err(error) = converse(stream, source) {
+                if let Err(error) = desk.converse(stream) {
                     log::debug!("status client: {error}");
                 }
             }
@@ -265,22 +308,56 @@ fn serve(listener: &UnixListener, wake: &OwnedFd, source: &dyn Fn() -> Status) {
     }
 }
 
-fn converse(stream: UnixStream, source: &dyn Fn() -> Status) -> io::Result<()> {
-    let deadline = Instant::now() + CLIENT_DEADLINE;
-    let peer = rustix::net::sockopt::socket_peercred(&stream)?;
-    let answer = if peer.uid != rustix::process::geteuid() {
-        refusal(format!("this daemon answers its own user only, not uid {}", peer.uid.as_raw()))
-    } else {
-        let line = read_until(&stream, deadline, REQUEST_BYTES_MAX as u64, |read| read.last() == Some(&b'\n'))?;
-        match Request::parse(&line) {
-            Some(Request::Status) => serde_json::to_vec(&source()),
-            Some(Request::Stats) => serde_json::to_vec(&source().counters),
-            None => refusal("unknown request; this version knows `status` and `stats`".to_owned()),
+struct Desk {
+    source: Arc<dyn Source>,
+    invalidating: Arc<AtomicBool>,
+}
+
+impl Desk {
+    fn converse(&self, stream: UnixStream) -> io::Result<()> {
+        let deadline = Instant::now() + CLIENT_DEADLINE;
+        let peer = rustix::net::sockopt::socket_peercred(&stream)?;
+        let answer = if peer.uid != rustix::process::geteuid() {
+            refusal(format!("this daemon answers its own user only, not uid {}", peer.uid.as_raw()))
+        } else {
+            let line = read_until(&stream, deadline, REQUEST_BYTES_MAX as u64, |read| read.last() == Some(&b'\n'))?;
+            match Request::parse(&line) {
+                Some(Request::Status) => serde_json::to_vec(&self.source.status()),
+                Some(Request::Stats) => serde_json::to_vec(&self.source.status().counters),
+                Some(Request::Invalidate(path)) => return self.invalidate(stream, path),
+                None => refusal("unknown request; this version knows `status`, `stats` and `invalidate`".to_owned()),
+            }
+        };
+        tell(&stream, answer)
+    }
+
+    /// On a thread of its own: it takes seconds where a node does not answer.
+    fn invalidate(&self, stream: UnixStream, path: Vec<u8>) -> io::Result<()> {
+        if self.invalidating.swap(true, Ordering::AcqRel) {
+            return tell(&stream, refusal("an invalidation is under way already; try again".to_owned()));
         }
-    };
+        let (source, invalidating) = (Arc::clone(&self.source), Arc::clone(&self.invalidating));
+        let spawned = std::thread::Builder::new().name("invalidate".to_owned()).spawn(move || {
+            let answer = match source.invalidate(&path) {
+                Ok(invalidated) => serde_json::to_vec(&invalidated),
+                Err(error) => refusal(error),
+            };
+            invalidating.store(false, Ordering::Release);
+            if let Err(error) = tell(&stream, answer) {
+                log::debug!("status client: {error}");
+            }
+        });
+        if spawned.is_err() {
+            self.invalidating.store(false, Ordering::Release);
+        }
+        spawned.map(drop)
+    }
+}
+
+fn tell(stream: &UnixStream, answer: serde_json::Result<Vec<u8>>) -> io::Result<()> {
     let mut answer = answer.map_err(io::Error::other)?;
     answer.push(b'\n');
-    write_all_until(&stream, &answer, Instant::now() + CLIENT_DEADLINE)
+    write_all_until(stream, &answer, Instant::now() + CLIENT_DEADLINE)
 }
 
 fn refusal(error: String) -> serde_json::Result<Vec<u8>> {
@@ -294,7 +371,7 @@ fn refusal(error: String) -> serde_json::Result<Vec<u8>> {
 pub fn query<T: DeserializeOwned>(
     dirs: &SocketDirs,
     mountpoint: &Path,
-    request: Request,
+    request: &Request,
     deadline: Duration,
 ) -> Result<T, StatusError> {
     let mountpoint = mountpoint_key(mountpoint)?;
@@ -317,7 +394,7 @@ pub fn query<T: DeserializeOwned>(
 /// does not answer is an error in its place.
 pub fn query_all<T: DeserializeOwned>(
     dirs: &SocketDirs,
-    request: Request,
+    request: &Request,
     deadline: Duration,
 ) -> Vec<Result<T, StatusError>> {
     let until = Instant::now() + deadline;
@@ -339,7 +416,7 @@ enum Reached<T> {
 
 fn ask<T: DeserializeOwned>(
     socket: &SocketPath,
-    request: Request,
+    request: &Request,
     until: Instant,
     deadline: Duration,
 ) -> Result<Reached<T>, StatusError> {
@@ -360,7 +437,7 @@ fn ask<T: DeserializeOwned>(
         }
     };
     // A refusal may come before the request is read; it is in the socket even if the write then fails.
-    let sent = write_all_until(&stream, format!("{}\n", request.word()).as_bytes(), until);
+    let sent = write_all_until(&stream, format!("{}\n", request.line()).as_bytes(), until);
     let answer = match read_until(&stream, until, ANSWER_BYTES_MAX, |_| false) {
         Ok(answer) if !answer.is_empty() => answer,
         Ok(_) => return Err(failed(sent.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()))),

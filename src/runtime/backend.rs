@@ -186,7 +186,8 @@ impl Backend {
         into: &mut [u8],
     ) -> Result<(u32, Timestamp), ChunkFailure> {
         too_young(version.mtime)?;
-        let (crc, after) = self.read(path, version, offset, into).map_err(|e| ChunkFailure::Errno(e.raw_os_error()))?;
+        let read = self.read(path, version, offset, into).map_err(|errno| self.refined(path, version, errno));
+        let (crc, after) = read.map_err(|errno| ChunkFailure::Errno(errno.raw_os_error()))?;
         too_young(after.ctime)?;
         Ok((crc, after.ctime))
     }
@@ -221,6 +222,16 @@ impl Backend {
             }
         }
         Err(Errno::STALE)
+    }
+
+    /// An errno that may come of what is at `path` now, which can be something else than a file: ESTALE then, and else
+    /// the backend's own.
+    fn refined(&self, path: &[u8], version: &Version, errno: Errno) -> Errno {
+        if ![Errno::NXIO, Errno::SPIPE, Errno::ISDIR, Errno::NODEV].contains(&errno) {
+            return errno;
+        }
+        let there = self.attr(path).map(|found| Attr { change: version.change, ..found.attr }.version());
+        if there.is_ok_and(|there| there == *version) { errno } else { Errno::STALE }
     }
 
     /// Reads all of `into`; gives its checksum and the file's attributes afterwards.
@@ -312,12 +323,7 @@ impl Backend {
         drop(files);
         self.counters.add(Counter::BackendOpen, 1);
         // NONBLOCK: should a fifo stand there by now, the open must not wait for a writer.
-        let file = match self.walk(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
-            // A socket or a device stands there by now, or the file cannot be had: only the first says that it is gone.
-            Err(Errno::NXIO) if !self.is_file(path) => Err(Errno::STALE),
-            other => other,
-        };
-        let file = Arc::new(self.checked(file)?);
+        let file = Arc::new(self.checked(self.walk(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY))?);
         if version.size > CHUNK_BYTES as u64 {
             files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             if files.len() >= OPEN_FILES_MAX.get()
@@ -328,12 +334,6 @@ impl Backend {
             files.push(OpenFile { path: path.into(), version: *version, file: file.clone(), used: now });
         }
         Ok(file)
-    }
-
-    /// Whether a regular file is at `path`, as far as it can be told.
-    fn is_file(&self, path: &[u8]) -> bool {
-        let stat = self.walk(path, OFlags::PATH).and_then(|found| rustix::fs::fstat(&found));
-        stat.map_or(true, |stat| kind_of(rustix::fs::FileType::from_raw_mode(stat.st_mode)) == Kind::File)
     }
 
     fn close_file(&self, path: &[u8]) {

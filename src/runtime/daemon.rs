@@ -432,6 +432,14 @@ fn open_fabric(
         .collect::<Result<Vec<_>, _>>()?;
     let (host, _) = &config.nodes[config.me];
     let mine = addresses[config.me].clone();
+    let other = addresses.iter().position(|address| address.provider() != mine.provider());
+    if let Some((node, _)) = other.and_then(|at| config.nodes.get(at)) {
+        let (theirs, ours) = (&addresses[other.unwrap_or_default()], &mine);
+        let reason = format!(
+            "{theirs} is of another provider than {ours} of {host}; give all nodes of the book addresses of one provider"
+        );
+        return Err(StartError::Address { node: node.clone(), reason });
+    }
     let net = match &config.net {
         Some(net) => net.parse::<Net>(),
         None => mine.provider().parse::<Net>(),

@@ -1,9 +1,11 @@
-//! The clients of the nodes: what they ask for.
+//! The clients of the nodes: what they ask for, and what their kernels keep of the answers.
+
+use hashbrown::HashMap;
 
 use super::rng::Rng;
 use super::tree::Tree;
 use crate::cache::chunks::CHUNK_BYTES;
-use crate::cache::types::{Kind, Micros, Version};
+use crate::cache::types::{Ino, Kind, Micros, Version};
 use crate::core::{Object, Outcome};
 
 /// Files that a client keeps open.
@@ -26,16 +28,19 @@ pub(super) struct Client {
     pub(super) asked: Option<Asked>,
     /// An event for it is in the queue.
     pub(super) is_scheduled: bool,
+    was_over: bool,
     open: Vec<(Box<[u8]>, Version)>,
 }
 
 impl Client {
     pub(super) fn new(node: usize, left: u64) -> Client {
-        Client { node, left, asked: None, is_scheduled: false, open: Vec::new() }
+        Client { node, left, asked: None, is_scheduled: false, was_over: false, open: Vec::new() }
     }
 
-    pub(super) fn is_done(&self) -> bool {
-        self.left == 0 && self.asked.is_none()
+    /// Whether it came to its end just now.
+    pub(super) fn is_over(&mut self) -> bool {
+        let is_over = self.left == 0 && self.asked.is_none();
+        is_over && !std::mem::replace(&mut self.was_over, true)
     }
 
     /// The node's daemon ended: what was asked and open is gone.
@@ -87,5 +92,46 @@ impl Client {
             }
             _ => None,
         }
+    }
+}
+
+/// A path on a node.
+type At = (usize, Box<[u8]>);
+
+/// What the kernels of the nodes keep: entries, until their time is over or the node has them dropped.
+#[derive(Debug, Default)]
+pub(super) struct Kernels {
+    entries: HashMap<At, (Ino, Micros)>,
+}
+
+impl Kernels {
+    /// A client of `node` was told `outcome` about `path`. An inode that its kernel would go on to show there though
+    /// the node has told otherwise.
+    pub(super) fn told(&mut self, node: usize, path: &[u8], now: Micros, outcome: &Outcome) -> Option<Ino> {
+        let (ino, expires) = match outcome {
+            Outcome::Entry(inode) => (Some(inode.ino), inode.expires()),
+            Outcome::Absent { .. } => (None, now),
+            _ => return None,
+        };
+        let key = (node, path.into());
+        let kept = self.entries.get(&key).filter(|(_, until)| *until > now).map(|(kept, _)| *kept);
+        match ino {
+            Some(ino) => _ = self.entries.insert(key, (ino, expires)),
+            None => _ = self.entries.remove(&key),
+        }
+        kept.filter(|kept| Some(*kept) != ino)
+    }
+
+    /// The node has an entry dropped.
+    pub(super) fn drop_name(&mut self, node: usize, ino: Ino, path: Box<[u8]>) {
+        let key = (node, path);
+        if self.entries.get(&key).is_some_and(|(kept, _)| *kept == ino) {
+            self.entries.remove(&key);
+        }
+    }
+
+    /// The mount of a node is gone.
+    pub(super) fn forget(&mut self, node: usize) {
+        self.entries.retain(|(of, _), _| *of != node);
     }
 }

@@ -182,7 +182,7 @@ impl SimConfig {
                 long_names: if rng.one_in(4) { 180 } else { 0 },
             },
             clients_per_node,
-            lookups_per_client: (LOOKUPS_MAX / clients.max(1)).clamp(12, 40),
+            lookups_per_client: (LOOKUPS_MAX / clients.max(1)).clamp(12, 30),
             span_us: rng.within(2_000_000..20_000_000),
             delay_us: (2, rng.within(20..2_000)),
             backend_us: (20, rng.within(100..20_000)),

@@ -67,14 +67,25 @@ pub(super) struct Ttls {
     pub(super) attr_us: u64,
 }
 
+/// A chunk at `path` that `root` read so often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Reads<'a> {
+    pub(super) root: usize,
+    pub(super) path: &'a [u8],
+    pub(super) reads: u64,
+}
+
+/// A chunk: root, path, version and offset.
+type ChunkAt = (usize, Box<[u8]>, Version, u64);
+
 /// The judge.
 pub(super) struct Oracle {
     ttls: Ttls,
     operations: HashMap<Box<[u8]>, Vec<Operation>>,
     /// By node and path: since when what the node told last was there.
     seen: HashMap<(usize, Box<[u8]>), Micros>,
-    /// Reads of a chunk by root, path, version and offset.
-    reads: HashMap<(usize, Box<[u8]>, Version, u64), u64>,
+    /// How often each was read.
+    reads: HashMap<ChunkAt, u64>,
 }
 
 impl Oracle {
@@ -135,7 +146,7 @@ impl Oracle {
             }
             (Object::Statfs, Outcome::Statfs(_)) => Ok(()),
             (_, Outcome::Failed { errno }) => self.failed(hearer, tree, object, *errno),
-            (object, outcome) => Err(format!("{outcome:?} for {object:?}")),
+            (_, outcome) => Err(format!("an answer to another question: {outcome:?}")),
         }
     }
 
@@ -219,22 +230,161 @@ impl Oracle {
             (Object::List(_), ESTALE | ENOTDIR) => tree.ever_lost(path, hearer.now, |entry| entry.attr.is_dir()),
             _ => false,
         };
-        if gone { Ok(()) } else { Err(format!("errno {errno} that the backend did not give just now for {object:?}")) }
+        if gone { Ok(()) } else { Err(format!("errno {errno} that the backend did not give just now")) }
     }
 
-    /// Most reads of one chunk by one root, of paths that may be asked about (`counts`); and the path whose chunk was
-    /// read more often than changes and failures explain, if there is one.
-    pub(super) fn reads_max(&self, tree: &Tree, counts: impl Fn(usize) -> bool) -> (u64, Option<(usize, &[u8], u64)>) {
+    /// Most reads of one chunk by one root; and, among the roots that `counts` allows, the path whose chunk was read
+    /// more often than changes and failures explain, if there is one.
+    pub(super) fn reads_max(&self, tree: &Tree, counts: impl Fn(usize) -> bool) -> (u64, Option<Reads<'_>>) {
         let mut most = 0;
         let mut wrong = None;
-        for ((root, path, _, _), &reads) in self.reads.iter().filter(|((root, ..), _)| counts(*root)) {
+        for ((root, path, _, _), &reads) in &self.reads {
             most = most.max(reads);
+            if !counts(*root) {
+                continue;
+            }
             let of_path = self.operations.get(path).into_iter().flatten();
             let failures = of_path.filter(|op| op.root == *root && matches!(op.said, Said::Failed(_))).count() as u64;
             if reads > 1 + failures + tree.changes_of(path) {
-                wrong = wrong.max(Some((*root, &**path, reads)));
+                wrong = wrong.max(Some(Reads { root: *root, path, reads }));
             }
         }
         (most, wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rng::Rng;
+    use super::super::tree::TreeConfig;
+    use super::*;
+    use crate::cache::arena::ArenaConfig;
+    use crate::cache::chunks::Chunk;
+    use crate::cache::names::{NamesConfig, NamesWriter};
+    use crate::cache::store::ChunkStore;
+    use crate::cache::types::Kind;
+
+    const TTLS: Ttls = Ttls { enoent_us: 100, dir_us: 1_000, attr_us: u64::MAX };
+
+    fn tree() -> Tree {
+        let config = TreeConfig {
+            dirs: 2,
+            files: 30,
+            small_bytes: 5_000,
+            medium_bytes: 5_000,
+            large_bytes: 5_000,
+            long_names: 0,
+        };
+        Tree::new(&config, &mut Rng::new(1))
+    }
+
+    fn hearer(now: u64) -> Hearer {
+        Hearer { node: 3, root: 0, now: Micros(now), travel_us: 5 }
+    }
+
+    fn operation(asked: u64, looked: u64, told: u64, said: Said) -> Operation {
+        Operation { root: 0, asked: Micros(asked), looked: Micros(looked), told: Micros(told), said }
+    }
+
+    fn path(of: &[u8]) -> Object {
+        Object::Attr(of.into())
+    }
+
+    /// A file of the tree that is not empty.
+    fn some_file(tree: &Tree) -> (Box<[u8]>, Entry) {
+        let files = tree.wanted().iter().filter_map(|path| Some((path.clone(), tree.look(path).ok()?.clone())));
+        let mut files = files.filter(|(_, entry)| entry.attr.kind() == Kind::File && entry.attr.size > 0);
+        files.next().expect("a file")
+    }
+
+    fn told_of(path: &[u8], entry: &Entry) -> Outcome {
+        let (mut writer, _) = NamesWriter::new(NamesConfig::new([1, 2]));
+        Outcome::Entry(writer.insert(path, entry.attr, entry.target.as_deref(), Micros::FOREVER))
+    }
+
+    #[test]
+    fn absence_is_right_until_its_time_is_over_and_has_travelled() {
+        let tree = tree();
+        let mut oracle = Oracle::new(TTLS);
+        let absent = Outcome::Absent { expires: Micros(0) };
+        let judge = |oracle: &mut Oracle, now| oracle.judge(&hearer(now), &tree, &path(b"gone"), &absent).is_ok();
+        assert!(!judge(&mut oracle, 20), "nobody said so");
+        oracle.note(b"gone", operation(10, 12, 20, Said::Absent));
+        assert!(judge(&mut oracle, 115) && !judge(&mut oracle, 116), "counted from when it was asked");
+        oracle.note(b"gone", operation(200, 212, 500, Said::Absent));
+        assert!(judge(&mut oracle, 505) && !judge(&mut oracle, 506), "but it may be told once in any case");
+        let other = Hearer { root: 9, ..hearer(505) };
+        assert!(oracle.judge(&other, &tree, &path(b"gone"), &absent).is_err(), "to another tree's root");
+        let long = Outcome::Absent { expires: Micros(606) };
+        assert!(oracle.judge(&hearer(505), &tree, &path(b"gone"), &long).is_err(), "for longer than the TTL");
+    }
+
+    #[test]
+    fn absence_is_wrong_after_the_node_has_told_of_the_name() {
+        let mut tree = tree();
+        let mut oracle = Oracle::new(TTLS);
+        let name = tree.hot().iter().find(|path| tree.look(path).is_err()).expect("a name to come").clone();
+        let absent = Outcome::Absent { expires: Micros(0) };
+        oracle.note(&name, operation(10, 12, 20, Said::Absent));
+        assert_eq!(oracle.judge(&hearer(50), &tree, &path(&name), &absent), Ok(()));
+        let mut rng = Rng::new(2);
+        while tree.look(&name).is_err() {
+            tree.change(Micros(51), &mut rng);
+        }
+        let entry = tree.look(&name).unwrap().clone();
+        oracle.note(&name, operation(55, 56, 57, Said::Found(entry.clone())));
+        assert_eq!(oracle.judge(&hearer(58), &tree, &path(&name), &told_of(&name, &entry)), Ok(()));
+        let error = oracle.judge(&hearer(60), &tree, &path(&name), &absent).unwrap_err();
+        assert!(error.contains("it was there since"), "{error}");
+        let other = Hearer { node: 4, ..hearer(60) };
+        assert_eq!(oracle.judge(&other, &tree, &path(&name), &absent), Ok(()), "another node may not know yet");
+    }
+
+    #[test]
+    fn other_attributes_and_other_bytes_are_wrong() {
+        let tree = tree();
+        let mut oracle = Oracle::new(TTLS);
+        let (name, entry) = some_file(&tree);
+        assert!(oracle.judge(&hearer(9), &tree, &path(&name), &told_of(&name, &entry)).is_err(), "never told");
+        oracle.note(&name, operation(1, 2, 3, Said::Found(entry.clone())));
+        assert_eq!(oracle.judge(&hearer(9), &tree, &path(&name), &told_of(&name, &entry)), Ok(()));
+        let mut other = entry.clone();
+        other.attr.size += 1;
+        assert!(oracle.judge(&hearer(9), &tree, &path(&name), &told_of(&name, &other)).is_err());
+
+        let version = entry.attr.version();
+        let object = Object::Chunk { path: name, version, index: 0 };
+        let right = tree.content(&version).unwrap().clone();
+        let mut flipped = right.to_vec();
+        *flipped.last_mut().unwrap() ^= 1;
+        let (mut store, _) = ChunkStore::new(ArenaConfig::new(1 << 20));
+        for (bytes, is_right) in [(&right[..], true), (&flipped, false), (&right[1..], false)] {
+            let mut slot = store.alloc(bytes.len().max(1)).unwrap();
+            slot.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+            let outcome = Outcome::Chunk(Arc::new(Chunk::new(slot, bytes.len(), 0)));
+            assert_eq!(oracle.judge(&hearer(9), &tree, &object, &outcome).is_ok(), is_right);
+        }
+        let stale = Outcome::Failed { errno: ESTALE };
+        assert!(oracle.judge(&hearer(9), &tree, &object, &stale).is_err(), "the version is still there");
+    }
+
+    #[test]
+    fn an_errno_is_told_once_and_names_belong_to_their_snapshot() {
+        let tree = tree();
+        let mut oracle = Oracle::new(TTLS);
+        let failed = Outcome::Failed { errno: 5 };
+        oracle.note(b"f", operation(10, 12, 20, Said::Failed(5)));
+        assert_eq!(oracle.judge(&hearer(25), &tree, &path(b"f"), &failed), Ok(()));
+        assert!(oracle.judge(&hearer(26), &tree, &path(b"f"), &failed).is_err());
+        oracle.note(b"f", operation(10, 12, 20, Said::Failed(ENOENT)));
+        let enoent = Outcome::Failed { errno: ENOENT };
+        assert!(oracle.judge(&hearer(20), &tree, &path(b"f"), &enoent).is_err(), "absence is no failure");
+
+        let object = Object::List(Box::default());
+        let told = |stamp| Outcome::Listing { listing: Arc::new(tree.list(b"", stamp)), expires: Micros(0) };
+        oracle.note(b"", operation(10, 12, 20, Said::Names(Arc::new(tree.list(b"", 7)))));
+        assert_eq!(oracle.judge(&hearer(1_015), &tree, &object, &told(7)), Ok(()));
+        assert!(oracle.judge(&hearer(1_015), &tree, &object, &told(8)).is_err());
+        assert!(oracle.judge(&hearer(1_016), &tree, &object, &told(7)).is_err());
     }
 }

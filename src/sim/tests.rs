@@ -1,22 +1,192 @@
+use std::time::Duration;
+
 use super::*;
+use crate::cache::chunks::CHUNK_BYTES;
+
+fn must(config: SimConfig) -> Report {
+    let command = config.command();
+    run(config).unwrap_or_else(|error| panic!("{error}\nrepeat it: {command}"))
+}
+
+/// Runs seeds of 30 to 100 nodes; what happened in all of them.
+fn seeds(level: FaultLevel, seeds: std::ops::Range<u64>) -> Counts {
+    let mut counts = Counts::default();
+    for seed in seeds {
+        counts.add(&must(SimConfig::draw(seed, 30 + u32::try_from(seed * 7 % 70).unwrap(), level)).counts);
+    }
+    counts
+}
+
+/// A run without faults whose figures are moderate, to be changed by a test.
+fn plain(seed: u64, nodes: u32) -> SimConfig {
+    let mut config = SimConfig::draw(seed, nodes, FaultLevel::None);
+    config.cache_bytes = 8 * CHUNK_BYTES;
+    config.enoent_ttl = Duration::from_secs(2);
+    config.dir_ttl = Duration::from_secs(60);
+    config.attr_ttl = None;
+    config
+}
 
 #[test]
-fn smoke() {
-    let mut total = Counts::default();
-    for level in [FaultLevel::None, FaultLevel::Some, FaultLevel::All] {
-        for seed in 0..10 {
-            let config = SimConfig::draw(seed, 40, level);
-            let start = std::time::Instant::now();
-            match run(config.clone()) {
-                Ok(report) => {
-                    println!("{level:?} {seed}: {:?} {:?}", start.elapsed(), report.counts.events);
-                    total.add(&report.counts);
+fn without_faults_nothing_fails_and_only_roots_ask_the_backend() {
+    let counts = seeds(FaultLevel::None, 0..20);
+    assert!(counts.answered > 20 * 30 * 50 && counts.bytes > 10_000_000 && counts.joined > 0, "{counts:?}");
+    assert_eq!((counts.errors, counts.stale, counts.retries, counts.reads_failed), (0, 0, 0, 0));
+}
+
+#[test]
+fn ample_memory_reads_every_chunk_once() {
+    let report = must(plain(3, 60));
+    assert_eq!(report.counts.reads_per_chunk_max, 1);
+    assert!(report.counts.backend_attr < report.counts.answered / 10, "{:?}", report.counts);
+}
+
+#[test]
+fn chosen_faults_cost_no_truth_and_no_answer() {
+    seeds(FaultLevel::Some, 100..120);
+}
+
+#[test]
+fn other_chosen_faults_cost_no_truth_and_no_answer() {
+    seeds(FaultLevel::Some, 120..140);
+}
+
+#[test]
+fn all_faults_cost_no_truth_and_no_answer() {
+    let counts = seeds(FaultLevel::All, 200..220);
+    // Each kind of fault happened, or the test shows nothing.
+    for (name, value, _) in counts.rows().filter(|(name, ..)| *name != "evicted") {
+        assert!(value > 0, "{name} is 0");
+    }
+}
+
+#[test]
+fn all_faults_at_once_cost_no_truth_and_no_answer() {
+    seeds(FaultLevel::All, 220..240);
+}
+
+#[test]
+fn a_thousand_nodes_with_all_faults() {
+    let report = must(SimConfig::draw(1, 1000, FaultLevel::All));
+    assert!(report.counts.answered > 20_000, "{:?}", report.counts);
+}
+
+#[test]
+fn a_seed_gives_the_same_run_event_by_event() {
+    let twice = |seed| [(); 2].map(|()| must(SimConfig::draw(seed, 30, FaultLevel::All)));
+    let [[a, b], [c, d]] = [7, 8].map(twice);
+    assert_eq!((&a, &c), (&b, &d));
+    assert_ne!(a.counts.digest, c.counts.digest);
+}
+
+#[test]
+fn several_trees_have_several_roots() {
+    let mut config = SimConfig::draw(11, 30, FaultLevel::All);
+    config.trees = 3;
+    let command = config.command();
+    assert_eq!(command, "bornite sim --seed 11 --nodes 30 --trees 3 --faults all");
+    let roots = must(config).nodes.iter().filter(|node| node.backend_attr > 0).count();
+    assert_eq!(roots, 3);
+}
+
+#[test]
+fn absence_is_no_older_at_the_end_of_a_long_chain() {
+    for seed in 0..4 {
+        let mut config = SimConfig::draw(seed, 12, FaultLevel::None);
+        config.fanout = Some(1);
+        config.enoent_ttl = Duration::from_millis(300);
+        config.faults.changes = 600;
+        let report = must(config);
+        assert!(report.counts.absent > 100, "{:?}", report.counts);
+    }
+}
+
+#[test]
+fn lost_messages_cost_time_and_no_truth() {
+    let mut config = plain(13, 20);
+    config.faults.lost_per_mille = 50;
+    let report = must(config);
+    assert!(report.counts.retries > 0, "nothing was sent again: the test shows nothing");
+    assert_eq!(report.counts.reads_per_chunk_max, 1);
+}
+
+#[test]
+fn a_network_that_loses_everything_is_told() {
+    let mut config = plain(13, 3);
+    config.faults.lost_per_mille = 1000;
+    let error = run(config).unwrap_err();
+    assert!(matches!(error, SimError::Liveness { .. }), "{error}");
+}
+
+#[test]
+fn long_listings_arrive_in_parts_even_while_they_change() {
+    for (seed, dir_ttl_ms, lost) in [(17, 60_000, 0), (18, 0, 0), (19, 100, 30)] {
+        let mut config = plain(seed, 6);
+        config.tree.long_names = 400;
+        config.dir_ttl = Duration::from_millis(dir_ttl_ms);
+        config.faults.changes = 2_000;
+        config.faults.lost_per_mille = lost;
+        let report = must(config);
+        // Six parts, for each of the root's two children.
+        assert!(report.nodes[0].peers_list >= 12, "{:?}: the test shows nothing", report.nodes[0]);
+    }
+}
+
+#[test]
+fn memory_that_is_too_small_costs_reads_and_no_truth() {
+    let mut config = plain(5, 8);
+    config.cache_bytes = CHUNK_BYTES;
+    config.tree.large_bytes = 3_000_000;
+    config.tree.medium_bytes = 200_000;
+    let report = must(config);
+    assert!(
+        report.counts.evicted > 0 && report.counts.reads_per_chunk_max > 1,
+        "this memory holds everything: the test shows nothing"
+    );
+}
+
+#[test]
+fn nodes_that_start_again_take_no_answer_to_an_earlier_life() {
+    let mut counts = Counts::default();
+    for seed in 0..6 {
+        let mut config = plain(seed, 12);
+        config.attr_ttl = Some(Duration::ZERO);
+        config.faults.restarts = 60;
+        config.faults.late_per_mille = 300;
+        config.faults.late_us_max = 1_000_000;
+        config.lookups_per_client = 20;
+        counts.add(&must(config).counts);
+    }
+    assert!(counts.restarts > 100 && counts.late > 500, "{counts:?}");
+}
+
+#[test]
+#[ignore = "thousands of seeds take minutes: `make soak`"]
+fn thousands_of_seeds() {
+    let failed = std::sync::Mutex::new(Vec::new());
+    let next = std::sync::atomic::AtomicU64::new(1000);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let (nodes, level) = match seed {
+                        1000..1020 => (1000, FaultLevel::All),
+                        1020..4000 => {
+                            let level = [FaultLevel::Some, FaultLevel::All, FaultLevel::All, FaultLevel::None];
+                            (2 + u32::try_from(seed * 7 % 98).unwrap(), level[usize::try_from(seed % 4).unwrap()])
+                        }
+                        _ => return,
+                    };
+                    let config = SimConfig::draw(seed, nodes, level);
+                    let command = config.command();
+                    if let Err(error) = run(config) {
+                        println!("{error}\nrepeat it: {command}");
+                        failed.lock().unwrap().push(command);
+                    }
                 }
-                Err(error) => println!("{level:?} {seed}: {error}\n   {}", config.command()),
-            }
+            });
         }
-    }
-    for (name, value, help) in total.rows() {
-        println!("{name:24} {value:>12} {help}");
-    }
+    });
+    assert_eq!(failed.into_inner().unwrap(), [""; 0]);
 }

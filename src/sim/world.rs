@@ -6,11 +6,11 @@ use std::time::Duration;
 use hashbrown::{HashMap, HashSet};
 
 use super::backend::{self, Question};
-use super::client::{Asked, Client};
+use super::client::{Asked, Client, Kernels};
 use super::config::SimConfig;
 use super::event::{Event, Life, Queue, Read};
 use super::network::Network;
-use super::oracle::{Hearer, Operation, Oracle, Ttls};
+use super::oracle::{Hearer, Operation, Oracle, Reads, Ttls};
 use super::report::{Report, SimError};
 use super::rng::{Rng, mix};
 use super::tree::Tree;
@@ -24,6 +24,8 @@ use crate::core::limits::{FRAME_BYTES_MAX, GRANT_LEASE_US, REQUEST_DEADLINE_US, 
 use crate::core::wire::{self, Message};
 use crate::core::{FlightId, Load, Node, NodeConfig, NodeId, Object, Outcome, Output, Topology, Waiter};
 
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+
 /// Everyone who waits is looked at this often.
 const WATCH_US: u64 = 5_000_000;
 /// How much later than its deadline a request may be answered: timers are exact here.
@@ -34,6 +36,10 @@ const END_US: u64 = 240_000_000;
 const REST_US: u64 = GRANT_LEASE_US + REQUEST_DEADLINE_US + 5_000_000;
 /// Timers of one node at one moment: the second one must have found nothing more to do.
 const TIMERS_PER_MOMENT_MAX: u32 = 4;
+/// Events that an answer costs on average: messages, timers and operations on the way to the root and back.
+const EVENTS_PER_ANSWER_MAX: u64 = 40;
+/// Events that a node costs beside them: its start, and the search for its parent.
+const EVENTS_PER_NODE_MAX: u64 = 200;
 /// Other bytes than those granted, in a row for one request: one less than what fails it.
 const STALE_READS_IN_A_ROW_MAX: u32 = 2;
 
@@ -42,6 +48,7 @@ struct Place {
     /// None before its start, and between two lives.
     node: Option<Node>,
     life: u64,
+    enoent: Option<Arc<EnoentMap>>,
     timer: Micros,
     timers_at: (Micros, u32),
 }
@@ -51,6 +58,7 @@ pub(super) struct World {
     rng: Rng,
     tree: Tree,
     oracle: Oracle,
+    kernels: Kernels,
     network: Network,
     now: Micros,
     queue: Queue,
@@ -83,7 +91,8 @@ impl World {
         let mut places = Vec::new();
         for me in 0..config.nodes {
             let topology = Topology::new(config.nodes, NodeId(me), config.trees, config.fanout)?;
-            places.push(Place { topology, node: None, life: 0, timer: Micros::FOREVER, timers_at: (Micros(0), 0) });
+            let timers_at = (Micros(0), 0);
+            places.push(Place { topology, node: None, life: 0, enoent: None, timer: Micros::FOREVER, timers_at });
         }
         let clients: Vec<_> = (0..places.len())
             .flat_map(|node| (0..config.clients_per_node).map(move |_| node))
@@ -94,6 +103,7 @@ impl World {
             rng,
             tree,
             oracle,
+            kernels: Kernels::default(),
             network: Network::default(),
             now: Micros(1),
             queue: Queue::default(),
@@ -188,6 +198,10 @@ impl World {
             counts.joined += counters.joined;
             counts.evicted += node.store().stats().evicted_chunks;
         }
+        let counts = &self.report.counts;
+        if counts.events > EVENTS_PER_ANSWER_MAX * counts.answered + EVENTS_PER_NODE_MAX * self.places.len() as u64 {
+            return Err(self.stuck(format!("{} events for {} answers", counts.events, counts.answered)));
+        }
         // Without faults nothing is ever sent twice, and nothing is read twice while there is memory.
         let faults = &self.config.faults;
         let is_quiet = !faults.loses() && faults.hangs_per_mille == 0 && faults.failed_reads_per_mille == 0;
@@ -201,7 +215,7 @@ impl World {
             place.life == 1 && place.node.as_ref().is_some_and(|node| node.store().stats().evicted_chunks == 0)
         };
         let (most, wrong) = self.oracle.reads_max(&self.tree, keeps);
-        if let Some((root, path, reads)) = wrong {
+        if let Some(Reads { root, path, reads }) = wrong {
             return Err(self.wrong(root, path, format!("it read one chunk of one version {reads} times")));
         }
         let counts = &mut self.report.counts;
@@ -323,7 +337,9 @@ impl World {
             dir_ttl: self.config.dir_ttl,
             attr_ttl: self.config.attr_ttl,
         };
-        place.node = Some(Node::new(config, names, Arc::new(EnoentMap::new(enoent)), store));
+        let enoent = Arc::new(EnoentMap::new(enoent));
+        place.enoent = Some(enoent.clone());
+        place.node = Some(Node::new(config, names, enoent, store));
         let opens = self.now.after_us(self.rng.up_to(100_000));
         self.queue.push(opens, Event::Open { by: self.life(at) });
         for client in self.clients_of(at) {
@@ -338,11 +354,13 @@ impl World {
             return;
         }
         self.report.counts.restarts += 1;
+        self.kernels.forget(at);
         let life = self.life(at);
         self.asking.retain(|(by, _)| *by != life);
         self.questions.retain(|(by, _), _| *by != life);
         for client in self.clients_of(at) {
             self.clients[client].lose();
+            self.unfinished -= usize::from(self.clients[client].is_over());
         }
         let again = self.now.after_us(self.rng.up_to(3_000_000));
         self.planned(again, Event::Start { node: at });
@@ -417,7 +435,9 @@ impl World {
                     node.registered(segment, key);
                 }
             }
-            Output::Invalidate { .. } | Output::Expire { .. } | Output::Swept { .. } => {}
+            Output::Invalidate { ino, path } => self.kernels.drop_name(by.node, ino, path),
+            // No client invalidates.
+            Output::Expire { .. } | Output::Swept { .. } => {}
             Output::Fence { id } => {
                 if let Some(node) = self.living(by) {
                     node.fenced(now, id);
@@ -514,7 +534,7 @@ impl World {
         let client = &mut self.clients[at];
         client.is_scheduled = false;
         // While its node is down it does nothing: the start wakes it.
-        if client.is_done() || client.asked.is_some() || self.places[client.node].node.is_none() {
+        if client.left == 0 || client.asked.is_some() || self.places[client.node].node.is_none() {
             return Ok(());
         }
         client.left -= 1;
@@ -542,7 +562,7 @@ impl World {
         let path = asked.object.path();
         let waited_us = self.now.0 - asked.at.0;
         if waited_us > REQUEST_DEADLINE_US + DEADLINE_SLACK_US {
-            return Err(self.stuck(format!("node {node} answered {:?} after {waited_us} us", asked.object)));
+            return Err(self.stuck(format!("node {node} answered {} after {waited_us} us", describe(&asked.object))));
         }
         let topology = &self.places[node].topology;
         let hearer = Hearer {
@@ -551,8 +571,19 @@ impl World {
             now: self.now,
             travel_us: u64::from(topology.depth()) * Network::hop_us_max(&self.config),
         };
+        if let Some(ino) = self.kernels.told(node, path, self.now, outcome) {
+            let what =
+                format!("told something else while the kernel still has inode {ino}, and was not told to drop it");
+            return Err(self.wrong(node, path, what));
+        }
         if let Err(what) = self.oracle.judge(&hearer, &self.tree, &asked.object, outcome) {
-            return Err(self.wrong(node, path, format!("{what} (asked at {} us)", asked.at.0)));
+            let timeouts =
+                self.places.iter().filter_map(|place| place.node.as_ref()).any(|n| n.counters().timeouts > 0);
+            if timeouts && matches!(outcome, Outcome::Failed { errno } if *errno == EIO) {
+                return Err(self.stuck(format!("node {node} had no answer for {} in time", describe(&asked.object))));
+            }
+            let what = format!("{what}, for {} asked at {} us", describe(&asked.object), asked.at.0);
+            return Err(self.wrong(node, path, what));
         }
         let counts = &mut self.report.counts;
         counts.answered += 1;
@@ -571,7 +602,7 @@ impl World {
         }
         match self.clients[at].more(&asked.object, outcome, &mut self.rng) {
             Some(object) => self.ask(at, object),
-            None if self.clients[at].is_done() => self.unfinished -= 1,
+            None if self.clients[at].is_over() => self.unfinished -= 1,
             None => {
                 // A third of the lookups come at once, the others over the whole span.
                 let all = self.config.lookups_per_client;
@@ -590,7 +621,16 @@ impl World {
             client.asked.as_ref().is_some_and(|asked| asked.at.after_us(deadline_us) < self.now)
         };
         if let Some(client) = self.clients.iter().find(late) {
-            return Err(self.stuck(format!("a client of node {} still waits: {:?}", client.node, client.asked)));
+            let object = client.asked.as_ref().map(|asked| describe(&asked.object)).unwrap_or_default();
+            return Err(self.stuck(format!("a client of node {} still waits for {object}", client.node)));
+        }
+        for at in 0..self.places.len() {
+            let Some(enoent) = &self.places[at].enoent else { continue };
+            enoent.maintain(self.now);
+            let entries = enoent.stats().entries;
+            if entries > self.config.enoent_entries as u64 {
+                return Err(self.wrong(at, b"", format!("it remembers {entries} absent names")));
+            }
         }
         if self.unfinished > 0 {
             self.queue.push(self.now.after_us(WATCH_US), Event::Watch);
@@ -610,6 +650,16 @@ impl World {
 
     fn stuck(&self, what: String) -> SimError {
         SimError::Liveness { seed: self.config.seed, at_us: self.now.0, what }
+    }
+}
+
+fn describe(object: &Object) -> String {
+    let path = String::from_utf8_lossy(object.path());
+    match object {
+        Object::Attr(_) => format!("the attributes of \"{path}\""),
+        Object::List(_) => format!("the names in \"{path}\""),
+        Object::Chunk { version, index, .. } => format!("chunk {index} of \"{path}\" as {version:?}"),
+        Object::Statfs => "statfs".to_owned(),
     }
 }
 

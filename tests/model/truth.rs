@@ -83,24 +83,39 @@ impl Object {
     /// Whether this object may be shown so.
     pub(crate) fn looks(&self, shown: &Shown, target: &[u8]) -> bool {
         // The text of a link may be served as another one, and its size with it: `accepts_text` sees to that.
-        let rewritten = self.text.as_ref().is_some_and(|text| inside(text, target).is_some());
+        let rewritten = self.text.as_ref().is_some_and(|text| inside(text, target).is_some() || climbs(text) > 0);
         let size = if rewritten { shown.size } else { self.shown.size };
         Shown { size, ..self.shown } == *shown
     }
 
-    /// Whether a link at `path` with this object's text may be read as `text`.
+    /// Whether a link at `path` with this object's text may be read as `text`: what stays in the tree is relative, what
+    /// leaves it is absolute, and it is the same place.
     pub(crate) fn accepts_text(&self, path: &[u8], text: &[u8], target: &[u8]) -> bool {
         let Some(own) = &self.text else { return false };
-        match inside(own, target) {
+        let dir = path.iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &path[..at]);
+        let depth = dir.split(|b| *b == b'/').filter(|name| !name.is_empty()).count();
+        let absolute =
+            |text: &[u8]| if text.first() == Some(&b'/') { text.to_vec() } else { [target, dir, text].join(&b'/') };
+        let rewritten = match own.first() {
+            Some(b'/') => inside(own, target).is_some().then_some(false),
+            _ => (climbs(own) > depth).then_some(true),
+        };
+        match rewritten {
             None => own == text,
-            // Relative, and the same place.
-            Some(inside) => {
-                let dir = path.iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &path[..at]);
-                let joined = [dir, text].join(&b'/');
-                !text.is_empty() && text[0] != b'/' && normal(&joined) == normal(inside)
+            Some(to_absolute) => {
+                (text.first() == Some(&b'/')) == to_absolute && normal(&absolute(text)) == normal(&absolute(own))
             }
         }
     }
+}
+
+/// How many folders a relative text climbs up before it goes down.
+fn climbs(text: &[u8]) -> usize {
+    if text.first() == Some(&b'/') {
+        return 0;
+    }
+    let names = text.split(|b| *b == b'/').filter(|name| !name.is_empty() && *name != b".");
+    names.take_while(|name| *name == b"..").count()
 }
 
 /// What of an absolute path is below `target`.
@@ -109,19 +124,17 @@ fn inside<'a>(text: &'a [u8], target: &[u8]) -> Option<&'a [u8]> {
     (rest.is_empty() || rest[0] == b'/').then_some(rest)
 }
 
-/// A path's names, `..` taken back; none where that leads out of the tree.
-fn normal(path: &[u8]) -> Option<Vec<&[u8]>> {
+/// An absolute path's names, `..` taken back; above the root directory is the root directory.
+fn normal(path: &[u8]) -> Vec<&[u8]> {
     let mut names = Vec::new();
     for name in path.split(|b| *b == b'/') {
         match name {
             b"" | b"." => {}
-            b".." => {
-                names.pop()?;
-            }
+            b".." => drop(names.pop()),
             name => names.push(name),
         }
     }
-    Some(names)
+    names
 }
 
 /// The whole tree by path; the root is the empty path.

@@ -284,6 +284,34 @@ fn unfit_mount_points_are_refused_with_their_reason() {
     assert!(text.contains(place.path.to_str().expect("utf-8")) && text.contains("name an empty directory"), "{text}");
 }
 
+#[test]
+fn of_many_that_mount_at_once_one_succeeds() {
+    const MANY: usize = 8;
+    if !fuse_is_here() {
+        return;
+    }
+    let place = Place::new();
+    for _ in 0..10 {
+        let together = std::sync::Barrier::new(MANY);
+        let results: Vec<Result<Session, MountError>> = std::thread::scope(|scope| {
+            let one = || {
+                together.wait();
+                Session::mount(Arc::new(tree()), MountOptions { threads: 1, ..MountOptions::new(&place.path) })
+            };
+            let all: Vec<_> = (0..MANY).map(|_| scope.spawn(one)).collect();
+            all.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        assert_eq!(place.mounts(), 1);
+        let (mut sessions, refused): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!(sessions.len(), 1);
+        assert!(refused.iter().all(|r| matches!(r, Err(MountError::AlreadyOurs { .. }))), "other reasons");
+        let session = sessions.pop().expect("one").expect("it is Ok");
+        session.unmount().expect("unmounts");
+        session.join(DEADLINE).expect("ends");
+    }
+    assert_eq!(place.mounts(), 0);
+}
+
 /// Runs its arguments as nobody, in a mount namespace of its own where everybody may open /dev/fuse, as is usual; some
 /// machines keep it to root.
 const AS_NOBODY: &str = r#"

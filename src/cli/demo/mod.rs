@@ -251,7 +251,7 @@ impl Demo<'_> {
 
 fn counts(job: &LocalJob) -> anyhow::Result<Vec<Status>> {
     let dirs = SocketDirs::of_user();
-    job.mountpoints().map(|mount| Ok(query(&dirs, mount, Request::Status, STATUS_TIMEOUT)?)).collect()
+    job.mountpoints().map(|mount| Ok(query(&dirs, mount, &Request::Status, STATUS_TIMEOUT)?)).collect()
 }
 
 /// Makes the kernel forget what it has cached of files, names and inodes (proc_sys_vm(5)); root may.

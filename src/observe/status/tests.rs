@@ -1,6 +1,6 @@
 //! The status socket through real sockets: answers, deadlines, strangers, dead daemons.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::mpsc;
@@ -34,6 +34,44 @@ fn sample(mountpoint: &Path) -> Status {
     }
 }
 
+/// Always says the same; forgets what is called "known".
+struct Fixed(Status);
+
+impl Source for Fixed {
+    fn status(&self) -> Status {
+        self.0.clone()
+    }
+
+    fn invalidate(&self, path: &[u8]) -> Result<Invalidated, String> {
+        match path {
+            b"known" => Ok(Invalidated { reached: 3, missing: 1 }),
+            _ => Err("no such thing".to_owned()),
+        }
+    }
+}
+
+#[test]
+fn an_invalidation_is_passed_on_and_so_is_its_error() {
+    let setup = Setup::new();
+    let _server = setup.serve();
+    let ask = |path: &[u8]| {
+        query::<Invalidated>(&setup.dirs, &setup.mountpoint, &Request::Invalidate(path.to_vec()), DEADLINE)
+    };
+    assert_eq!(ask(b"known").unwrap(), Invalidated { reached: 3, missing: 1 });
+    assert!(ask(b"\xff/other").unwrap_err().to_string().contains("no such thing"));
+}
+
+#[test]
+fn request_lines_hold_any_path() {
+    for path in [&b""[..], b"a/b", b"\xff\x00 \n"] {
+        let request = Request::Invalidate(path.to_vec());
+        assert_eq!(Request::parse(request.line().as_bytes()), Some(request));
+    }
+    for wrong in ["invalidate x", "invalidate abc", "invalidate 0g", "invalid"] {
+        assert_eq!(Request::parse(wrong.as_bytes()), None, "{wrong}");
+    }
+}
+
 struct Setup {
     temp: tempfile::TempDir,
     dirs: SocketDirs,
@@ -51,11 +89,11 @@ impl Setup {
 
     fn serve(&self) -> StatusServer {
         let status = sample(&self.mountpoint);
-        StatusServer::start(&self.dirs, &self.mountpoint, move || status.clone()).unwrap()
+        StatusServer::start(&self.dirs, &self.mountpoint, Arc::new(Fixed(status))).unwrap()
     }
 
     fn query(&self, deadline: Duration) -> Result<Status, StatusError> {
-        query(&self.dirs, &self.mountpoint, Request::Status, deadline)
+        query(&self.dirs, &self.mountpoint, &Request::Status, deadline)
     }
 
     fn socket(&self) -> SocketPath {
@@ -71,9 +109,9 @@ fn a_daemon_answers_status_and_stats() {
     let server = setup.serve();
     assert_eq!(server.mountpoint(), setup.mountpoint);
     assert_eq!(setup.query(DEADLINE).unwrap(), sample(&setup.mountpoint));
-    let stats: Snapshot = query(&setup.dirs, &setup.mountpoint, Request::Stats, DEADLINE).unwrap();
+    let stats: Snapshot = query(&setup.dirs, &setup.mountpoint, &Request::Stats, DEADLINE).unwrap();
     assert_eq!(stats.get(Counter::FuseLookup), 42);
-    let all = query_all::<Status>(&setup.dirs, Request::Status, DEADLINE);
+    let all = query_all::<Status>(&setup.dirs, &Request::Status, DEADLINE);
     assert_eq!(all.len(), 1);
     assert_eq!(all[0].as_ref().unwrap().hostname, "node1");
 }
@@ -84,7 +122,7 @@ fn without_a_daemon_the_error_names_the_mount_point_and_the_next_step() {
     let text = setup.query(DEADLINE).unwrap_err().to_string();
     let mountpoint = setup.mountpoint.display();
     assert_eq!(text, format!("no daemon serves {mountpoint}; start one with `bornite mount {mountpoint}`"));
-    assert!(query_all::<Status>(&setup.dirs, Request::Status, DEADLINE).is_empty());
+    assert!(query_all::<Status>(&setup.dirs, &Request::Status, DEADLINE).is_empty());
 }
 
 #[test]
@@ -102,7 +140,7 @@ fn a_second_daemon_of_the_same_mount_point_is_refused() {
     let setup = Setup::new();
     let _server = setup.serve();
     let status = sample(&setup.mountpoint);
-    let error = StatusServer::start(&setup.dirs, &setup.mountpoint, move || status.clone()).unwrap_err();
+    let error = StatusServer::start(&setup.dirs, &setup.mountpoint, Arc::new(Fixed(status))).unwrap_err();
     assert!(error.to_string().contains(&format!("a daemon (pid {}) already serves", std::process::id())), "{error}");
     assert_eq!(setup.query(DEADLINE).unwrap().pid, 7, "the refused start must not harm the living daemon's socket");
 }
@@ -117,7 +155,9 @@ fn leave_dead_socket(setup: &Setup) {
     std::fs::create_dir(&away).unwrap();
     let names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.iter().for_each(|name| std::fs::rename(dir.join(name), away.join(name)).unwrap());
+    // So is its directory, which goes with the last of them.
     drop(claim);
+    std::fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
     names.iter().for_each(|name| std::fs::rename(away.join(name), dir.join(name)).unwrap());
     assert_eq!(names.len(), 2);
 }
@@ -128,7 +168,7 @@ fn a_socket_of_a_dead_daemon_is_reported_then_replaced() {
     leave_dead_socket(&setup);
     let error = setup.query(DEADLINE).unwrap_err();
     assert!(matches!(error, StatusError::DaemonDied { .. }), "{error}");
-    assert!(query_all::<Status>(&setup.dirs, Request::Status, DEADLINE).is_empty());
+    assert!(query_all::<Status>(&setup.dirs, &Request::Status, DEADLINE).is_empty());
     drop(setup.serve());
     assert!(matches!(setup.query(DEADLINE).unwrap_err(), StatusError::NoDaemon { .. }));
 }
@@ -202,7 +242,7 @@ fn another_user_is_refused() {
     let dirs = SocketDirs::at(&dir);
     let mountpoint = temp.path().join("mnt");
     let status = sample(&mountpoint);
-    let _server = StatusServer::start(&dirs, &mountpoint, move || status.clone()).unwrap();
+    let _server = StatusServer::start(&dirs, &mountpoint, Arc::new(Fixed(status))).unwrap();
     // Open what the directory's mode keeps shut, so that only the check of the peer is left.
     let socket = dirs.sockets_of(&mountpoint).unwrap().pop().unwrap().display_path();
     for (path, mode) in [(temp.path(), 0o711), (&dir, 0o711), (&socket, 0o777)] {
