@@ -253,8 +253,13 @@ fn an_interrupted_client_ends_at_the_latest_with_its_answer() {
     fs::metadata(mountpoint.join("read")).unwrap();
     for (name, call, program) in [("looked-up", Call::Lookup, "stat"), ("read", Call::Read, "cat")] {
         backend.trouble(name, call, Trouble::Hold);
-        let mut command = Command::new(program);
-        command.arg(mountpoint.join(name)).stdin(Stdio::null()).stdout(Stdio::null());
+        // A shell that starts tests in the background has them ignore SIGINT.
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=INT", program])
+            .arg(mountpoint.join(name))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         let mut client = Client(command.spawn().unwrap());
         let held = eventually(DEADLINE, || backend.held() == 1);
         let pid = rustix::process::Pid::from_child(&client.0);
