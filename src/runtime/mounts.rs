@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use bornite_fuse::mountinfo::{self, Entry};
 use hashbrown::HashSet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, SeekFrom};
@@ -97,7 +98,7 @@ impl Mounts {
                 Err(errno) => return Err(errno),
             }
         }
-        *hidden = text.split(|&b| b == b'\n').filter_map(|line| hidden_by(line, &self.target)).collect();
+        *hidden = mountinfo::parse(&text).iter().filter_map(|mount| hidden_by(mount, &self.target)).collect();
         Ok(())
     }
 }
@@ -115,41 +116,15 @@ fn place_among(hidden: &HashSet<Box<[u8]>>, path: &[u8]) -> Place {
     }
 }
 
-/// The path below `target` that a line of the list hides, if it hides one. The target itself is never hidden: who
-/// names it means it.
-fn hidden_by(line: &[u8], target: &[u8]) -> Option<Box<[u8]>> {
-    let mut fields = line.split(|&b| b == b' ');
-    let point = unescape(fields.nth(4)?);
-    let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
-    if !PSEUDO.contains(&kind) {
+/// The path below `target` that a mount hides, if it hides one. The target itself is never hidden: who names it means it.
+fn hidden_by(mount: &Entry, target: &[u8]) -> Option<Box<[u8]>> {
+    if !PSEUDO.contains(&mount.fstype.as_bytes()) {
         return None;
     }
+    let point = mount.mountpoint.as_os_str().as_bytes();
     let rest =
         if target == b"/" { point.strip_prefix(b"/")? } else { point.strip_prefix(target)?.strip_prefix(b"/")? };
     (!rest.is_empty()).then(|| rest.into())
-}
-
-/// Undoes the octal escapes of the list (`\040` for a space).
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = (first == b'\\')
-            .then(|| tail.get(..3)?.iter().try_fold(0u32, |n, b| Some(n * 8 + char::from(*b).to_digit(8)?)))
-            .flatten()
-            .and_then(|n| u8::try_from(n).ok());
-        match octal {
-            Some(byte) => {
-                out.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                out.push(first);
-                rest = tail;
-            }
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -157,7 +132,8 @@ mod tests {
     use super::*;
 
     fn hidden(target: &str, lines: &[&str]) -> HashSet<Box<[u8]>> {
-        lines.iter().filter_map(|l| hidden_by(l.as_bytes(), target.as_bytes())).collect()
+        let mounts = mountinfo::parse(lines.join("\n").as_bytes());
+        mounts.iter().filter_map(|mount| hidden_by(mount, target.as_bytes())).collect()
     }
 
     const LINES: [&str; 6] = [
