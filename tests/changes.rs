@@ -82,7 +82,14 @@ fn changed_between_two_reads(change: impl Fn(&Path), want: impl Fn() -> Vec<u8>)
         assert!(matches!(byte_at(&file, 0), Ok(1) | Err(Errno::STALE)));
         let want = want();
         if want.is_empty() {
-            assert_eq!(errno(fs::read(cluster.mount(node).join("file"))), Some(Errno::NOENT));
+            let begin = Instant::now();
+            while let gone = errno(fs::read(cluster.mount(node).join("file")))
+                && gone != Some(Errno::NOENT)
+            {
+                assert_eq!(gone, Some(Errno::STALE), "node {node}");
+                assert!(begin.elapsed() < REOPEN, "node {node} still has it");
+                std::thread::sleep(Duration::from_millis(10));
+            }
         } else {
             reads_soon(&cluster.mount(node).join("file"), &want);
         }

@@ -294,7 +294,9 @@ fn server_of(device: Device) -> Option<u32> {
         Ok(false)
     };
     let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|p| p.file_name().to_str()?.parse().ok());
-    pids.into_iter().find(|&pid| serves(pid).unwrap_or(false))
+    let mut serving = pids.into_iter().filter(|&pid| serves(pid).unwrap_or(false));
+    // A number is used again while a process still holds the device of a mount that is gone: then it is not told.
+    serving.next().filter(|_| serving.next().is_none())
 }
 
 /// mount(2) by ourselves; `None` where that takes a privilege that we lack.

@@ -257,7 +257,9 @@ impl World {
                         BackendReply::Chunk(Ok(ChunkRead { slot, len, crc: 7, ctime }))
                     }
                     BackendOp::Recheck { .. } if fails => BackendReply::Recheck(Err(errno)),
-                    BackendOp::Recheck { .. } => BackendReply::Recheck(Ok(World::attr(bytes))),
+                    BackendOp::Recheck { .. } => {
+                        BackendReply::Recheck(Ok((bytes.u8() & 1 == 0).then(|| World::attr(bytes))))
+                    }
                     BackendOp::Statfs if fails => BackendReply::Statfs(Err(errno)),
                     BackendOp::Statfs => BackendReply::Statfs(Ok(messages::statfs(bytes))),
                 };

@@ -195,7 +195,7 @@ impl Names {
         let found = self.get(path)?;
         let mut child = Arc::clone(&found);
         while let Some(parent) = parent_path(&child.path).and_then(|path| self.get(path)) {
-            if child.parent != parent.ino {
+            if child.parent != parent.ino && child.parent != UNKNOWN {
                 return None;
             }
             child = parent;
@@ -216,7 +216,11 @@ impl Names {
             return None;
         }
         let hash = self.hash.child(parent.hash, name);
-        self.index.with(hash, |inode| inode.parent == parent.ino && is_child(&inode.path, &parent.path, name), with)
+        self.index.with(
+            hash,
+            |inode| [parent.ino, UNKNOWN].contains(&inode.parent) && is_child(&inode.path, &parent.path, name),
+            with,
+        )
     }
 
     /// The inode of a number: the view of the path that was inserted last, or the retired one.
@@ -325,7 +329,8 @@ impl NamesWriter {
             .filter(|old| is_same(&old.attr, &attr) || (path.is_empty() && old.attr.is_dir() && attr.is_dir()));
         let parent = match parent_path(path) {
             None | Some(b"") => Ino::ROOT,
-            Some(parent) => self.parent_ino(parent),
+            // One that is not current itself is no place to be found in.
+            Some(parent) => self.names.current(parent).map_or(UNKNOWN, |parent| parent.ino),
         };
         let (ino, body) = match kept {
             Some(old) => {
@@ -430,17 +435,6 @@ impl NamesWriter {
         });
         self.sub_bytes(dropped_bytes);
         found
-    }
-
-    /// The number of the directory at `path`; what is known to be another directory's by now is forgotten.
-    fn parent_ino(&mut self, path: &[u8]) -> Ino {
-        match self.names.current(path) {
-            Some(parent) => parent.ino,
-            None => {
-                self.remove(path);
-                UNKNOWN
-            }
-        }
     }
 
     fn new_body(&mut self, path: &[u8], attr: Attr) -> (Ino, Arc<Body>) {
@@ -692,16 +686,14 @@ mod tests {
         let e = put(&mut writer, b"d/e", attr(DIR, 8));
         assert_eq!(names.child(&new, b"e").map(|inode| inode.ino), Some(e.ino));
         assert!(names.current(b"d/e/f").is_none());
-        // What is found below a directory that is not current any more stands for itself.
-        put(&mut writer, b"d/e", attr(DIR, 3));
+        // Where the directory was not known, or not the current one, a path stands for itself.
+        put(&mut writer, b"x/y", attr(FILE, 9));
+        let x = put(&mut writer, b"x", attr(DIR, 10));
+        assert!(names.current(b"x/y").is_some() && names.child(&x, b"y").is_some());
         put(&mut writer, b"d", attr(DIR, 20));
         put(&mut writer, b"d/e/f", attr(FILE, 4));
-        assert!(names.get(b"d/e").is_none() && names.current(b"d/e/f").is_some());
-        // Where the directory was not known, a path stands for itself.
-        put(&mut writer, b"x/y", attr(FILE, 9));
-        assert!(names.current(b"x/y").is_some());
-        put(&mut writer, b"x", attr(DIR, 10));
-        assert!(names.current(b"x/y").is_none());
+        put(&mut writer, b"d/e", attr(DIR, 8));
+        assert!(names.current(b"d/e/f").is_some());
     }
 
     #[test]

@@ -18,10 +18,15 @@ const PULL_RETRY_US: u64 = 50_000;
 impl Node {
     /// Takes a request one step further: what it needs first, then the backend or the parent.
     pub(super) fn lead(&mut self, now: Micros, id: FlightId) {
+        self.lead_on(now, id, false);
+    }
+
+    /// As `lead`; `known`: upstream has just said what is at the path, whatever is known of the directories above it.
+    fn lead_on(&mut self, now: Micros, id: FlightId, known: bool) {
         let Some(flight) = self.flights.get(id) else { return };
         let object = flight.object.clone();
         if let Object::List(path) | Object::Chunk { path, .. } = &object {
-            match self.names.current(path) {
+            match if known { self.names.get(path) } else { self.names.current(path) } {
                 Some(inode) => {
                     if let Err(errno) = fits(&object, &inode.attr) {
                         return self.fail(now, id, errno);
@@ -55,7 +60,7 @@ impl Node {
             Outcome::Listing { .. } | Outcome::Chunk(_) | Outcome::Statfs(_) => Err(EIO),
         };
         match answer {
-            Ok(()) => self.lead(now, id),
+            Ok(()) => self.lead_on(now, id, true),
             Err(errno) => self.fail(now, id, errno),
         }
     }
@@ -187,7 +192,7 @@ impl Node {
 
     /// Upstream failed with `errno`. A name or version that is gone is forgotten, so that the next to ask sees what is
     /// there now; nothing else is remembered.
-    fn failed(&mut self, object: &Object, errno: i32) -> Outcome {
+    pub(super) fn failed(&mut self, object: &Object, errno: i32) -> Outcome {
         match object {
             Object::Chunk { path, version, .. } if is_gone(errno) => {
                 // Another name of the file may still be it: who reads it tries that one.

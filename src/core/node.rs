@@ -209,8 +209,9 @@ pub enum BackendReply {
     List(Result<Listing, i32>),
     /// To [`BackendOp::Chunk`].
     Chunk(Result<ChunkRead, ChunkFailure>),
-    /// To [`BackendOp::Recheck`]: the file's attributes, at which all of them are; ESTALE if one is not.
-    Recheck(Result<Attr, i32>),
+    /// To [`BackendOp::Recheck`]: the file's attributes, at which all of them are; none if one is not, though the version
+    /// is the same; ESTALE if it is another one.
+    Recheck(Result<Option<Attr>, i32>),
     /// To [`BackendOp::Statfs`].
     Statfs(Result<Statfs, i32>),
 }

@@ -82,21 +82,21 @@ impl Node {
     }
 
     /// What was read of a file before was compared: `Ok` with its attributes now if it is all as it was.
-    pub(super) fn rechecked(&mut self, now: Micros, id: FlightId, result: Result<Attr, i32>) {
+    pub(super) fn rechecked(&mut self, now: Micros, id: FlightId, result: Result<Option<Attr>, i32>) {
         let Some(flight) = self.flights.get(id) else { return };
         let (key, object, held) = (FlightKey::from(&*flight), flight.object.clone(), flight.held.take());
         let inode = self.names.get(&key.path);
         let outcome = match (held, result) {
-            (Some(Held::Found { found, expires }), Ok(attr)) => {
+            (Some(Held::Found { found, expires }), Ok(Some(attr))) => {
                 let attr = Attr { change: found.attr.change, ..attr };
                 self.still_the_same(inode.map(|inode| inode.ino), attr.ctime, None);
                 self.learn_found(&key, attr, found.target.as_deref(), expires)
             }
-            (Some(Held::Found { mut found, expires }), Err(errno)) if errno == ESTALE => {
+            (Some(Held::Found { mut found, expires }), Ok(None)) => {
                 found.attr.change = self.count_change(&found.attr);
                 self.learn_found(&key, found.attr, found.target.as_deref(), expires)
             }
-            (Some(Held::Chunk { slot, len, crc }), Ok(attr)) => {
+            (Some(Held::Chunk { slot, len, crc }), Ok(Some(attr))) => {
                 if let (Some(inode), Object::Chunk { version, index, .. }) = (&inode, &object)
                     && inode.attr.version() == *version
                 {
@@ -107,11 +107,13 @@ impl Node {
                 self.counters.backend_bytes += len as u64;
                 self.learn_chunk(&object, slot, len, crc)
             }
-            (Some(Held::Chunk { .. }), Err(errno)) if errno == ESTALE => match inode {
+            (Some(Held::Chunk { .. }), Ok(None)) => match inode {
                 Some(inode) => self.changed_silently(&key.path, inode.ino, &inode.attr),
-                None => Outcome::Failed { errno },
+                None => Outcome::Failed { errno: ESTALE },
             },
-            (_, Err(errno)) => Outcome::Failed { errno },
+            // It is another version by now: what is there is asked for once more.
+            (Some(Held::Found { .. }), Err(errno)) if errno == ESTALE => return self.lead(now, id),
+            (_, Err(errno)) => self.failed(&object, errno),
             (None, Ok(_)) => Outcome::Failed { errno: ESTALE },
         };
         self.finish(now, id, &outcome);

@@ -193,12 +193,11 @@ impl Backend {
     }
 
     /// Whether these chunks of a file (their numbers and checksums) are still as they were, all at one change time;
-    /// gives the attributes then.
+    /// gives the attributes then, and none where one is not.
     ///
     /// # Errors
-    /// ESTALE where one is not, or the file is of another version or changes all the time; else the backend's own
-    /// errno.
-    pub fn recheck(&self, path: &[u8], version: &Version, chunks: &[(u32, u32)]) -> Result<Attr, Errno> {
+    /// ESTALE where the file is of another version or changes all the time; else the backend's own errno.
+    pub fn recheck(&self, path: &[u8], version: &Version, chunks: &[(u32, u32)]) -> Result<Option<Attr>, Errno> {
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut before = None;
         // By its path, not by a descriptor from before: it may be another file, or gone.
@@ -210,13 +209,13 @@ impl Backend {
                 let len = usize::try_from(version.size.saturating_sub(begin)).unwrap_or(usize::MAX).min(CHUNK_BYTES);
                 let (found, after) = self.read(path, version, begin, &mut buffer[..len])?;
                 if found != *crc {
-                    return Err(Errno::STALE);
+                    return Ok(None);
                 }
                 before.get_or_insert(after.ctime);
                 last = Some(after);
             }
             match last {
-                Some(attr) if before == Some(attr.ctime) => return Ok(attr),
+                Some(attr) if before == Some(attr.ctime) => return Ok(Some(attr)),
                 // It moved meanwhile: what was compared first is compared again.
                 _ => before = last.map(|attr| attr.ctime),
             }

@@ -127,8 +127,9 @@ pub(super) fn answer(
                 bytes.is_some_and(|bytes| crc32c::crc32c(bytes) == *crc)
             };
             match there {
-                Ok(entry) if is_file(entry, &version) && chunks.iter().all(same) => {
-                    (BackendReply::Recheck(Ok(entry.attr)), Said::Found(entry.clone()))
+                Ok(entry) if is_file(entry, &version) => {
+                    let same = chunks.iter().all(same).then_some(entry.attr);
+                    (BackendReply::Recheck(Ok(same)), Said::Found(entry.clone()))
                 }
                 Ok(_) => (BackendReply::Recheck(Err(ESTALE)), Said::Failed(ESTALE)),
                 Err(errno) => (BackendReply::Recheck(Err(ESTALE)), said_error(errno)),

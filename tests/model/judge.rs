@@ -86,6 +86,7 @@ impl Judge {
     }
 
     /// Node `node` said that `path` is there, looks so and has number `ino`, and that this may be repeated until then.
+    #[allow(clippy::too_many_arguments, reason = "what was asked, and all of the answer")]
     pub(crate) fn present(
         &mut self,
         truth: &Truth,
