@@ -39,6 +39,30 @@ fn all_names(prefix: &str) -> Vec<String> {
     ERRORS.iter().flat_map(|&error| DEPTHS.map(|node| name(prefix, error, node))).collect()
 }
 
+/// A node that is alone, without a runtime.
+fn lone_root() -> bornite::core::Node {
+    use bornite::cache::arena::ArenaConfig;
+    use bornite::cache::enoent::{EnoentConfig, EnoentMap};
+    use bornite::cache::names::{NamesConfig, NamesWriter};
+    use bornite::cache::store::ChunkStore;
+    use bornite::core::{Node, NodeConfig, NodeId, Topology};
+
+    const BYTES: usize = 4 << 20;
+    let config = NodeConfig {
+        topology: Topology::new(1, NodeId(0), 1, None).unwrap(),
+        job: 1,
+        incarnation: 1,
+        enoent_ttl: Duration::from_secs(2),
+        dir_ttl: Duration::from_secs(60),
+        attr_ttl: None,
+    };
+    let arena = ArenaConfig { first_segment_bytes: BYTES, segment_bytes: BYTES, max_bytes: BYTES };
+    let enoent = std::sync::Arc::new(EnoentMap::new(EnoentConfig::new([1, 2])));
+    let mut node = Node::new(config, NamesWriter::new(NamesConfig::new([1, 2])), enoent, ChunkStore::new(arena).0);
+    node.open_for_service();
+    node
+}
+
 #[test]
 fn failed_lookups_keep_their_errno_and_are_forgotten() {
     needs_fuse!("failed_lookups_keep_their_errno_and_are_forgotten");
@@ -255,4 +279,35 @@ fn sixteen_reads_that_hang_hold_up_no_lookup() {
         }
         cluster.assert_only_root_asked();
     }
+}
+
+/// Without a mount, since the core's clock need not run as fast as ours.
+#[test]
+fn what_has_no_answer_within_45_s_fails_and_is_forgotten() {
+    use bornite::cache::types::Micros;
+    use bornite::core::{BackendOp, Object, Outcome, Output};
+
+    const DEADLINE_US: u64 = 45_000_000;
+    let mut node = lone_root();
+    let path = || Object::Attr(b"name"[..].into());
+    for (round, begin) in [(1, 1_000_000), (2, 100_000_000)] {
+        let at = |us: u64| Micros(begin + us);
+        node.request(at(0), path(), bornite::core::Waiter::Local(round));
+        // It is asked, and the backend says nothing.
+        let outputs: Vec<Output> = std::iter::from_fn(|| node.poll_output()).collect();
+        let asked = |output: &Output| matches!(output, Output::Backend { op: BackendOp::Attr { .. }, .. });
+        assert!(outputs.iter().any(asked), "round {round} is answered from memory: {outputs:?}");
+        let mut ended = None;
+        while let Some(due) = node.next_deadline().filter(|due| ended.is_none() && *due <= at(2 * DEADLINE_US)) {
+            node.timer(due);
+            ended = std::iter::from_fn(|| node.poll_output()).find_map(|output| match output {
+                Output::Complete { waiter, outcome } => Some((due, waiter, outcome)),
+                _ => None,
+            });
+        }
+        let Some((due, waiter, Outcome::Failed { errno })) = ended else { panic!("round {round}: {ended:?}") };
+        assert_eq!((due, waiter, errno), (at(DEADLINE_US), round, Errno::IO.raw_os_error()));
+        assert_eq!(node.in_flight(), 0);
+    }
+    assert_eq!(node.counters().timeouts, 2);
 }

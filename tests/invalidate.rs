@@ -95,6 +95,19 @@ fn a_node_that_is_gone_is_counted_and_the_others_are_done() {
 }
 
 #[test]
+fn a_grandchild_that_is_gone_does_not_hide_its_parent() {
+    needs_fuse!("a_grandchild_that_is_gone_does_not_hide_its_parent");
+    let target = tempfile::tempdir().expect("a temporary directory");
+    let mut cluster = Cluster::start(4, target.path());
+    for node in 0..4 {
+        assert_eq!(fs::read_dir(cluster.mount(node)).expect("a directory").count(), 0);
+    }
+    cluster.take(3).stop(common::STOP_DEADLINE).expect("it stops");
+    let swept = cluster.daemon(2).invalidate(b"", Duration::from_secs(20));
+    assert_eq!(swept, Some(Swept { reached: 3, missing: 1 }));
+}
+
+#[test]
 fn bytes_that_changed_under_a_kept_modification_time_are_found_out() {
     needs_fuse!("bytes_that_changed_under_a_kept_modification_time_are_found_out");
     let target = tempfile::tempdir().expect("a temporary directory");

@@ -20,7 +20,9 @@ use bornite_fuse::Errno as Answer;
 use common::backend::{Call, Scripted, Trouble};
 use common::program::Program;
 use common::tree::CHUNK;
-use common::{DEADLINE, DEPTHS, Plan, assert_same_bytes, errno, eventually, free_port, is_mounted, noise, wait_until};
+use common::{
+    Cluster, DEADLINE, DEPTHS, Plan, assert_same_bytes, errno, eventually, free_port, is_mounted, noise, wait_until,
+};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -253,8 +255,13 @@ fn an_interrupted_client_ends_at_the_latest_with_its_answer() {
     fs::metadata(mountpoint.join("read")).unwrap();
     for (name, call, program) in [("looked-up", Call::Lookup, "stat"), ("read", Call::Read, "cat")] {
         backend.trouble(name, call, Trouble::Hold);
-        let mut command = Command::new(program);
-        command.arg(mountpoint.join(name)).stdin(Stdio::null()).stdout(Stdio::null());
+        // A shell that starts tests in the background has them ignore SIGINT.
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=INT", program])
+            .arg(mountpoint.join(name))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         let mut client = Client(command.spawn().unwrap());
         let held = eventually(DEADLINE, || backend.held() == 1);
         let pid = rustix::process::Pid::from_child(&client.0);
@@ -294,6 +301,39 @@ fn mapping_process() {
     }
 }
 
+/// Runs [`mapping_process`].
+fn mapping(path: &Path) -> Client {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "mapping_process", "--ignored", "--nocapture"]).env("BORNITE_TEST_MAPPED", path);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    Client(command.spawn().unwrap())
+}
+
+#[test]
+fn a_mapping_of_a_file_that_was_rewritten_raises_sigbus() {
+    needs_fuse!("a_mapping_of_a_file_that_was_rewritten_raises_sigbus");
+    const BYTES: usize = 24 * CHUNK;
+    let target = tempfile::tempdir().unwrap();
+    let file = target.path().join("file");
+    let cluster = Cluster::start(4, target.path());
+    for node in DEPTHS {
+        fs::write(&file, noise(node as u64 + 1, BYTES)).unwrap();
+        let path = cluster.mount(node).join("file");
+        // What an earlier round has left in memory is no answer for the new file.
+        assert!(cluster.daemon(node).invalidate(b"", DEADLINE).is_some_and(|swept| swept.missing == 0));
+        let mut client = mapping(&path);
+        let mut tell = client.0.stdin.take().unwrap();
+        let mut said = BufReader::new(client.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(said.any(|line| line.starts_with("first ")), "node {node}");
+        fs::write(&file, noise(node as u64 + 10, BYTES)).unwrap();
+        writeln!(tell, "last").unwrap();
+        assert!(eventually(DEADLINE, || client.ended()), "node {node}: the reader of the mapping hangs");
+        assert_eq!(client.0.wait().unwrap().signal(), Some(Signal::BUS.as_raw()), "node {node}");
+        let fresh = noise(node as u64 + 10, BYTES);
+        assert!(eventually(Duration::from_secs(1), || fs::read(&path).is_ok_and(|got| got == fresh)), "node {node}");
+    }
+}
+
 #[test]
 fn a_mapped_file_outlives_its_mount_as_far_as_it_was_read() {
     needs_fuse!("a_mapped_file_outlives_its_mount_as_far_as_it_was_read");
@@ -304,10 +344,7 @@ fn a_mapped_file_outlives_its_mount_as_far_as_it_was_read() {
     for how in ["SIGTERM", "umount -l"] {
         let (_dir, mountpoint) = place();
         let mut daemon = Program::mount(target.path(), &mountpoint, |_| {});
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "mapping_process", "--ignored", "--nocapture"]);
-        command.env("BORNITE_TEST_MAPPED", mountpoint.join("file")).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut client = Client(command.stderr(Stdio::null()).spawn().unwrap());
+        let mut client = mapping(&mountpoint.join("file"));
         let mut tell = client.0.stdin.take().unwrap();
         let mut said = BufReader::new(client.0.stdout.take().unwrap()).lines().map_while(Result::ok);
         let mut next = |word: &str| said.find_map(|line| line.strip_prefix(word).map(str::to_owned));

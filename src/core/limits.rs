@@ -49,8 +49,15 @@ pub const SWEEP_RETRY_US: u64 = 1_000_000;
 /// Invalidations that a node has under way at once; what comes beyond is asked again by who wants it.
 pub const SWEEPS_MAX: usize = 64;
 
-/// Nodes that have not answered an invalidation by then are reported as missing.
+/// Nodes that have not answered an invalidation by then are reported as missing by the root.
 pub const SWEEP_DEADLINE_US: u64 = 8_000_000;
+
+/// So much earlier for each hop away from the root, and so much later for who asked the root: whoever waits for a node hears
+/// from it before giving up.
+pub const SWEEP_HOP_US: u64 = 500_000;
+
+/// The wait of the deepest nodes for theirs.
+pub const SWEEP_DEADLINE_MIN_US: u64 = 3_000_000;
 
 /// Largest packed listing that a node accepts from a peer, bytes.
 pub const LISTING_BYTES_MAX: usize = 1 << 30;
@@ -61,7 +68,8 @@ const _: () = {
     assert!(HEADER_BYTES + PATH_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
     assert!(HEADER_BYTES + size_of::<AttrWire>() + TARGET_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
     assert!(PENDING_US < RETRY_US);
-    assert!(SWEEP_RETRY_US * 4 < SWEEP_DEADLINE_US);
+    assert!(SWEEP_RETRY_US * 2 < SWEEP_DEADLINE_MIN_US && SWEEP_DEADLINE_MIN_US < SWEEP_DEADLINE_US);
+    assert!(SWEEP_HOP_US < SWEEP_RETRY_US);
     assert!(RETRY_US * 4 < REQUEST_DEADLINE_US);
     assert!(REQUEST_DEADLINE_US < GRANT_LEASE_US);
     assert!(PROBE_PAUSE_MIN_US < PROBE_PAUSE_MAX_US && PROBE_PAUSE_MAX_US < PROBE_BUDGET_US);

@@ -5,7 +5,7 @@
 //! it are done, its kernel included. What turns out to be the same afterwards keeps its number and data: files in use
 //! live through it.
 
-use super::limits::{SWEEP_DEADLINE_US, SWEEP_RETRY_US, SWEEPS_MAX};
+use super::limits::{SWEEP_DEADLINE_MIN_US, SWEEP_DEADLINE_US, SWEEP_HOP_US, SWEEP_RETRY_US, SWEEPS_MAX};
 use super::node::Node;
 use super::output::Output;
 use super::topology::NodeId;
@@ -75,7 +75,12 @@ impl Node {
 
     fn begin_sweep(&mut self, now: Micros, path: &[u8], asker: Asker, down: bool) {
         let id = self.flights.next_id();
-        let (retry, deadline) = (now.after_us(SWEEP_RETRY_US), now.after_us(SWEEP_DEADLINE_US));
+        let hops = u64::from(self.topology().depth()) * SWEEP_HOP_US;
+        let wait = match down || self.topology().is_root() {
+            true => SWEEP_DEADLINE_US.saturating_sub(hops).max(SWEEP_DEADLINE_MIN_US),
+            false => SWEEP_DEADLINE_US + SWEEP_RETRY_US + hops,
+        };
+        let (retry, deadline) = (now.after_us(SWEEP_RETRY_US), now.after_us(wait));
         let mut sweep =
             Sweep { id, path: path.into(), asker, stage: Stage::Up, swept: Swept::default(), retry, deadline };
         if down || self.topology().is_root() {

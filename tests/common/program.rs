@@ -9,6 +9,9 @@ use rustix::process::{Pid, Signal};
 
 use super::{DEADLINE, Watchdog, eventually, is_mounted};
 
+/// The type of every FUSE mount, as statfs(2) tells it.
+const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
+
 /// The program as it was built for these tests.
 pub(crate) fn bornite() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_bornite"))
@@ -32,8 +35,8 @@ impl Program {
         more(&mut command);
         let child = command.spawn().expect("the program starts");
         let mut program = Program { child, mountpoint: mountpoint.to_owned(), watchdog: Watchdog::start() };
-        // A killed daemon may have left a dead mount there, which answers ENOTCONN.
-        let answers = || is_mounted(mountpoint) && rustix::fs::statfs(mountpoint).is_ok();
+        // A dead mount that a killed daemon has left there says ENOTCONN, and the directory below it is of another type.
+        let answers = || rustix::fs::statfs(mountpoint).is_ok_and(|figures| figures.f_type == FUSE_SUPER_MAGIC);
         let mounted = eventually(DEADLINE, || answers() || program.ended().is_some());
         assert!(mounted && program.ended().is_none(), "it does not mount: {:?}", program.ended());
         program.watchdog.watch(mountpoint);
