@@ -82,10 +82,18 @@ struct Kept<H> {
     given: Given,
 }
 
+/// A directory that is being read, piece by piece.
+struct Stream {
+    given: Given,
+    entries: Vec<Dirent>,
+    start: u64,
+}
+
 /// A case on its way.
 pub(crate) struct Run<W: World> {
     /// Closed before the world ends.
     kept: HashMap<(usize, u8), Kept<W::Handle>>,
+    streams: HashMap<(usize, u8), Stream>,
     world: W,
     truth: Truth,
     judge: Judge,
@@ -128,7 +136,7 @@ enum Walked<H> {
 impl<W: World> Run<W> {
     pub(crate) fn new(case: &Case, truth: Truth, world: W) -> Run<W> {
         let judge = Judge::new(&case.setting, world.slack());
-        Run { kept: HashMap::new(), world, truth, judge, reopens: 0, did: Did::default() }
+        Run { kept: HashMap::new(), streams: HashMap::new(), world, truth, judge, reopens: 0, did: Did::default() }
     }
 
     /// Does all operations; what is wrong comes with the operations up to it.
@@ -194,6 +202,7 @@ impl<W: World> Run<W> {
                 if let Walked::At(handle, given) = self.walk(node, at)?
                     && let Some(old) = self.kept.insert((node, *slot), Kept { handle, given })
                 {
+                    self.streams.remove(&(node, *slot));
                     self.world.forget(node, old.handle);
                 }
                 Ok(())
@@ -225,7 +234,16 @@ impl<W: World> Run<W> {
                 let Some((handle, given)) = self.kept(node, *slot) else { return Ok(()) };
                 self.list(node, &handle, &given, *room, calm)
             }
+            Ask::Stream { slot, room } => {
+                let Some((handle, given)) = self.kept(node, *slot) else { return Ok(()) };
+                if !given.object.shown.is_dir() {
+                    return Ok(());
+                }
+                self.stream(node, *slot, &handle, &given, *room)
+                    .map_err(|wrong| describe("reading of", node, &given.path, &wrong))
+            }
             Ask::Forget { slot } => {
+                self.streams.remove(&(node, *slot));
                 if let Some(old) = self.kept.remove(&(node, *slot)) {
                     self.world.forget(node, old.handle);
                 }
@@ -405,6 +423,29 @@ impl<W: World> Run<W> {
             }
         }
         Ok(())
+    }
+}
+
+impl<W: World> Run<W> {
+    /// Goes on reading a directory; judges what was read once it ends.
+    fn stream(&mut self, node: usize, slot: u8, handle: &W::Handle, given: &Given, room: u16) -> Result<(), Wrong> {
+        let fresh = Stream { given: given.clone(), entries: Vec::new(), start: self.world.now() };
+        let mut stream = self.streams.remove(&(node, slot)).unwrap_or(fresh);
+        let cookie = stream.entries.last().map_or(0, |entry| entry.cookie);
+        match self.world.list(&mut self.truth, node, handle, cookie, room) {
+            Ok(more) if more.is_empty() => {
+                self.did.listings += 1;
+                let names: Vec<&[u8]> = stream.entries.iter().map(|entry| entry.name.as_slice()).collect();
+                let when = When { start: stream.start, end: self.world.now() };
+                self.judge.stream(&self.truth, &stream.given.path, &names, when)
+            }
+            Ok(more) => {
+                stream.entries.extend(more);
+                self.streams.insert((node, slot), stream);
+                Ok(())
+            }
+            Err(errno) => self.gone(node, given, errno),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! one lifetime old then, and what may be repeated until `until` must have been true at most one lifetime before that.
 //! Beyond the page, no node goes back: what it answers of a path was true no earlier than what it answered before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::ops::Setting;
@@ -233,6 +233,34 @@ impl Judge {
         let ever: Vec<usize> = (0..truth.epochs.len()).filter(|e| fits(*e)).collect();
         let names: Vec<String> = sorted.iter().map(|(name, kind)| format!("{} {kind}", name.escape_ascii())).collect();
         Err(format!("these names were in it in epochs {ever:?}, allowed were {allowed:?}: {names:?}"))
+    }
+
+    /// All names of a directory read piece by piece, changes in between: what was there all the time comes once, what
+    /// was never there never.
+    pub(crate) fn stream(&self, truth: &Truth, path: &[u8], names: &[&[u8]], when: When) -> Result<(), Wrong> {
+        let window = self.epochs(truth, when, 0, self.dir_ttl);
+        let trees: Vec<_> = window.map(|e| &truth.epochs[e].tree).collect();
+        let dir = |tree: &super::truth::Tree| tree.get(path).filter(|dir| dir.shown.is_dir()).map(|dir| dir.ino);
+        if trees.iter().any(|tree| dir(tree).is_none() || dir(tree) != dir(trees[0])) {
+            // Another directory, or none, stood there meanwhile: there is no one listing to be told.
+            return Ok(());
+        }
+        let sets: Vec<BTreeSet<Vec<u8>>> =
+            trees.iter().map(|tree| children(tree, path).into_iter().map(|(name, _)| name).collect()).collect();
+        let all: BTreeSet<&[u8]> = sets.iter().flatten().map(Vec::as_slice).collect();
+        for name in all.iter().chain(names).filter(|name| !matches!(**name, b"." | b"..")) {
+            let told = names.iter().filter(|n| *n == name).count();
+            let there = |set: &BTreeSet<Vec<u8>>| set.contains(*name);
+            let fine = match (sets.iter().all(there), sets.iter().any(there)) {
+                (true, _) => told == 1,
+                (false, true) => true,
+                (false, false) => told == 0,
+            };
+            if !fine {
+                return Err(format!("\"{}\" came {told} times", name.escape_ascii()));
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of what was given, from `offset` on, `len` asked for. `error` is what ended them early.
