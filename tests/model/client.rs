@@ -211,9 +211,12 @@ impl<W: World> Run<W> {
                 let Some((handle, given)) = self.kept(node, *slot) else { return Ok(()) };
                 let start = self.world.now();
                 let told = self.world.getattr(&mut self.truth, node, &handle);
-                let when = When { start, end: self.world.now() };
+                let mut when = When { start, end: self.world.now(), until: 0 };
                 match told {
-                    Ok((shown, until)) => self.judge.attributes(&self.truth, &given, &shown, when, until),
+                    Ok((shown, until)) => {
+                        when.until = until;
+                        self.judge.attributes(&self.truth, &given, &shown, when)
+                    }
                     Err(errno) => self.gone(node, &given, errno),
                 }
                 .map_err(|wrong| describe("attributes of", node, &given.path, &wrong))
@@ -309,11 +312,12 @@ impl<W: World> Run<W> {
     ) -> Result<Walked<W::Handle>, Wrong> {
         let start = self.world.now();
         let told = self.world.lookup(&mut self.truth, node, dir, name);
-        let when = When { start, end: self.world.now() };
+        let mut when = When { start, end: self.world.now(), until: 0 };
         match told {
             Told::There { handle, ino, shown, until } => {
                 self.did.present += 1;
-                let given = self.judge.present(&self.truth, node, path, &shown, ino, when, until);
+                when.until = until;
+                let given = self.judge.present(&self.truth, node, path, &shown, ino, when);
                 given.and_then(|given| {
                     self.link(node, &handle, &given, &shown)?;
                     Ok(Walked::At(handle, given))
@@ -321,7 +325,8 @@ impl<W: World> Run<W> {
             }
             Told::Absent { until } => {
                 self.did.absent += 1;
-                self.judge.absent(&self.truth, node, path, when, until).map(|()| Walked::Nowhere)
+                when.until = until;
+                self.judge.absent(&self.truth, node, path, when).map(|()| Walked::Nowhere)
             }
             Told::Failed(errno) => {
                 self.did.failed += 1;
@@ -401,7 +406,7 @@ impl<W: World> Run<W> {
                 return Err("it does not end".to_owned());
             }
         }
-        let when = When { start, end: self.world.now() };
+        let when = When { start, end: self.world.now(), until: 0 };
         self.did.listings += 1;
         let dots: Vec<&[u8]> = entries.iter().take(2).map(|entry| entry.name.as_slice()).collect();
         if dots != [&b"."[..], b".."] {
@@ -436,7 +441,7 @@ impl<W: World> Run<W> {
             Ok(more) if more.is_empty() => {
                 self.did.listings += 1;
                 let names: Vec<&[u8]> = stream.entries.iter().map(|entry| entry.name.as_slice()).collect();
-                let when = When { start: stream.start, end: self.world.now() };
+                let when = When { start: stream.start, end: self.world.now(), until: 0 };
                 self.judge.stream(&self.truth, &stream.given.path, &names, when)
             }
             Ok(more) => {

@@ -17,6 +17,8 @@ pub(crate) struct When {
     pub(crate) start: u64,
     /// It was answered.
     pub(crate) end: u64,
+    /// The answer may be repeated until then; 0 where that is not known.
+    pub(crate) until: u64,
 }
 
 /// Why an answer is wrong.
@@ -63,8 +65,8 @@ impl Judge {
     }
 
     /// The epochs that an answer of lifetime `ttl` may be from.
-    fn epochs(&self, truth: &Truth, when: When, until: u64, ttl: u64) -> std::ops::Range<usize> {
-        let oldest = match (ttl, until) {
+    fn epochs(&self, truth: &Truth, when: When, ttl: u64) -> std::ops::Range<usize> {
+        let oldest = match (ttl, when.until) {
             (NEVER, _) => 0,
             // The answer is not to be repeated.
             (_, until) if until <= when.end => when.start.saturating_sub(ttl),
@@ -85,7 +87,7 @@ impl Judge {
         *floor = epoch.max(*floor);
     }
 
-    /// Node `node` said that `path` is there, looks so and has number `ino`, and that this may be repeated until then.
+    /// Node `node` said that `path` is there, looks so and has number `ino`.
     pub(crate) fn present(
         &mut self,
         truth: &Truth,
@@ -94,11 +96,10 @@ impl Judge {
         shown: &Shown,
         ino: u64,
         when: When,
-        until: u64,
     ) -> Result<Given, Wrong> {
         let ttl = if shown.is_dir() { self.dir_ttl } else { self.attr_ttl };
         let floor = self.floor(node, path);
-        let epochs = self.epochs(truth, when, until, ttl);
+        let epochs = self.epochs(truth, when, ttl);
         let allowed = epochs.start.max(floor)..epochs.end;
         let at = |epoch: usize| truth.epochs[epoch].tree.get(path);
         let looks = |object: &Object| object.looks(shown, truth.target_bytes());
@@ -126,26 +127,19 @@ impl Judge {
         Ok(Given { path: path.to_vec(), object, since })
     }
 
-    /// Node `node` said that `path` is not there, and that this may be repeated until then.
-    pub(crate) fn absent(
-        &mut self,
-        truth: &Truth,
-        node: usize,
-        path: &[u8],
-        when: When,
-        until: u64,
-    ) -> Result<(), Wrong> {
+    /// Node `node` said that `path` is not there.
+    pub(crate) fn absent(&mut self, truth: &Truth, node: usize, path: &[u8], when: When) -> Result<(), Wrong> {
         let floor = self.floor(node, path);
-        let epochs = self.epochs(truth, when, until, self.enoent_ttl);
+        let epochs = self.epochs(truth, when, self.enoent_ttl);
         let allowed = epochs.start.max(floor)..epochs.end;
-        match allowed.clone().find(|e| !truth.epochs[*e].tree.contains_key(path)) {
+        match allowed.clone().find(|e| is_absent(&truth.epochs[*e].tree, path)) {
             Some(epoch) => {
                 self.raise(node, path, epoch);
                 Ok(())
             }
             None => {
                 let ever: Vec<usize> =
-                    (0..truth.epochs.len()).filter(|e| !truth.epochs[*e].tree.contains_key(path)).collect();
+                    (0..truth.epochs.len()).filter(|e| is_absent(&truth.epochs[*e].tree, path)).collect();
                 Err(format!("it was absent in epochs {ever:?}, allowed were {allowed:?} (floor {floor})"))
             }
         }
@@ -162,7 +156,7 @@ impl Judge {
     ) -> Result<(), Wrong> {
         use rustix::io::Errno;
         // Failures are never remembered: it must be one between question and answer.
-        let mut now = self.epochs(truth, When { start: when.start, end: when.start }, 0, 0);
+        let mut now = self.epochs(truth, When { end: when.start, until: 0, ..when }, 0);
         let is_dir =
             |epoch: usize, path: &[u8]| truth.epochs[epoch].tree.get(path).is_some_and(|object| object.shown.is_dir());
         let above: Vec<&[u8]> =
@@ -195,16 +189,9 @@ impl Judge {
     }
 
     /// The attributes of what was given are these.
-    pub(crate) fn attributes(
-        &mut self,
-        truth: &Truth,
-        given: &Given,
-        shown: &Shown,
-        when: When,
-        until: u64,
-    ) -> Result<(), Wrong> {
+    pub(crate) fn attributes(&mut self, truth: &Truth, given: &Given, shown: &Shown, when: When) -> Result<(), Wrong> {
         let ttl = if shown.is_dir() { self.dir_ttl } else { self.attr_ttl };
-        let allowed = self.epochs(truth, when, until, ttl);
+        let allowed = self.epochs(truth, when, ttl);
         let looks = |object: &Object| object.looks(shown, truth.target_bytes());
         let found = allowed.clone().any(|e| {
             let tree = &truth.epochs[e].tree;
@@ -219,7 +206,7 @@ impl Judge {
 
     /// The whole listing of a directory, read without a change in between: names with types.
     pub(crate) fn listing(&self, truth: &Truth, path: &[u8], names: &[(Vec<u8>, u8)], when: When) -> Result<(), Wrong> {
-        let allowed = self.epochs(truth, when, 0, self.dir_ttl);
+        let allowed = self.epochs(truth, when, self.dir_ttl);
         let mut sorted = names.to_vec();
         sorted.sort();
         let fits = |epoch: usize| {
@@ -238,7 +225,7 @@ impl Judge {
     /// All names of a directory read piece by piece, changes in between: what was there all the time comes once, what
     /// was never there never.
     pub(crate) fn stream(&self, truth: &Truth, path: &[u8], names: &[&[u8]], when: When) -> Result<(), Wrong> {
-        let window = self.epochs(truth, when, 0, self.dir_ttl);
+        let window = self.epochs(truth, when, self.dir_ttl);
         let trees: Vec<_> = window.map(|e| &truth.epochs[e].tree).collect();
         let dir = |tree: &super::truth::Tree| tree.get(path).filter(|dir| dir.shown.is_dir()).map(|dir| dir.ino);
         if trees.iter().any(|tree| dir(tree).is_none() || dir(tree) != dir(trees[0])) {
@@ -276,6 +263,12 @@ impl Judge {
             Some(at) => Err(format!("other bytes than this version's from {} on", offset + at as u64)),
         }
     }
+}
+
+/// Whether the backend says ENOENT for `path`: it is not there, and nothing above it is anything but a directory.
+fn is_absent(tree: &super::truth::Tree, path: &[u8]) -> bool {
+    let mut above = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| &path[..at]);
+    !tree.contains_key(path) && above.all(|dir| tree.get(dir).is_none_or(|object| object.shown.is_dir()))
 }
 
 /// The names in the directory `path` with their `d_type`, sorted.

@@ -90,3 +90,20 @@ fn four_mounts_give_allowed_answers() {
     needs_fuse!("four_mounts_give_allowed_answers");
     many(4, 10, 160, through_mounts);
 }
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn many_more_cases_without_mounts() {
+    for nodes in [1, 2, 4] {
+        many(nodes, 4_000, 120, through_nodes);
+    }
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn many_more_cases_through_mounts() {
+    needs_fuse!("many_more_cases_through_mounts");
+    for nodes in [1, 4] {
+        many(nodes, 150, 160, through_mounts);
+    }
+}
