@@ -231,8 +231,8 @@ impl From<AttrWire> for Attr {
 pub struct Listing {
     bytes: Box<[u8]>,
     offsets: Box<[u32]>,
-    /// The offsets again, ordered by name.
-    by_name: Box<[u32]>,
+    /// The offsets again, ordered by [`cookie_of`] their names, and by name where these are equal.
+    by_cookie: Box<[u32]>,
     /// Names one snapshot of the directory among those of one daemon: parts of different stamps are never mixed.
     pub stamp: u64,
 }
@@ -274,8 +274,25 @@ impl Listing {
     /// The entry of that name, by binary search; takes no memory.
     #[must_use]
     pub fn find(&self, name: &[u8]) -> Option<ListEntry<'_>> {
-        let at = self.by_name.binary_search_by(|&at| name_at(&self.bytes, at).cmp(name)).ok()?;
-        decode_entry(self.bytes.get(self.by_name[at] as usize..)?).map(|(entry, _)| entry)
+        let cookie = cookie_of(name);
+        let first = self.by_cookie.partition_point(|&at| cookie_of(name_at(&self.bytes, at)) < cookie);
+        let same = self.entries(first).take_while(|(other, _)| *other == cookie);
+        same.map(|(_, entry)| entry).find(|entry| entry.name == name)
+    }
+
+    /// The entries whose cookies are greater than `cookie`, with their cookies, in the order of these. An entry has the
+    /// same cookie in every snapshot of a directory, so that a reader goes on in a later one with all names that are in
+    /// both. (Of two names with one cookie, 2^-63 of all pairs, the second is lost if a reply ends between them.)
+    pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, ListEntry<'_>)> {
+        self.entries(self.by_cookie.partition_point(|&at| cookie_of(name_at(&self.bytes, at)) <= cookie))
+    }
+
+    /// The entries in the order of their cookies, from the one at `first` on.
+    fn entries(&self, first: usize) -> impl Iterator<Item = (u64, ListEntry<'_>)> {
+        self.by_cookie[first..].iter().filter_map(|&at| {
+            let (entry, _) = decode_entry(self.bytes.get(at as usize..)?)?;
+            Some((cookie_of(entry.name), entry))
+        })
     }
 
     /// All packed bytes.
@@ -301,7 +318,7 @@ impl Listing {
     /// Memory it takes, bytes.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        size_of::<Self>() + self.bytes.len() + (self.offsets.len() + self.by_name.len()) * size_of::<u32>()
+        size_of::<Self>() + self.bytes.len() + (self.offsets.len() + self.by_cookie.len()) * size_of::<u32>()
     }
 }
 
@@ -315,6 +332,18 @@ fn decode_entry(bytes: &[u8]) -> Option<(ListEntry<'_>, usize)> {
     let backend_ino = u64::from_le_bytes(head[2..ENTRY_HEAD].try_into().ok()?);
     Some((ListEntry { name, kind: Kind::from_d_type(head[0]), backend_ino }, ENTRY_HEAD + len))
 }
+
+/// Where a reading of a directory goes on after a name, as `d_off` of `getdents64`(2): at least [`COOKIE_MIN`], at most
+/// `i64::MAX`. FNV-1a of the name (Fowler, Noll, Vo), less a bit for the sign.
+fn cookie_of(name: &[u8]) -> u64 {
+    let hash = name
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+    (hash >> 1) | COOKIE_MIN
+}
+
+/// Smaller cookies are free for what every directory has, `.` and `..`.
+pub const COOKIE_MIN: u64 = 4;
 
 /// The name of the packed entry at an offset that a builder noted.
 fn name_at(bytes: &[u8], at: u32) -> &[u8] {
@@ -371,9 +400,12 @@ impl ListingBuilder {
     /// The listing, under `stamp`. Sorts the names: for a worker where the directory is large.
     #[must_use]
     pub fn build(self, stamp: u64) -> Listing {
-        let mut by_name = self.offsets.clone();
-        by_name.sort_unstable_by(|&a, &b| name_at(&self.bytes, a).cmp(name_at(&self.bytes, b)));
-        Listing { bytes: self.bytes.into(), offsets: self.offsets.into(), by_name: by_name.into(), stamp }
+        let mut by_cookie = self.offsets.clone();
+        by_cookie.sort_by_cached_key(|&at| {
+            let name = name_at(&self.bytes, at);
+            (cookie_of(name), name)
+        });
+        Listing { bytes: self.bytes.into(), offsets: self.offsets.into(), by_cookie: by_cookie.into(), stamp }
     }
 }
 

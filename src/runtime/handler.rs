@@ -15,7 +15,7 @@ use super::replies::{Attributes, Data, Directory, Entry, Refuse, Replies, Sizes}
 use crate::cache::chunks::{CHUNK_BYTES, Chunk};
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::{Inode, Names};
-use crate::cache::types::{Attr, Ino, Kind, Listing, Micros, Timestamp};
+use crate::cache::types::{Attr, COOKIE_MIN, Ino, Kind, Listing, Micros, Timestamp};
 use crate::core::limits::PATH_BYTES_MAX;
 use crate::core::wire::Statfs;
 use crate::core::{Object, Outcome};
@@ -495,7 +495,7 @@ fn kernel_statfs(s: &Statfs) -> bornite_fuse::Statfs {
     }
 }
 
-/// Names from `cookie` on: 0 `.`, 1 `..`, then the listing's in its order.
+/// Names after `cookie`: 0 `.`, 1 `..`, then the listing's in the order of their cookies.
 fn readdir(mut reply: impl Directory, names: &Names, dir: &Inode, cookie: u64, listing: &Listing) {
     let dots = [&b"."[..], b".."];
     for (name, at) in dots.into_iter().zip(0u64..).skip(usize::try_from(cookie).unwrap_or(2).min(2)) {
@@ -503,12 +503,11 @@ fn readdir(mut reply: impl Directory, names: &Names, dir: &Inode, cookie: u64, l
             return reply.finish();
         }
     }
-    let mut index = usize::try_from(cookie.saturating_sub(2)).unwrap_or(usize::MAX);
-    while let Some(entry) = listing.get(index) {
+    const { assert!(COOKIE_MIN > 2) };
+    for (next, entry) in listing.after(cookie) {
         // The number that `stat` gives where it is known; else the backend's, which is never 0 on a real filesystem.
         let ino = names.child(dir, entry.name).map_or(entry.backend_ino.max(1), |inode| inode.ino.0);
-        index += 1;
-        if reply.add(ino, index as u64 + 2, entry.kind as u8, entry.name) {
+        if reply.add(ino, next, entry.kind as u8, entry.name) {
             break;
         }
     }

@@ -82,10 +82,18 @@ struct Kept<H> {
     given: Given,
 }
 
+/// A directory that is being read, piece by piece.
+struct Stream {
+    given: Given,
+    entries: Vec<Dirent>,
+    start: u64,
+}
+
 /// A case on its way.
 pub(crate) struct Run<W: World> {
     /// Closed before the world ends.
     kept: HashMap<(usize, u8), Kept<W::Handle>>,
+    streams: HashMap<(usize, u8), Stream>,
     world: W,
     truth: Truth,
     judge: Judge,
@@ -128,7 +136,7 @@ enum Walked<H> {
 impl<W: World> Run<W> {
     pub(crate) fn new(case: &Case, truth: Truth, world: W) -> Run<W> {
         let judge = Judge::new(&case.setting, world.slack());
-        Run { kept: HashMap::new(), world, truth, judge, reopens: 0, did: Did::default() }
+        Run { kept: HashMap::new(), streams: HashMap::new(), world, truth, judge, reopens: 0, did: Did::default() }
     }
 
     /// Does all operations; what is wrong comes with the operations up to it.
@@ -194,6 +202,7 @@ impl<W: World> Run<W> {
                 if let Walked::At(handle, given) = self.walk(node, at)?
                     && let Some(old) = self.kept.insert((node, *slot), Kept { handle, given })
                 {
+                    self.streams.remove(&(node, *slot));
                     self.world.forget(node, old.handle);
                 }
                 Ok(())
@@ -202,9 +211,12 @@ impl<W: World> Run<W> {
                 let Some((handle, given)) = self.kept(node, *slot) else { return Ok(()) };
                 let start = self.world.now();
                 let told = self.world.getattr(&mut self.truth, node, &handle);
-                let when = When { start, end: self.world.now() };
+                let mut when = When { start, end: self.world.now(), until: 0 };
                 match told {
-                    Ok((shown, until)) => self.judge.attributes(&self.truth, &given, &shown, when, until),
+                    Ok((shown, until)) => {
+                        when.until = until;
+                        self.judge.attributes(&self.truth, &given, &shown, when)
+                    }
                     Err(errno) => self.gone(node, &given, errno),
                 }
                 .map_err(|wrong| describe("attributes of", node, &given.path, &wrong))
@@ -225,7 +237,16 @@ impl<W: World> Run<W> {
                 let Some((handle, given)) = self.kept(node, *slot) else { return Ok(()) };
                 self.list(node, &handle, &given, *room, calm)
             }
+            Ask::Stream { slot, room } => {
+                let Some((handle, given)) = self.kept(node, *slot) else { return Ok(()) };
+                if !given.object.shown.is_dir() {
+                    return Ok(());
+                }
+                self.stream(node, *slot, &handle, &given, *room)
+                    .map_err(|wrong| describe("reading of", node, &given.path, &wrong))
+            }
             Ask::Forget { slot } => {
+                self.streams.remove(&(node, *slot));
                 if let Some(old) = self.kept.remove(&(node, *slot)) {
                     self.world.forget(node, old.handle);
                 }
@@ -291,11 +312,12 @@ impl<W: World> Run<W> {
     ) -> Result<Walked<W::Handle>, Wrong> {
         let start = self.world.now();
         let told = self.world.lookup(&mut self.truth, node, dir, name);
-        let when = When { start, end: self.world.now() };
+        let mut when = When { start, end: self.world.now(), until: 0 };
         match told {
             Told::There { handle, ino, shown, until } => {
                 self.did.present += 1;
-                let given = self.judge.present(&self.truth, node, path, &shown, ino, when, until);
+                when.until = until;
+                let given = self.judge.present(&self.truth, node, path, &shown, ino, when);
                 given.and_then(|given| {
                     self.link(node, &handle, &given, &shown)?;
                     Ok(Walked::At(handle, given))
@@ -303,7 +325,8 @@ impl<W: World> Run<W> {
             }
             Told::Absent { until } => {
                 self.did.absent += 1;
-                self.judge.absent(&self.truth, node, path, when, until).map(|()| Walked::Nowhere)
+                when.until = until;
+                self.judge.absent(&self.truth, node, path, when).map(|()| Walked::Nowhere)
             }
             Told::Failed(errno) => {
                 self.did.failed += 1;
@@ -383,7 +406,7 @@ impl<W: World> Run<W> {
                 return Err("it does not end".to_owned());
             }
         }
-        let when = When { start, end: self.world.now() };
+        let when = When { start, end: self.world.now(), until: 0 };
         self.did.listings += 1;
         let dots: Vec<&[u8]> = entries.iter().take(2).map(|entry| entry.name.as_slice()).collect();
         if dots != [&b"."[..], b".."] {
@@ -405,6 +428,29 @@ impl<W: World> Run<W> {
             }
         }
         Ok(())
+    }
+}
+
+impl<W: World> Run<W> {
+    /// Goes on reading a directory; judges what was read once it ends.
+    fn stream(&mut self, node: usize, slot: u8, handle: &W::Handle, given: &Given, room: u16) -> Result<(), Wrong> {
+        let fresh = Stream { given: given.clone(), entries: Vec::new(), start: self.world.now() };
+        let mut stream = self.streams.remove(&(node, slot)).unwrap_or(fresh);
+        let cookie = stream.entries.last().map_or(0, |entry| entry.cookie);
+        match self.world.list(&mut self.truth, node, handle, cookie, room) {
+            Ok(more) if more.is_empty() => {
+                self.did.listings += 1;
+                let names: Vec<&[u8]> = stream.entries.iter().map(|entry| entry.name.as_slice()).collect();
+                let when = When { start: stream.start, end: self.world.now(), until: 0 };
+                self.judge.stream(&self.truth, &stream.given.path, &names, when)
+            }
+            Ok(more) => {
+                stream.entries.extend(more);
+                self.streams.insert((node, slot), stream);
+                Ok(())
+            }
+            Err(errno) => self.gone(node, given, errno),
+        }
     }
 }
 

@@ -109,3 +109,19 @@ fn a_changed_file_is_found_anew_by_any_of_its_links() {
     ];
     allowed(|_| {}, &before, &ops);
 }
+
+#[test]
+fn a_listing_that_changes_while_it_is_read_loses_no_other_name() {
+    let dir = p("a");
+    let mut before = vec![Change::Mkdir { at: dir.clone() }];
+    before.extend((0..4).map(|name| Change::Mkdir { at: dir.child(name) }));
+    let more = ask(Ask::Stream { slot: 0, room: 100 });
+    for gone in 0..4 {
+        let mut ops = vec![keep("a"), more.clone(), more.clone()];
+        ops.push(Op::Change(Change::Rmdir { at: dir.child(gone) }));
+        // The node sees that the directory changed.
+        ops.extend([Op::Pass(200_000), ask(Ask::Stat(dir.clone()))]);
+        ops.extend(vec![more.clone(); 6]);
+        allowed(|setting| setting.dir_ttl_us = 100_000, &before, &ops);
+    }
+}

@@ -4,7 +4,7 @@
 //! one lifetime old then, and what may be repeated until `until` must have been true at most one lifetime before that.
 //! Beyond the page, no node goes back: what it answers of a path was true no earlier than what it answered before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::ops::Setting;
@@ -17,6 +17,8 @@ pub(crate) struct When {
     pub(crate) start: u64,
     /// It was answered.
     pub(crate) end: u64,
+    /// The answer may be repeated until then; 0 where that is not known.
+    pub(crate) until: u64,
 }
 
 /// Why an answer is wrong.
@@ -63,8 +65,8 @@ impl Judge {
     }
 
     /// The epochs that an answer of lifetime `ttl` may be from.
-    fn epochs(&self, truth: &Truth, when: When, until: u64, ttl: u64) -> std::ops::Range<usize> {
-        let oldest = match (ttl, until) {
+    fn epochs(&self, truth: &Truth, when: When, ttl: u64) -> std::ops::Range<usize> {
+        let oldest = match (ttl, when.until) {
             (NEVER, _) => 0,
             // The answer is not to be repeated.
             (_, until) if until <= when.end => when.start.saturating_sub(ttl),
@@ -85,8 +87,7 @@ impl Judge {
         *floor = epoch.max(*floor);
     }
 
-    /// Node `node` said that `path` is there, looks so and has number `ino`, and that this may be repeated until then.
-    #[allow(clippy::too_many_arguments, reason = "what was asked, and all of the answer")]
+    /// Node `node` said that `path` is there, looks so and has number `ino`.
     pub(crate) fn present(
         &mut self,
         truth: &Truth,
@@ -95,11 +96,10 @@ impl Judge {
         shown: &Shown,
         ino: u64,
         when: When,
-        until: u64,
     ) -> Result<Given, Wrong> {
         let ttl = if shown.is_dir() { self.dir_ttl } else { self.attr_ttl };
         let floor = self.floor(node, path);
-        let epochs = self.epochs(truth, when, until, ttl);
+        let epochs = self.epochs(truth, when, ttl);
         let allowed = epochs.start.max(floor)..epochs.end;
         let at = |epoch: usize| truth.epochs[epoch].tree.get(path);
         let looks = |object: &Object| object.looks(shown, truth.target_bytes());
@@ -127,26 +127,19 @@ impl Judge {
         Ok(Given { path: path.to_vec(), object, since })
     }
 
-    /// Node `node` said that `path` is not there, and that this may be repeated until then.
-    pub(crate) fn absent(
-        &mut self,
-        truth: &Truth,
-        node: usize,
-        path: &[u8],
-        when: When,
-        until: u64,
-    ) -> Result<(), Wrong> {
+    /// Node `node` said that `path` is not there.
+    pub(crate) fn absent(&mut self, truth: &Truth, node: usize, path: &[u8], when: When) -> Result<(), Wrong> {
         let floor = self.floor(node, path);
-        let epochs = self.epochs(truth, when, until, self.enoent_ttl);
+        let epochs = self.epochs(truth, when, self.enoent_ttl);
         let allowed = epochs.start.max(floor)..epochs.end;
-        match allowed.clone().find(|e| !truth.epochs[*e].tree.contains_key(path)) {
+        match allowed.clone().find(|e| is_absent(&truth.epochs[*e].tree, path)) {
             Some(epoch) => {
                 self.raise(node, path, epoch);
                 Ok(())
             }
             None => {
                 let ever: Vec<usize> =
-                    (0..truth.epochs.len()).filter(|e| !truth.epochs[*e].tree.contains_key(path)).collect();
+                    (0..truth.epochs.len()).filter(|e| is_absent(&truth.epochs[*e].tree, path)).collect();
                 Err(format!("it was absent in epochs {ever:?}, allowed were {allowed:?} (floor {floor})"))
             }
         }
@@ -163,7 +156,7 @@ impl Judge {
     ) -> Result<(), Wrong> {
         use rustix::io::Errno;
         // Failures are never remembered: it must be one between question and answer.
-        let mut now = self.epochs(truth, When { start: when.start, end: when.start }, 0, 0);
+        let mut now = self.epochs(truth, When { end: when.start, until: 0, ..when }, 0);
         let is_dir =
             |epoch: usize, path: &[u8]| truth.epochs[epoch].tree.get(path).is_some_and(|object| object.shown.is_dir());
         let above: Vec<&[u8]> =
@@ -196,16 +189,9 @@ impl Judge {
     }
 
     /// The attributes of what was given are these.
-    pub(crate) fn attributes(
-        &mut self,
-        truth: &Truth,
-        given: &Given,
-        shown: &Shown,
-        when: When,
-        until: u64,
-    ) -> Result<(), Wrong> {
+    pub(crate) fn attributes(&mut self, truth: &Truth, given: &Given, shown: &Shown, when: When) -> Result<(), Wrong> {
         let ttl = if shown.is_dir() { self.dir_ttl } else { self.attr_ttl };
-        let allowed = self.epochs(truth, when, until, ttl);
+        let allowed = self.epochs(truth, when, ttl);
         let looks = |object: &Object| object.looks(shown, truth.target_bytes());
         let found = allowed.clone().any(|e| {
             let tree = &truth.epochs[e].tree;
@@ -220,7 +206,7 @@ impl Judge {
 
     /// The whole listing of a directory, read without a change in between: names with types.
     pub(crate) fn listing(&self, truth: &Truth, path: &[u8], names: &[(Vec<u8>, u8)], when: When) -> Result<(), Wrong> {
-        let allowed = self.epochs(truth, when, 0, self.dir_ttl);
+        let allowed = self.epochs(truth, when, self.dir_ttl);
         let mut sorted = names.to_vec();
         sorted.sort();
         let fits = |epoch: usize| {
@@ -236,6 +222,34 @@ impl Judge {
         Err(format!("these names were in it in epochs {ever:?}, allowed were {allowed:?}: {names:?}"))
     }
 
+    /// All names of a directory read piece by piece, changes in between: what was there all the time comes once, what
+    /// was never there never.
+    pub(crate) fn stream(&self, truth: &Truth, path: &[u8], names: &[&[u8]], when: When) -> Result<(), Wrong> {
+        let window = self.epochs(truth, when, self.dir_ttl);
+        let trees: Vec<_> = window.map(|e| &truth.epochs[e].tree).collect();
+        let dir = |tree: &super::truth::Tree| tree.get(path).filter(|dir| dir.shown.is_dir()).map(|dir| dir.ino);
+        if trees.iter().any(|tree| dir(tree).is_none() || dir(tree) != dir(trees[0])) {
+            // Another directory, or none, stood there meanwhile: there is no one listing to be told.
+            return Ok(());
+        }
+        let sets: Vec<BTreeSet<Vec<u8>>> =
+            trees.iter().map(|tree| children(tree, path).into_iter().map(|(name, _)| name).collect()).collect();
+        let all: BTreeSet<&[u8]> = sets.iter().flatten().map(Vec::as_slice).collect();
+        for name in all.iter().chain(names).filter(|name| !matches!(**name, b"." | b"..")) {
+            let told = names.iter().filter(|n| *n == name).count();
+            let there = |set: &BTreeSet<Vec<u8>>| set.contains(*name);
+            let fine = match (sets.iter().all(there), sets.iter().any(there)) {
+                (true, _) => told == 1,
+                (false, true) => true,
+                (false, false) => told == 0,
+            };
+            if !fine {
+                return Err(format!("\"{}\" came {told} times", name.escape_ascii()));
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of what was given, from `offset` on, `len` asked for. `error` is what ended them early.
     pub(crate) fn bytes(given: &Given, offset: u64, len: usize, got: &[u8], is_cut: bool) -> Result<(), Wrong> {
         let Some(all) = &given.object.bytes else { return Err("bytes of what is no file".to_owned()) };
@@ -249,6 +263,12 @@ impl Judge {
             Some(at) => Err(format!("other bytes than this version's from {} on", offset + at as u64)),
         }
     }
+}
+
+/// Whether the backend says ENOENT for `path`: it is not there, and nothing above it is anything but a directory.
+fn is_absent(tree: &super::truth::Tree, path: &[u8]) -> bool {
+    let mut above = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| &path[..at]);
+    !tree.contains_key(path) && above.all(|dir| tree.get(dir).is_none_or(|object| object.shown.is_dir()))
 }
 
 /// The names in the directory `path` with their `d_type`, sorted.

@@ -71,12 +71,12 @@ fn many(nodes: u8, cases: u32, ops: usize, run: impl Fn(&Case) -> Result<Did, St
 
 #[test]
 fn one_node_gives_allowed_answers() {
-    many(1, 300, 60, through_nodes);
+    many(1, 250, 120, through_nodes);
 }
 
 #[test]
 fn a_chain_of_nodes_gives_allowed_answers() {
-    many(3, 200, 60, through_nodes);
+    many(3, 150, 120, through_nodes);
 }
 
 #[test]
@@ -89,4 +89,21 @@ fn one_mount_gives_allowed_answers() {
 fn four_mounts_give_allowed_answers() {
     needs_fuse!("four_mounts_give_allowed_answers");
     many(4, 10, 160, through_mounts);
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn many_more_cases_without_mounts() {
+    for nodes in [1, 2, 4] {
+        many(nodes, 4_000, 120, through_nodes);
+    }
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn many_more_cases_through_mounts() {
+    needs_fuse!("many_more_cases_through_mounts");
+    for nodes in [1, 4] {
+        many(nodes, 150, 160, through_mounts);
+    }
 }

@@ -26,6 +26,9 @@ const REOPEN_US: u64 = 1_000_000;
 /// Longest pause of a case: what takes longer is for virtual time.
 const PASS_US_MAX: u64 = 120_000;
 
+/// Room for one entry with the longest name, bytes (`struct linux_dirent64`).
+const ROOM_MIN: u16 = 288;
+
 /// How often a thing that goes away between two calls is looked up again.
 const TRIES: u32 = 4;
 
@@ -148,7 +151,7 @@ impl World for Mounts {
     fn list(&mut self, _: &mut Truth, _: usize, of: &Arc<OwnedFd>, cookie: u64, room: u16) -> Result<Vec<Dirent>, i32> {
         let dir = open(of, OFlags::DIRECTORY)?;
         seek(&dir, SeekFrom::Start(cookie)).map_err(Errno::raw_os_error)?;
-        let mut buffer = Vec::with_capacity(usize::from(room));
+        let mut buffer = Vec::with_capacity(usize::from(room.max(ROOM_MIN)));
         let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
         let mut found = Vec::new();
         // One call of getdents64(2).

@@ -33,7 +33,7 @@ enum Answer {
     Absent(Duration),
     Attributes(Attr, Duration),
     Data(Vec<u8>),
-    Directory(Vec<Dirent>),
+    Directory(Vec<Dirent>, bool),
     Sizes(Statfs),
     Error(i32),
 }
@@ -43,6 +43,7 @@ struct Token {
     answers: mpsc::Sender<Answer>,
     entries: Vec<Dirent>,
     room: usize,
+    is_full: bool,
 }
 
 impl Token {
@@ -94,6 +95,7 @@ impl Directory for Token {
         // The size of a `struct fuse_dirent` (linux/fuse.h).
         let size = (24 + name.len()).next_multiple_of(8);
         if size > self.room {
+            self.is_full = true;
             return true;
         }
         self.room -= size;
@@ -102,8 +104,8 @@ impl Directory for Token {
     }
 
     fn finish(mut self) {
-        let entries = std::mem::take(&mut self.entries);
-        self.send(Answer::Directory(entries));
+        let (entries, is_full) = (std::mem::take(&mut self.entries), self.is_full);
+        self.send(Answer::Directory(entries, is_full));
     }
 }
 
@@ -361,7 +363,7 @@ impl Nodes {
         ask: impl FnOnce(&Handler<Tokens>, Micros, Token) -> Parked<Tokens>,
     ) -> Answer {
         let (sender, answers) = mpsc::channel();
-        let token = Token { answers: sender, entries: Vec::new(), room: usize::from(room) };
+        let token = Token { answers: sender, entries: Vec::new(), room: usize::from(room), is_full: false };
         let now = self.micros();
         if let Some((object, job)) = ask(&self.members[at].handler, now, token) {
             self.request(at, object, job);
@@ -482,7 +484,9 @@ impl World for Nodes {
 
     fn list(&mut self, truth: &mut Truth, node: usize, of: &u64, cookie: u64, room: u16) -> Result<Vec<Dirent>, i32> {
         match self.call(truth, node, room, |handler, now, token| handler.readdir(now, *of, cookie, token)) {
-            Answer::Directory(entries) => Ok(entries),
+            // As the kernel does: never less than one entry.
+            Answer::Directory(entries, true) if entries.is_empty() => self.list(truth, node, of, cookie, 4096),
+            Answer::Directory(entries, _) => Ok(entries),
             Answer::Error(errno) => Err(errno),
             other => panic!("{other:?} to a readdir"),
         }

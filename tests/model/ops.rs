@@ -33,6 +33,11 @@ impl Place {
         Place(path.split('/').map(|name| u8::try_from(at(name)).expect("few names")).collect())
     }
 
+    /// What the tree calls by its name number `name`, in this directory.
+    pub(crate) fn child(&self, name: u8) -> Place {
+        Place([self.0.as_slice(), &[name]].concat())
+    }
+
     /// Its names, from the root on.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static [u8]> {
         self.0.iter().map(|at| NAMES[usize::from(*at)])
@@ -157,6 +162,11 @@ pub(crate) enum Ask {
         name: Place,
     },
     ListKept {
+        slot: u8,
+        room: u16,
+    },
+    /// Go on with a reading of a kept directory, or begin one.
+    Stream {
         slot: u8,
         room: u16,
     },
@@ -287,7 +297,7 @@ fn len() -> impl Strategy<Value = u32> {
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
-    let slot = || 0u8..4;
+    let slot = || 0u8..2;
     let room = || prop_oneof![Just(320u16), Just(700), Just(4096)];
     prop_oneof![
         8 => place().prop_map(Ask::Stat),
@@ -300,6 +310,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         4 => (slot(), offset(), len()).prop_map(|(slot, offset, len)| Ask::ReadKept { slot, offset, len }),
         2 => (slot(), place()).prop_map(|(slot, name)| Ask::StatIn { slot, name }),
         2 => (slot(), room()).prop_map(|(slot, room)| Ask::ListKept { slot, room }),
+        3 => (slot(), 70u16..140).prop_map(|(slot, room)| Ask::Stream { slot, room }),
         1 => slot().prop_map(|slot| Ask::Forget { slot }),
         1 => Just(Ask::Statfs),
     ]
