@@ -28,7 +28,8 @@ test: deps ## Run all tests
 bench: build ## Run the benchmarks
 	$(CARGO) bench --locked --package bornite-bench
 
-soak: deps ## Run the long tests, those that `test` leaves out
+soak: deps ## Run the long tests, those that `test` leaves out, and each fuzz target for its share of a minute
+	@scripts/fuzz.sh 60
 	@scripts/test.sh --soak
 
 install: build ## Install binary, man pages and completions below DESTDIR and PREFIX

@@ -204,3 +204,55 @@ fn what_hangs_at_the_backend_holds_up_nothing_else() {
     assert_eq!(backend.calls("d/held", Call::Lookup), 2, "one for the attributes, one to open it");
     cluster.assert_only_root_asked();
 }
+
+#[test]
+fn sixteen_reads_that_hang_hold_up_no_lookup() {
+    needs_fuse!("sixteen_reads_that_hang_hold_up_no_lookup");
+    const HANGING: usize = 16;
+    let held: Vec<String> = (0..HANGING).map(|n| format!("held{n}")).collect();
+    let objects: Vec<(&str, Option<&[u8]>)> = [("d", None), ("d/other", Some(&b"other"[..]))]
+        .into_iter()
+        .chain(held.iter().map(|name| (name.as_str(), Some(name.as_bytes()))))
+        .collect();
+    for call in [Call::Read, Call::Lookup] {
+        let backend = Scripted::start(&objects);
+        let cluster = Cluster::start(4, backend.path());
+        for name in &held {
+            backend.trouble(name, call, Trouble::Hold);
+        }
+        let others = std::thread::scope(|scope| {
+            // From every depth, so that the root gets some of its own and some of its children.
+            let waiting: Vec<_> = (0..HANGING)
+                .map(|n| {
+                    let path = cluster.mount(DEPTHS[n % DEPTHS.len()]).join(&held[n]);
+                    scope.spawn(move || fs::read(path))
+                })
+                .collect();
+            let held_all = eventually(DEADLINE, || backend.held() == HANGING);
+            let begin = Instant::now();
+            let others = DEPTHS.map(|node| {
+                let mount = cluster.mount(node);
+                // A lookup of a directory and of a file, a listing, a read, and figures.
+                let read = fs::read(mount.join("d/other")).ok();
+                let names = list(&mount.join("d")).map(|names| names.len());
+                let absent = errno(fs::metadata(mount.join("d/absent")));
+                let figures = rustix::fs::statvfs(mount).is_ok();
+                (read, names, absent, figures)
+            });
+            let took = begin.elapsed();
+            let still = waiting.iter().filter(|thread| !thread.is_finished()).count();
+            backend.recover();
+            backend.release();
+            for (thread, name) in waiting.into_iter().zip(&held) {
+                assert_eq!(thread.join().unwrap().unwrap(), name.as_bytes());
+            }
+            assert!(held_all && still == HANGING, "{call:?}: only {still} hung: the test shows nothing");
+            assert!(took < DEADLINE / 2, "{call:?}: what does not hang took {took:?}");
+            others
+        });
+        for (node, other) in DEPTHS.into_iter().zip(others) {
+            assert_eq!(other, (Some(b"other".to_vec()), Ok(1), Some(Errno::NOENT), true), "{call:?}, node {node}");
+        }
+        cluster.assert_only_root_asked();
+    }
+}

@@ -20,7 +20,7 @@ mod dispatch;
 mod ended;
 mod error;
 mod mount;
-mod mountinfo;
+pub mod mountinfo;
 mod notify;
 mod options;
 mod reply;

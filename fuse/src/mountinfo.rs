@@ -1,5 +1,5 @@
 //! /proc/self/mountinfo (proc_pid_mountinfo(5)): what is mounted where, without touching any mount, so that a hung or
-//! dead one can be looked at. Pure parsing, used by `mount`.
+//! dead one can be looked at. Used by this crate's mounting and by whoever must know mounts without touching them.
 
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -7,47 +7,60 @@ use std::path::{Path, PathBuf};
 
 /// One mount of this mount namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// Unique while the mount lives.
-    pub(crate) id: u64,
+    pub id: u64,
     /// The mount that it is mounted on.
-    pub(crate) parent: u64,
+    pub parent: u64,
     /// `st_dev` of its files.
-    pub(crate) device: Device,
+    pub device: Device,
     /// Where it is mounted, as an absolute path without links.
-    pub(crate) mountpoint: PathBuf,
+    pub mountpoint: PathBuf,
     /// Type, subtype included: `fuse.bornite`.
-    pub(crate) fstype: String,
+    pub fstype: String,
 }
 
 /// A device number in its two halves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Device {
-    pub(crate) major: u32,
-    pub(crate) minor: u32,
+pub struct Device {
+    /// The driver's number; 0 for filesystems without a block device.
+    pub major: u32,
+    /// The device among those of the driver.
+    pub minor: u32,
 }
 
 impl Device {
     /// As `st_dev` shows it.
-    pub(crate) fn st_dev(self) -> u64 {
+    #[must_use]
+    pub fn st_dev(self) -> u64 {
         rustix::fs::makedev(self.major, self.minor)
     }
 }
 
 /// All mounts of this process's mount namespace.
-pub(crate) fn read() -> io::Result<Vec<Entry>> {
-    let text = std::fs::read("/proc/self/mountinfo")?;
-    Ok(text.split(|&b| b == b'\n').filter_map(parse_line).collect())
+///
+/// # Errors
+/// `/proc/self/mountinfo` cannot be read.
+pub fn read() -> io::Result<Vec<Entry>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The mounts of the text of a mountinfo; lines that are none are passed over.
+#[must_use]
+pub fn parse(text: &[u8]) -> Vec<Entry> {
+    text.split(|&b| b == b'\n').filter_map(parse_line).collect()
 }
 
 /// The mount that a path walk to `path` ends on: of those at exactly this path the one that no other covers.
-pub(crate) fn top_at<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
+#[must_use]
+pub fn top_at<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
     let here = || entries.iter().filter(|e| e.mountpoint == path);
     here().find(|e| !here().any(|other| other.parent == e.id))
 }
 
 /// The nearest mount at or above `path`.
-pub(crate) fn nearest<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
+#[must_use]
+pub fn nearest<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
     path.ancestors().find_map(|p| top_at(entries, p))
 }
 

@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     fn file(size: u64) -> FileData {
-        FileData::new(Version { ino: 1, size, mtime: Timestamp::default() })
+        FileData::new(Version { ino: 1, size, mtime: Timestamp::default(), change: 0 })
     }
 
     #[test]

@@ -33,6 +33,9 @@ use super::types::{Attr, Ino, Kind, Listing, Micros};
 /// Longest path that is looked up, bytes: `PATH_MAX` of `linux/limits.h`.
 pub const PATH_BYTES_MAX: usize = 4096;
 
+/// No inode: numbers begin with [`Ino::ROOT`].
+const UNKNOWN: Ino = Ino(0);
+
 /// Sizes and key of the names.
 #[derive(Clone, Copy, Debug)]
 pub struct NamesConfig {
@@ -73,6 +76,8 @@ pub struct Inode {
     pub attr: Attr,
     /// The text of a symlink.
     pub target: Option<Box<[u8]>>,
+    /// The directory that the path was found in; [`UNKNOWN`] where that was not known here.
+    parent: Ino,
     /// Hash of the path: what a child's hash begins with.
     hash: u64,
     /// [`Micros`] until which the attributes may be believed.
@@ -90,7 +95,7 @@ struct Body {
 
 impl Inode {
     /// Until when the attributes (and that the path exists) may be believed: [`Micros::FOREVER`] unless told
-    /// otherwise, time 0 after [`NamesWriter::invalidate_all`].
+    /// otherwise, time 0 after [`NamesWriter::invalidate_below`].
     #[must_use]
     pub fn expires(&self) -> Micros {
         Micros(self.expires_us.load(Ordering::Acquire))
@@ -183,8 +188,23 @@ impl Names {
         self.index.with(self.hash.path(path), |inode| *inode.path == *path, with)
     }
 
-    /// The inode of a name in a directory, expired or not. `None` as well where the path would be longer than
-    /// [`PATH_BYTES_MAX`].
+    /// As [`Names::get`], but `None` where a directory of the path is known to be another one by now than that in which
+    /// the path was found.
+    #[must_use]
+    pub fn current(&self, path: &[u8]) -> Option<Arc<Inode>> {
+        let found = self.get(path)?;
+        let mut child = Arc::clone(&found);
+        while let Some(parent) = parent_path(&child.path).and_then(|path| self.get(path)) {
+            if child.parent != parent.ino {
+                return None;
+            }
+            child = parent;
+        }
+        Some(found)
+    }
+
+    /// The inode of a name in a directory, expired or not; `None` where it was found in another directory that had
+    /// this one's path before, and where the path would be longer than [`PATH_BYTES_MAX`].
     #[must_use]
     pub fn child(&self, parent: &Inode, name: &[u8]) -> Option<Arc<Inode>> {
         self.with_child(parent, name, Arc::clone)
@@ -196,7 +216,7 @@ impl Names {
             return None;
         }
         let hash = self.hash.child(parent.hash, name);
-        self.index.with(hash, |inode| is_child(&inode.path, &parent.path, name), with)
+        self.index.with(hash, |inode| inode.parent == parent.ino && is_child(&inode.path, &parent.path, name), with)
     }
 
     /// The inode of a number: the view of the path that was inserted last, or the retired one.
@@ -213,6 +233,15 @@ impl Names {
             retired: self.retired.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed) + self.index.size_bytes() as u64,
         }
+    }
+}
+
+/// The path of the directory that `path` is in; none for the root.
+fn parent_path(path: &[u8]) -> Option<&[u8]> {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => Some(&path[..at]),
+        None if path.is_empty() => None,
+        None => Some(b""),
     }
 }
 
@@ -281,7 +310,8 @@ impl NamesWriter {
 
     /// Makes known what a path is.
     ///
-    /// - A directory that stays one keeps its number, and its listing unless its times or backend inode moved.
+    /// - A directory keeps its number while it is the same backend inode, and its listing unless its times moved. What
+    ///   was found in another one that had its path is no child of it ([`Names::current`], [`Names::child`]).
     /// - Anything else keeps its number and data while kind, [`Attr::version`] and device stay (a new ctime, owner or
     ///   mode only refreshes the attributes); otherwise it gets a new number, and the old one is retired when no other
     ///   path has it.
@@ -290,7 +320,13 @@ impl NamesWriter {
     /// - The root keeps number 1 whatever happens to it.
     pub fn insert(&mut self, path: &[u8], attr: Attr, target: Option<&[u8]>, expires: Micros) -> Arc<Inode> {
         let old = self.names.get(path);
-        let kept = old.as_ref().filter(|old| is_same(&old.attr, &attr));
+        let kept = old
+            .as_ref()
+            .filter(|old| is_same(&old.attr, &attr) || (path.is_empty() && old.attr.is_dir() && attr.is_dir()));
+        let parent = match parent_path(path) {
+            None | Some(b"") => Ino::ROOT,
+            Some(parent) => self.parent_ino(parent),
+        };
         let (ino, body) = match kept {
             Some(old) => {
                 if attr.is_dir() && !is_unchanged_dir(&old.attr, &attr) {
@@ -309,6 +345,7 @@ impl NamesWriter {
             path: path.into(),
             attr,
             target: target.map(Box::from),
+            parent,
             hash: self.names.hash.path(path),
             expires_us: AtomicU64::new(expires.0),
             body,
@@ -378,15 +415,32 @@ impl NamesWriter {
         }
     }
 
-    /// Lets everything expire and drops all listings. Numbers and data stay: what turns out to be the same version
-    /// goes on, so that files in use live through it. Visits every inode (0.1 to 0.3 us each).
-    pub fn invalidate_all(&mut self) {
+    /// Lets what is at `path` and below it expire, drops the listings there, and gives all of it. Numbers and data stay:
+    /// what turns out to be the same version goes on, so that files in use live through it. Visits every inode (0.1 to
+    /// 0.3 us each).
+    pub fn invalidate_below(&mut self, path: &[u8]) -> Vec<Arc<Inode>> {
         let mut dropped_bytes = 0;
+        let mut found = Vec::new();
         self.index.for_each(|inode| {
-            inode.expires_us.store(0, Ordering::Release);
-            dropped_bytes += inode.body.listing.swap(None).map_or(0, |timed| timed_bytes(&timed));
+            if is_at_or_below(&inode.path, path) {
+                inode.expires_us.store(0, Ordering::Release);
+                dropped_bytes += inode.body.listing.swap(None).map_or(0, |timed| timed_bytes(&timed));
+                found.push(Arc::clone(inode));
+            }
         });
         self.sub_bytes(dropped_bytes);
+        found
+    }
+
+    /// The number of the directory at `path`; what is known to be another directory's by now is forgotten.
+    fn parent_ino(&mut self, path: &[u8]) -> Ino {
+        match self.names.current(path) {
+            Some(parent) => parent.ino,
+            None => {
+                self.remove(path);
+                UNKNOWN
+            }
+        }
     }
 
     fn new_body(&mut self, path: &[u8], attr: Attr) -> (Ino, Arc<Body>) {
@@ -484,12 +538,21 @@ fn backend_id(attr: &Attr) -> Option<BackendId> {
 
 /// Whether the new attributes are those of the same directory name, or of the same version of the same object.
 fn is_same(old: &Attr, new: &Attr) -> bool {
-    old.kind() == new.kind() && (new.is_dir() || (old.version() == new.version() && old.backend_dev == new.backend_dev))
+    let same_inode = (old.backend_ino, old.backend_dev) == (new.backend_ino, new.backend_dev);
+    old.kind() == new.kind() && same_inode && (new.is_dir() || old.version() == new.version())
 }
 
 fn is_unchanged_dir(old: &Attr, new: &Attr) -> bool {
     let what = |attr: &Attr| (attr.mtime, attr.ctime, attr.backend_ino, attr.backend_dev);
     what(old) == what(new)
+}
+
+/// Whether `path` is `top` or below it.
+pub fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
+    match path.strip_prefix(top) {
+        Some(rest) => top.is_empty() || rest.is_empty() || rest[0] == b'/',
+        None => false,
+    }
 }
 
 #[cfg(test)]
@@ -520,6 +583,7 @@ mod tests {
             ctime: Timestamp::default(),
             backend_ino,
             backend_dev: 66,
+            change: 0,
         }
     }
 
@@ -607,8 +671,51 @@ mod tests {
 
         let dir = put(&mut writer, b"a", attr(DIR, 2));
         assert!(dir.ino > new.ino && dir.data().is_none());
-        assert_eq!(put(&mut writer, b"a", Attr { mtime: at(9), backend_ino: 77, ..attr(DIR, 2) }).ino, dir.ino);
+        assert_eq!(put(&mut writer, b"a", Attr { mtime: at(9), ..attr(DIR, 2) }).ino, dir.ino);
+        assert!(put(&mut writer, b"a", attr(DIR, 77)).ino > dir.ino);
         assert_eq!(put(&mut writer, b"", attr(FILE, 9)).ino, Ino::ROOT);
+    }
+
+    #[test]
+    fn what_was_found_in_a_directory_that_was_replaced_is_no_child_of_the_new_one() {
+        let (mut writer, names) = names();
+        let old = put(&mut writer, b"d", attr(DIR, 2));
+        put(&mut writer, b"d/e", attr(DIR, 3));
+        let file = put(&mut writer, b"d/e/f", attr(FILE, 4));
+        assert_eq!(names.current(b"d/e/f").map(|inode| inode.ino), Some(file.ino));
+        assert_eq!(names.child(&old, b"e").map(|inode| inode.attr.backend_ino), Some(3));
+        let new = put(&mut writer, b"d", attr(DIR, 7));
+        assert!(new.ino > old.ino && old.is_retired());
+        assert!(names.child(&new, b"e").is_none());
+        assert!(names.current(b"d/e").is_none() && names.current(b"d/e/f").is_none());
+        assert!(names.get(b"d/e/f").is_some(), "it is there until it is found anew");
+        let e = put(&mut writer, b"d/e", attr(DIR, 8));
+        assert_eq!(names.child(&new, b"e").map(|inode| inode.ino), Some(e.ino));
+        assert!(names.current(b"d/e/f").is_none());
+        // What is found below a directory that is not current any more stands for itself.
+        put(&mut writer, b"d/e", attr(DIR, 3));
+        put(&mut writer, b"d", attr(DIR, 20));
+        put(&mut writer, b"d/e/f", attr(FILE, 4));
+        assert!(names.get(b"d/e").is_none() && names.current(b"d/e/f").is_some());
+        // Where the directory was not known, a path stands for itself.
+        put(&mut writer, b"x/y", attr(FILE, 9));
+        assert!(names.current(b"x/y").is_some());
+        put(&mut writer, b"x", attr(DIR, 10));
+        assert!(names.current(b"x/y").is_none());
+    }
+
+    #[test]
+    fn what_is_below_a_path_expires_and_keeps_number_and_data() {
+        let (mut writer, names) = names();
+        for (path, mode) in [(&b"d"[..], DIR), (b"d/f", FILE), (b"d2", FILE)] {
+            put(&mut writer, path, attr(mode, path.len() as u64));
+        }
+        let found = writer.invalidate_below(b"d");
+        assert_eq!(found.iter().map(|inode| &*inode.path).collect::<BTreeSet<_>>(), [&b"d"[..], b"d/f"].into());
+        let fresh = |path: &[u8]| names.get(path).is_some_and(|inode| inode.is_fresh(Micros(1)));
+        assert!(!fresh(b"d") && !fresh(b"d/f") && fresh(b"d2"));
+        assert_eq!(put(&mut writer, b"d/f", attr(FILE, 3)).ino, found.iter().find(|i| *i.path == *b"d/f").unwrap().ino);
+        assert!(fresh(b"d/f"));
     }
 
     #[test]
@@ -650,11 +757,7 @@ mod tests {
         let again = put(&mut writer, b"d", Attr { uid: 5, ..attr(DIR, 2) });
         assert_eq!(again.listing().expect("unchanged").listing.len(), 2);
         assert_eq!(names.stats().bytes, with_listing);
-        for changed in [
-            Attr { mtime: at(1), ..attr(DIR, 2) },
-            Attr { mtime: at(1), ctime: at(1), ..attr(DIR, 2) },
-            Attr { mtime: at(1), ctime: at(1), ..attr(DIR, 3) },
-        ] {
+        for changed in [Attr { mtime: at(1), ..attr(DIR, 2) }, Attr { mtime: at(1), ctime: at(1), ..attr(DIR, 2) }] {
             writer.set_listing(dir.ino, listing(&[b"a"]), Micros(100));
             let inode = put(&mut writer, b"d", changed);
             assert_eq!(inode.ino, dir.ino);
@@ -675,7 +778,7 @@ mod tests {
         let dir = put(&mut writer, b"d", attr(DIR, 3));
         writer.set_listing(dir.ino, listing(&[b"a"]), Micros::FOREVER);
         assert!(file.is_fresh(Micros(0)) && dir.listing().is_some());
-        writer.invalidate_all();
+        writer.invalidate_below(b"");
         assert!(!file.is_fresh(Micros(0)) && !dir.is_fresh(Micros(0)) && dir.listing().is_none());
         assert!(!names.by_ino(Ino::ROOT).expect("root").is_fresh(Micros(0)));
         let again = put(&mut writer, b"f", attr(FILE, 2));
@@ -748,7 +851,10 @@ mod tests {
             let mut known: BTreeSet<Ino> = BTreeSet::new();
             let mut forgotten: BTreeSet<Ino> = BTreeSet::new();
             let mut by_backend: BTreeMap<u64, (Ino, Attr)> = BTreeMap::new();
-            let same = |a: &Attr, b: &Attr| a.kind() == b.kind() && (a.is_dir() || a.version() == b.version());
+            let same = |a: &Attr, b: &Attr| {
+                a.kind() == b.kind() && a.backend_ino == b.backend_ino && (a.is_dir() || a.version() == b.version())
+            };
+            put(&mut writer, b"d", attr(DIR, 99));
             for step in steps {
                 match step {
                     Step::Insert { path, mode, backend_ino, version, ctime, nlink } => {
@@ -787,7 +893,7 @@ mod tests {
                     Step::List(path) => if let Some((ino, _)) = paths.get(&path) {
                         writer.set_listing(*ino, listing(&[b"a"]), Micros::FOREVER);
                     },
-                    Step::Invalidate => writer.invalidate_all(),
+                    Step::Invalidate => drop(writer.invalidate_below(b"")),
                 }
                 let parent = put(&mut writer, b"d", attr(DIR, 99));
                 for path in 0..12 {

@@ -285,7 +285,7 @@ mod tests {
     }
 
     fn file(ino: u64, chunks: u64) -> Arc<FileData> {
-        Arc::new(FileData::new(Version { ino, size: chunks * MIB as u64, mtime: Timestamp::default() }))
+        Arc::new(FileData::new(Version { ino, size: chunks * MIB as u64, mtime: Timestamp::default(), change: 0 }))
     }
 
     fn put(store: &mut ChunkStore, file: &Arc<FileData>, index: u32, bytes: &[u8]) -> Result<Arc<Chunk>, NoMemory> {

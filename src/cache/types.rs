@@ -122,6 +122,9 @@ pub struct Attr {
     pub backend_ino: u64,
     /// `st_dev` at the backend, as the root's node saw it.
     pub backend_dev: u64,
+    /// How often the root found other bytes in this file than before although inode number, size and modification
+    /// time were the same: 0 for nearly every file.
+    pub change: u32,
 }
 
 impl Attr {
@@ -140,7 +143,7 @@ impl Attr {
     /// The version that these attributes name.
     #[must_use]
     pub const fn version(&self) -> Version {
-        Version { ino: self.backend_ino, size: self.size, mtime: self.mtime }
+        Version { ino: self.backend_ino, size: self.size, mtime: self.mtime, change: self.change }
     }
 }
 
@@ -153,9 +156,11 @@ pub struct Version {
     pub size: u64,
     /// `st_mtim`
     pub mtime: Timestamp,
+    /// [`Attr::change`]
+    pub change: u32,
 }
 
-/// [`Attr`] as it travels: 88 bytes, little endian, no padding.
+/// [`Attr`] as it travels: 92 bytes, little endian, no padding.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct AttrWire {
@@ -173,9 +178,10 @@ pub struct AttrWire {
     ctime_nanos: le::U32,
     backend_ino: le::U64,
     backend_dev: le::U64,
+    change: le::U32,
 }
 
-const _: () = assert!(size_of::<AttrWire>() == 88);
+const _: () = assert!(size_of::<AttrWire>() == 92);
 
 impl From<Attr> for AttrWire {
     fn from(a: Attr) -> AttrWire {
@@ -194,6 +200,7 @@ impl From<Attr> for AttrWire {
             ctime_nanos: a.ctime.nanos.into(),
             backend_ino: a.backend_ino.into(),
             backend_dev: a.backend_dev.into(),
+            change: a.change.into(),
         }
     }
 }
@@ -213,6 +220,7 @@ impl From<AttrWire> for Attr {
             ctime: Timestamp { secs: w.ctime_secs.get(), nanos: w.ctime_nanos.get() },
             backend_ino: w.backend_ino.get(),
             backend_dev: w.backend_dev.get(),
+            change: w.change.get(),
         }
     }
 }
@@ -436,6 +444,7 @@ mod tests {
             ctime: Timestamp { secs: 9, nanos: 1 },
             backend_ino: u64::MAX,
             backend_dev: 66,
+            change: 7,
         };
         assert_eq!(Attr::from(AttrWire::from(attr)), attr);
         assert_eq!(attr.kind(), Kind::File);

@@ -335,7 +335,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let bytes = number.checked_mul(1 << shift).filter(|bytes| CACHE_BYTES.contains(bytes));
     bytes.ok_or_else(|| {
         let (least, most) = (CACHE_BYTES.start() >> 20, CACHE_BYTES.end() >> 40);
-        format!("{text} is not in {least}M to {most}T")
+        format!("{} is not in {least}M to {most}T", text.escape_debug())
     })
 }
 

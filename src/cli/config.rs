@@ -121,16 +121,28 @@ impl Settings {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => return Ok(()),
             Err(error) => return Err(ConfigError::File { file: file.to_path_buf(), why: error.to_string() }),
         };
-        let table: toml::Table = toml::from_str(&text)
-            .map_err(|error| ConfigError::File { file: file.to_path_buf(), why: error.to_string() })?;
+        self.apply_text(&text, file)
+    }
+
+    /// Applies the text of a configuration file; `file` is for messages.
+    pub(super) fn apply_text(&mut self, text: &str, file: &Path) -> Result<(), ConfigError> {
+        let table: toml::Table = toml::from_str(text).map_err(|error| {
+            // Its own text is a picture of several lines.
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let why = format!("line {}: {}", before.matches('\n').count() + 1, error.message().escape_debug());
+            ConfigError::File { file: file.to_path_buf(), why }
+        })?;
         for (key, value) in table {
             let set = match value {
                 toml::Value::String(text) => self.set(&key, &text),
                 toml::Value::Integer(number) => self.set(&key, &number.to_string()),
                 toml::Value::Boolean(flag) => self.set(&key, &flag.to_string()),
-                other => Err(format!("a {} where a text, a whole number or a truth value should be", other.type_str())),
+                other => Err(format!("{} where a text, a whole number or a truth value should be", other.type_str())),
             };
-            set.map_err(|why| ConfigError::FileKey { file: file.to_path_buf(), key, why })?;
+            set.map_err(|why| {
+                let key = key.escape_debug().to_string();
+                ConfigError::FileKey { file: file.to_path_buf(), key, why }
+            })?;
         }
         Ok(())
     }
@@ -363,9 +375,10 @@ mod tests {
         assert_eq!(load("trees = 0", &[], &[]).unwrap_err(), "configuration file FILE: trees: 0 is not in 1 to 1024");
         assert_eq!(
             load("trees = [1]", &[], &[]).unwrap_err(),
-            "configuration file FILE: trees: a array where a text, a whole number or a truth value should be"
+            "configuration file FILE: trees: array where a text, a whole number or a truth value should be"
         );
-        assert!(load("trees = \n", &[], &[]).unwrap_err().starts_with("configuration file FILE: TOML parse error"));
+        let error = load("\ntrees = \n", &[], &[]).unwrap_err();
+        assert!(error.starts_with("configuration file FILE: line 2: ") && !error.contains('\n'), "{error:?}");
         assert_eq!(
             load("", &[("BORNITE_LOG_LEVEL", "6")], &[]).unwrap_err(),
             "environment variable BORNITE_LOG_LEVEL: 6 is not in 0 to 5"

@@ -17,6 +17,7 @@ mod signals;
 mod sim;
 mod status;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -27,6 +28,16 @@ use args::{Cli, Command};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Commit that this program was built from, or `unknown`.
 pub const COMMIT: &str = env!("BORNITE_COMMIT");
+
+/// The configuration that a file with this text gives, as `mount --print-config` shows it. `file` is for messages.
+///
+/// # Errors
+/// What is wrong with it, in one line that names the file.
+pub fn effective_config(text: &str, file: &Path) -> Result<String, String> {
+    let mut settings = config::Settings::default();
+    settings.apply_text(text, file).map_err(|error| error.to_string())?;
+    Ok(settings.to_toml())
+}
 
 /// A fault in what the user gave, not in what was done with it: exit code 2.
 #[derive(Debug, thiserror::Error)]

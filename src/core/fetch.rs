@@ -4,7 +4,9 @@ use super::flight::{FlightId, Object, Outcome, Stage, Waiter};
 use super::limits::{
     CHECKSUM_RETRIES_MAX, LISTING_BYTES_MAX, MEMORY_RETRY_US, REQUESTS_AT_PARENT_MAX, RETRY_US, VERIFY_INLINE_BYTES,
 };
-use super::node::{BackendOp, BackendReply, EIO, ENOTDIR, ESTALE, FlightKey, Found, Node, Output, chunk_len, describe};
+use super::node::{
+    BackendOp, BackendReply, ChunkFailure, EIO, ENOTDIR, ESTALE, FlightKey, Node, Output, chunk_len, describe,
+};
 use super::wire::{Grant, Header, Message};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::CHUNK_BYTES;
@@ -19,7 +21,7 @@ impl Node {
         let Some(flight) = self.flights.get(id) else { return };
         let object = flight.object.clone();
         if let Object::List(path) | Object::Chunk { path, .. } = &object {
-            match self.names.get(path) {
+            match self.names.current(path) {
                 Some(inode) => {
                     if let Err(errno) = fits(&object, &inode.attr) {
                         return self.fail(now, id, errno);
@@ -49,7 +51,7 @@ impl Node {
             Outcome::Entry(inode) => fits(&flight.object, &inode.attr),
             // Who asks for a listing or bytes once held the object: it is gone.
             Outcome::Absent { .. } => Err(ESTALE),
-            Outcome::Failed { errno } => Err(*errno),
+            Outcome::Failed { errno } => Err(if is_gone(*errno) { ESTALE } else { *errno }),
             Outcome::Listing { .. } | Outcome::Chunk(_) | Outcome::Statfs(_) => Err(EIO),
         };
         match answer {
@@ -141,17 +143,25 @@ impl Node {
 
     /// The backend answered request `id`.
     pub fn backend(&mut self, now: Micros, id: FlightId, reply: BackendReply) {
-        let Some(flight) = self.flights.get(id).filter(|flight| flight.stage == Stage::Backend) else { return };
+        let asked = |stage| matches!(stage, Stage::Backend | Stage::Rechecking);
+        let Some(flight) = self.flights.get(id).filter(|flight| asked(flight.stage)) else { return };
+        if std::mem::take(&mut flight.outdated) {
+            flight.held = None;
+            return self.lead(now, id);
+        }
         let (key, object) = (FlightKey::from(&*flight), flight.object.clone());
         let asked_at = flight.asked_at.unwrap_or(now);
         let outcome = match reply {
-            BackendReply::Attr(Ok(Found { attr, target })) => {
-                let expires = match (attr.is_dir(), self.config.attr_ttl) {
+            BackendReply::Attr(Ok(found)) => {
+                let expires = match (found.attr.is_dir(), self.config.attr_ttl) {
                     (true, _) => asked_at.after(self.config.dir_ttl),
                     (false, Some(ttl)) => asked_at.after(ttl),
                     (false, None) => Micros::FOREVER,
                 };
-                self.learn_found(&key, attr, target.as_deref(), expires)
+                match self.found_at_backend(id, &key, found, expires) {
+                    Some(outcome) => outcome,
+                    None => return,
+                }
             }
             BackendReply::Attr(Err(errno)) if errno == rustix::io::Errno::NOENT.raw_os_error() => {
                 self.counters.backend_enoent += 1;
@@ -160,16 +170,16 @@ impl Node {
             BackendReply::List(Ok(listing)) => {
                 self.learn_listing(&key.path, listing, asked_at.after(self.config.dir_ttl))
             }
-            BackendReply::Chunk(Ok((slot, crc))) => {
-                let Object::Chunk { version, index, .. } = &object else { return self.fail(now, id, EIO) };
-                let len = chunk_len(version.size, *index).unwrap_or(0);
-                self.counters.backend_bytes += len as u64;
-                self.learn_chunk(&object, slot, len, crc)
-            }
+            BackendReply::Chunk(Ok(read)) => match self.read_at_backend(id, &object, read) {
+                Some(outcome) => outcome,
+                None => return,
+            },
+            BackendReply::Chunk(Err(ChunkFailure::TooYoung { wait_us })) => return self.pause(now, id, wait_us),
+            BackendReply::Recheck(result) => return self.rechecked(now, id, result),
             BackendReply::Statfs(Ok(statfs)) => self.learn_statfs(now, statfs),
             BackendReply::Attr(Err(errno))
             | BackendReply::List(Err(errno))
-            | BackendReply::Chunk(Err(errno))
+            | BackendReply::Chunk(Err(ChunkFailure::Errno(errno)))
             | BackendReply::Statfs(Err(errno)) => self.failed(&object, errno),
         };
         self.finish(now, id, &outcome);
@@ -178,18 +188,20 @@ impl Node {
     /// Upstream failed with `errno`. A name or version that is gone is forgotten, so that the next to ask sees what is
     /// there now; nothing else is remembered.
     fn failed(&mut self, object: &Object, errno: i32) -> Outcome {
-        let gone = errno == ESTALE || errno == rustix::io::Errno::NOENT.raw_os_error();
         match object {
-            Object::Chunk { path, version, .. } if gone => {
+            Object::Chunk { path, version, .. } if is_gone(errno) => {
+                // Another name of the file may still be it: who reads it tries that one.
                 if self.names.get(path).is_some_and(|inode| inode.attr.version() == *version) {
                     self.drop_name(path);
                 }
                 return Outcome::Failed { errno: ESTALE };
             }
-            Object::List(path) if gone => {
+            Object::List(path) if is_gone(errno) => {
                 self.drop_name(path);
                 return Outcome::Failed { errno: ESTALE };
             }
+            // Something above it is no directory, or a link, by now. Whoever looks it up is told so.
+            Object::Attr(path) if is_gone(errno) => self.drop_name(path),
             _ => {}
         }
         Outcome::Failed { errno }
@@ -208,6 +220,11 @@ impl Node {
             return;
         };
         flight.sign_at = now;
+        if !matches!(message, Message::Pending) && std::mem::take(&mut flight.outdated) {
+            // It was answered before the invalidation reached the parent, or asked before it: once more from the start.
+            (flight.asked_at, flight.token, flight.parts) = (None, None, None);
+            return self.ask(now, id);
+        }
         let asked_at = flight.asked_at.unwrap_or(now);
         let (key, object) = (FlightKey::from(&*flight), flight.object.clone());
         let outcome = match (&object, message) {
@@ -355,6 +372,13 @@ fn fits(object: &Object, attr: &Attr) -> Result<(), i32> {
         Object::Chunk { version, .. } if attr.version() != *version => Err(ESTALE),
         _ => Ok(()),
     }
+}
+
+/// Whether an errno says that something else is at the path than the file or directory that was there: another version,
+/// nothing, or something that is no directory, here or above.
+fn is_gone(errno: i32) -> bool {
+    use rustix::io::Errno as E;
+    [E::STALE, E::NOENT, E::NOTDIR].iter().any(|gone| gone.raw_os_error() == errno)
 }
 
 const _: () = assert!(PULL_RETRY_US < RETRY_US);

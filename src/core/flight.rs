@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 
+use super::node::Found;
 use super::topology::NodeId;
 use super::wire::Statfs;
+use crate::cache::arena::Slot;
 use crate::cache::chunks::Chunk;
 use crate::cache::enoent::Token;
-use crate::cache::names::Inode;
+use crate::cache::names::{Inode, is_at_or_below};
 use crate::cache::types::{Listing, ListingBuilder, Micros, Version};
 
 /// What can be asked for. Paths are relative to the target.
@@ -124,6 +126,17 @@ pub(super) enum Stage {
     },
     /// The backend was asked.
     Backend,
+    /// The backend is asked whether a file's bytes are as they were.
+    Rechecking,
+}
+
+/// An answer of the backend's that waits for a comparison with what was read before.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// What is at a path, and until when that may be said.
+    Found { found: Found, expires: Micros },
+    /// A chunk.
+    Chunk { slot: Slot, len: usize, crc: u32 },
 }
 
 /// One upstream request.
@@ -145,6 +158,10 @@ pub(super) struct Flight {
     pub(super) bad_checksums: u32,
     /// Counts among the requests that are under way at the parent.
     pub(super) credit: bool,
+    /// What waits for a comparison with what was read before.
+    pub(super) held: Option<Held>,
+    /// What is under way was asked before an invalidation: its answer is not to be believed.
+    pub(super) outdated: bool,
     /// When it is looked at next; timers for other times are void.
     timer: Micros,
 }
@@ -199,6 +216,8 @@ impl Flights {
             parts: None,
             bad_checksums: 0,
             credit: false,
+            held: None,
+            outdated: false,
             timer: Micros::FOREVER,
         };
         self.table.insert(id, flight);
@@ -209,6 +228,17 @@ impl Flights {
         let flight = self.table.remove(&id)?;
         self.by_object.remove(&flight.object);
         Some(flight)
+    }
+
+    /// What was asked of `path` and what is below it is not to be believed when it is answered. Bytes are: they are
+    /// asked for by their version.
+    pub(super) fn outdate(&mut self, path: &[u8]) {
+        for flight in self.table.values_mut() {
+            let names = matches!(flight.object, Object::Attr(_) | Object::List(_));
+            if names && is_at_or_below(flight.object.path(), path) {
+                flight.outdated = true;
+            }
+        }
     }
 
     /// Has the request looked at again at `at`, unless it is looked at earlier anyway.

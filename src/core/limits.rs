@@ -43,6 +43,15 @@ pub const VERIFY_INLINE_BYTES: usize = 65_536;
 /// How often a chunk whose checksum does not match is asked for again before it fails with EIO.
 pub const CHECKSUM_RETRIES_MAX: u32 = 3;
 
+/// An invalidation that a node did not answer is asked for again after this long.
+pub const SWEEP_RETRY_US: u64 = 1_000_000;
+
+/// Invalidations that a node has under way at once; what comes beyond is asked again by who wants it.
+pub const SWEEPS_MAX: usize = 64;
+
+/// Nodes that have not answered an invalidation by then are reported as missing.
+pub const SWEEP_DEADLINE_US: u64 = 8_000_000;
+
 /// Largest packed listing that a node accepts from a peer, bytes.
 pub const LISTING_BYTES_MAX: usize = 1 << 30;
 
@@ -52,6 +61,7 @@ const _: () = {
     assert!(HEADER_BYTES + PATH_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
     assert!(HEADER_BYTES + size_of::<AttrWire>() + TARGET_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
     assert!(PENDING_US < RETRY_US);
+    assert!(SWEEP_RETRY_US * 4 < SWEEP_DEADLINE_US);
     assert!(RETRY_US * 4 < REQUEST_DEADLINE_US);
     assert!(REQUEST_DEADLINE_US < GRANT_LEASE_US);
     assert!(PROBE_PAUSE_MIN_US < PROBE_PAUSE_MAX_US && PROBE_PAUSE_MAX_US < PROBE_BUDGET_US);

@@ -11,7 +11,7 @@
 //!
 //! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
 //! request per object, waiters parked), `fetch` (asking upstream), `serve` (answering peers), `peer` (readiness),
-//! `limits` (every bound, in one place).
+//! `verify` (a root's watch over its files), `sweep` (invalidation), `limits` (every bound, in one place).
 
 mod fetch;
 mod flight;
@@ -19,10 +19,13 @@ pub mod limits;
 mod node;
 mod peer;
 mod serve;
+mod sweep;
 pub mod topology;
+mod verify;
 pub mod wire;
 
 pub use flight::{FlightId, Object, Outcome, Waiter};
-pub use node::{BackendOp, BackendReply, Counters, Found, Load, Node, NodeConfig, Output};
+pub use node::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Counters, Found, Load, Node, NodeConfig, Output};
 pub use peer::ParentState;
+pub use sweep::Swept;
 pub use topology::{NodeId, Topology};

@@ -9,7 +9,9 @@ use hashbrown::HashMap;
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Stage, Waiter};
 use super::limits::{PENDING_US, REQUEST_DEADLINE_US, RETRY_US};
 use super::peer::{Parent, ParentState};
+use super::sweep::{Sweep, Swept};
 use super::topology::{NodeId, Topology};
+use super::verify::Seen;
 use super::wire::{self, Header, Message, Statfs};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::{CHUNK_BYTES, Chunk};
@@ -95,6 +97,27 @@ pub enum Output {
         /// Which.
         segment: u16,
     },
+    /// What the kernel has cached of this inode under this name is to be asked for anew; its contents may stay.
+    Expire {
+        /// The inode.
+        ino: Ino,
+        /// The name's path.
+        path: Box<[u8]>,
+        /// Whether it is a directory: its cached names go, its own name stays.
+        dir: bool,
+    },
+    /// Call [`Node::fenced`] once the kernel knows of everything that came before.
+    Fence {
+        /// The number to call it with.
+        id: u64,
+    },
+    /// An invalidation ended.
+    Swept {
+        /// The client's number, as given to [`Node::sweep`].
+        waiter: u64,
+        /// How.
+        swept: Swept,
+    },
     /// What the kernel may have cached of this inode under this name is void.
     Invalidate {
         /// The inode.
@@ -130,6 +153,15 @@ pub enum BackendOp {
         /// Where to.
         slot: Slot,
     },
+    /// Whether chunks of a file are still as they were read, without keeping them.
+    Recheck {
+        /// The path.
+        path: Box<[u8]>,
+        /// The attributes' version.
+        version: crate::cache::types::Version,
+        /// Chunk numbers and the CRC-32C of each, in order.
+        chunks: Vec<(u32, u32)>,
+    },
     /// `statfs`.
     Statfs,
 }
@@ -143,6 +175,31 @@ pub struct Found {
     pub target: Option<Box<[u8]>>,
 }
 
+/// A chunk read from the backend.
+#[derive(Debug)]
+pub struct ChunkRead {
+    /// The bytes.
+    pub slot: Slot,
+    /// How many.
+    pub len: usize,
+    /// Their CRC-32C.
+    pub crc: u32,
+    /// The file's change time after they were read.
+    pub ctime: crate::cache::types::Timestamp,
+}
+
+/// Why a chunk was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkFailure {
+    /// The backend's own errno; ESTALE for a file that is of another version.
+    Errno(i32),
+    /// The file was changed so lately that its times could not tell another change. To be tried again later.
+    TooYoung {
+        /// After this many microseconds.
+        wait_us: u64,
+    },
+}
+
 /// What the backend answered.
 #[derive(Debug)]
 pub enum BackendReply {
@@ -150,8 +207,10 @@ pub enum BackendReply {
     Attr(Result<Found, i32>),
     /// To [`BackendOp::List`].
     List(Result<Listing, i32>),
-    /// To [`BackendOp::Chunk`]: the bytes and their CRC-32C, or the errno.
-    Chunk(Result<(Slot, u32), i32>),
+    /// To [`BackendOp::Chunk`].
+    Chunk(Result<ChunkRead, ChunkFailure>),
+    /// To [`BackendOp::Recheck`]: the file's attributes, at which all of them are; ESTALE if one is not.
+    Recheck(Result<Attr, i32>),
     /// To [`BackendOp::Statfs`].
     Statfs(Result<Statfs, i32>),
 }
@@ -199,6 +258,8 @@ pub struct Counters {
     pub backend_chunk: u64,
     /// Bytes of chunks read from the backend.
     pub backend_bytes: u64,
+    /// Comparisons of a file's bytes with what was read before.
+    pub rechecks: u64,
     /// Grants that were taken back because the child did not release them.
     pub leases_ended: u64,
 }
@@ -236,6 +297,11 @@ pub struct Node {
     pub(super) grants: HashMap<u64, Arc<Chunk>>,
     pub(super) leases: VecDeque<(Micros, u64)>,
     pub(super) statfs: Option<(Statfs, Micros)>,
+    pub(super) sweeps: Vec<Sweep>,
+    /// Of a root: what it has read of each file version that is not gone.
+    pub(super) seen: HashMap<Ino, Seen>,
+    /// Of a root: files, by device and inode number, that had other bytes under the same version, and how often.
+    pub(super) changes: HashMap<(u64, u64), u32>,
     pub(super) out: VecDeque<Output>,
     pub(super) counters: Counters,
 }
@@ -266,6 +332,9 @@ impl Node {
             grants: HashMap::new(),
             leases: VecDeque::new(),
             statfs: None,
+            sweeps: Vec::new(),
+            seen: HashMap::new(),
+            changes: HashMap::new(),
             out: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -328,13 +397,14 @@ impl Node {
     pub fn next_deadline(&self) -> Option<Micros> {
         let probe = self.parent.as_ref().and_then(Parent::next_probe);
         let lease = self.leases.front().map(|(at, _)| *at);
-        [self.flights.next_timer(), probe, lease].into_iter().flatten().min()
+        [self.flights.next_timer(), probe, lease, self.next_sweep()].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn timer(&mut self, now: Micros) {
         self.probe_parent(now);
         self.end_leases(now);
+        self.end_sweeps(now);
         while let Some(id) = self.flights.due(now) {
             self.look_at(now, id);
         }
@@ -385,6 +455,8 @@ impl Node {
             | Message::Chunk { .. }
             | Message::Statfs
             | Message::Release { .. } => self.serve(now, header, message),
+            Message::Sweep { path, down } => self.sweep_asked(now, header, path, down),
+            Message::Swept(swept) => self.sweep_answered(now, header, swept),
             Message::Alive { serving } => self.parent_alive(now, header, serving),
             _ => self.reply(now, header, message),
         }
@@ -458,7 +530,7 @@ impl Node {
     /// The answer to `object` that memory holds, if it does.
     fn recall(&self, now: Micros, object: &Object) -> Option<Outcome> {
         match object {
-            Object::Attr(path) => match self.names.get(path).filter(|inode| inode.is_fresh(now)) {
+            Object::Attr(path) => match self.names.current(path).filter(|inode| inode.is_fresh(now)) {
                 Some(inode) => Some(Outcome::Entry(inode)),
                 None => {
                     let remaining = self.enoent.lookup(path, now)?;
@@ -466,11 +538,11 @@ impl Node {
                 }
             },
             Object::List(path) => {
-                let timed = self.names.get(path)?.listing().filter(|timed| timed.expires > now)?;
+                let timed = self.names.current(path)?.listing().filter(|timed| timed.expires > now)?;
                 Some(Outcome::Listing { listing: timed.listing.clone(), expires: timed.expires })
             }
             Object::Chunk { path, version, index } => {
-                let inode = self.names.get(path)?;
+                let inode = self.names.current(path)?;
                 if inode.attr.version() != *version {
                     return Some(Outcome::Failed { errno: ESTALE });
                 }
@@ -518,7 +590,12 @@ impl Node {
         let before = self.names.get(path);
         let inode = self.writer.insert(path, attr, target, expires);
         if let Some(before) = before.filter(|before| before.ino != inode.ino) {
-            self.retire(&before);
+            // Written in place, it is changed under its other names too; replaced, it lives on there.
+            let identity = |inode: &Inode| (inode.attr.backend_dev, inode.attr.backend_ino);
+            if identity(&before) == identity(&inode) {
+                self.drop_file(before.ino);
+            }
+            self.left(&before);
         }
         Outcome::Entry(inode)
     }
@@ -538,13 +615,24 @@ impl Node {
     /// Forgets the name, here and in the kernel.
     pub(super) fn drop_name(&mut self, path: &[u8]) {
         if let Some(inode) = self.writer.remove(path) {
-            self.retire(&inode);
+            self.left(&inode);
         }
     }
 
-    fn retire(&mut self, inode: &Inode) {
-        if let Some(data) = inode.data() {
-            self.store.forget(data);
+    /// Forgets every name of a file, here and in the kernel.
+    pub(super) fn drop_file(&mut self, ino: Ino) {
+        for path in self.writer.paths_of(ino) {
+            self.drop_name(&path);
+        }
+    }
+
+    /// A name of this inode went.
+    fn left(&mut self, inode: &Inode) {
+        if inode.is_retired() {
+            self.seen.remove(&inode.ino);
+            if let Some(data) = inode.data() {
+                self.store.forget(data);
+            }
         }
         self.out.push_back(Output::Invalidate { ino: inode.ino, path: inode.path.clone() });
     }

@@ -65,8 +65,10 @@ impl Node {
             }
             Outcome::Listing { listing, expires } => {
                 let (stamp, from) = part;
-                // Parts of another snapshot are of no use to the peer: it starts again with this one.
-                let from = if stamp == listing.stamp { from } else { 0 };
+                // Parts of another snapshot are of no use to the peer: it starts again with this one. So does a peer
+                // that asks beyond the end, which would make a frame that nobody can decode.
+                let goes_on = stamp == listing.stamp && from as usize <= listing.bytes().len();
+                let from = if goes_on { from } else { 0 };
                 let bytes = listing.part(from as usize, PART_BYTES_MAX);
                 let total = u32::try_from(listing.bytes().len()).unwrap_or(u32::MAX);
                 let remaining_us = expires.remaining_us(now);

@@ -6,6 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
 
 use super::limits::{FRAME_BYTES_MAX, PATH_BYTES_MAX, TARGET_BYTES_MAX};
+use super::sweep::Swept;
 use super::topology::NodeId;
 use crate::cache::types::{Attr, AttrWire, Timestamp, Version};
 
@@ -75,6 +76,7 @@ struct VersionWire {
     size: le::U64,
     mtime_secs: le::I64,
     mtime_nanos: le::U32,
+    change: le::U32,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -148,6 +150,13 @@ pub enum Message<'a> {
     },
     /// What `statfs`(2) tells of the backend.
     Statfs,
+    /// What is at and below this path is to be asked for anew.
+    Sweep {
+        /// The path.
+        path: &'a [u8],
+        /// By the peer and what is below it; otherwise the question is to be passed up first.
+        down: bool,
+    },
     /// A grant is no longer needed. Not answered.
     Release {
         /// The grant.
@@ -203,6 +212,8 @@ pub enum Message<'a> {
     Granted(Grant),
     /// Answer to [`Message::Statfs`].
     Filesystem(Statfs),
+    /// Answer to [`Message::Sweep`].
+    Swept(Swept),
 }
 
 /// Bytes that are no message.
@@ -217,6 +228,7 @@ mod kind {
     pub(super) const CHUNK: u8 = 4;
     pub(super) const STATFS: u8 = 5;
     pub(super) const RELEASE: u8 = 6;
+    pub(super) const SWEEP: u8 = 7;
     pub(super) const ALIVE: u8 = 129;
     pub(super) const FOUND: u8 = 130;
     pub(super) const ABSENT: u8 = 131;
@@ -226,6 +238,7 @@ mod kind {
     pub(super) const INLINE: u8 = 135;
     pub(super) const GRANTED: u8 = 136;
     pub(super) const FILESYSTEM: u8 = 137;
+    pub(super) const SWEPT: u8 = 138;
 }
 
 /// Bytes of a chunk that fit into one frame beside their header and checksum.
@@ -275,9 +288,14 @@ impl Message<'_> {
                     size: version.size.into(),
                     mtime_secs: version.mtime.secs.into(),
                     mtime_nanos: version.mtime.nanos.into(),
+                    change: version.change.into(),
                 };
                 out.extend_from_slice(version.as_bytes());
                 out.extend_from_slice(&index.to_le_bytes());
+                out.extend_from_slice(path);
+            }
+            Message::Sweep { path, down } => {
+                out.push(u8::from(down));
                 out.extend_from_slice(path);
             }
             Message::Release { grant } => out.extend_from_slice(&grant.to_le_bytes()),
@@ -320,6 +338,10 @@ impl Message<'_> {
                 };
                 out.extend_from_slice(statfs.as_bytes());
             }
+            Message::Swept(swept) => {
+                out.extend_from_slice(&swept.reached.to_le_bytes());
+                out.extend_from_slice(&swept.missing.to_le_bytes());
+            }
         }
         debug_assert!(out.len() <= FRAME_BYTES_MAX, "a frame of {} bytes", out.len());
         out
@@ -332,6 +354,7 @@ impl Message<'_> {
             Message::List { .. } => kind::LIST,
             Message::Chunk { .. } => kind::CHUNK,
             Message::Statfs => kind::STATFS,
+            Message::Sweep { .. } => kind::SWEEP,
             Message::Release { .. } => kind::RELEASE,
             Message::Alive { .. } => kind::ALIVE,
             Message::Found { .. } => kind::FOUND,
@@ -342,6 +365,7 @@ impl Message<'_> {
             Message::Inline { .. } => kind::INLINE,
             Message::Granted(_) => kind::GRANTED,
             Message::Filesystem(_) => kind::FILESYSTEM,
+            Message::Swept(_) => kind::SWEPT,
         }
     }
 }
@@ -403,9 +427,14 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
             let (version, rest) = prefix::<VersionWire>(body)?;
             let (index, rest) = prefix::<le::U32>(rest)?;
             let mtime = Timestamp { secs: version.mtime_secs.get(), nanos: version.mtime_nanos.get() };
-            let version = Version { ino: version.ino.get(), size: version.size.get(), mtime };
+            let change = version.change.get();
+            let version = Version { ino: version.ino.get(), size: version.size.get(), mtime, change };
             Message::Chunk { path: path(rest)?, version, index: index.get() }
         }
+        kind::SWEEP => match body.split_first() {
+            Some((down @ (0 | 1), rest)) => Message::Sweep { path: path(rest)?, down: *down == 1 },
+            _ => return Err(Malformed("no truth value")),
+        },
         kind::RELEASE => Message::Release { grant: word(body)? },
         kind::ALIVE => match body {
             [0] => Message::Alive { serving: false },
@@ -455,6 +484,10 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
             let [blocks, bfree, bavail, files, ffree] = s.words.map(le::U64::get);
             let [bsize, frsize, namelen] = s.sizes.map(le::U32::get);
             Message::Filesystem(Statfs { blocks, bfree, bavail, files, ffree, bsize, frsize, namelen })
+        }
+        kind::SWEPT => {
+            let counts = exact::<[le::U32; 2]>(body)?.map(le::U32::get);
+            Message::Swept(Swept { reached: counts[0], missing: counts[1] })
         }
         _ => return Err(Malformed("unknown kind")),
     };
@@ -509,15 +542,18 @@ mod tests {
             ctime: mtime,
             backend_ino: e,
             backend_dev: f,
+            change: h,
         };
         let small = bytes.len() as u32;
         vec![
             Message::Probe,
             Message::Attr { path },
             Message::List { path, stamp: a, from: g },
-            Message::Chunk { path, version: Version { ino: a, size: b, mtime }, index: h },
+            Message::Chunk { path, version: Version { ino: a, size: b, mtime, change: i }, index: h },
             Message::Statfs,
             Message::Release { grant: a },
+            Message::Sweep { path, down: a & 1 == 1 },
+            Message::Swept(Swept { reached: g, missing: h }),
             Message::Alive { serving: a & 1 == 1 },
             Message::Found { attr, remaining_us: b, target: bytes },
             Message::Absent { remaining_us: a },

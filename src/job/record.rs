@@ -122,13 +122,28 @@ impl JobRecord {
         }
         let mut text = String::new();
         std::fs::File::from(file).read_to_string(&mut text).map_err(|error| failed("read", error))?;
-        let record: JobRecord = serde_json::from_str(&text)
-            .map_err(|error| RecordError::Unreadable { path: path.clone(), why: error.to_string() })?;
+        JobRecord::parse(&text, &path).map(Some)
+    }
+
+    /// Parses the text of a record. `path` is for messages.
+    ///
+    /// # Errors
+    /// [`RecordError::Unreadable`].
+    pub fn parse(text: &str, path: &Path) -> Result<JobRecord, RecordError> {
+        let unreadable = |why| RecordError::Unreadable { path: path.to_path_buf(), why };
+        let record: JobRecord = serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
         if record.format != FORMAT {
-            let why = format!("its format is {}, known is {FORMAT}", record.format);
-            return Err(RecordError::Unreadable { path, why });
+            return Err(unreadable(format!("its format is {}, known is {FORMAT}", record.format)));
         }
-        Ok(Some(record))
+        Ok(record)
+    }
+
+    /// The text of this record, which [`JobRecord::parse`] reads.
+    ///
+    /// # Panics
+    /// Where a path is not UTF-8: JSON cannot hold it. A launch makes no such record.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a record holds only strings and numbers")
     }
 
     /// Writes the record in one step.
@@ -138,7 +153,7 @@ impl JobRecord {
     pub fn write(&self) -> Result<(), RecordError> {
         let path = state_dir(&self.mount_dir).join(RECORD_FILE);
         let temporary = path.with_extension("json.new");
-        let text = serde_json::to_string_pretty(self).expect("a record holds only strings and numbers");
+        let text = self.to_json();
         std::fs::File::create(&temporary)
             .and_then(|mut file| writeln!(file, "{text}"))
             .and_then(|()| std::fs::rename(&temporary, &path))

@@ -116,15 +116,18 @@ pub enum Request {
 }
 
 impl Request {
-    fn word(self) -> &'static str {
+    /// The request line, without its end.
+    pub fn word(self) -> &'static str {
         match self {
             Request::Status => "status",
             Request::Stats => "stats",
         }
     }
 
-    fn from_word(word: &str) -> Option<Request> {
-        [Request::Status, Request::Stats].into_iter().find(|request| request.word() == word)
+    /// The request of a line; blanks around it are no matter.
+    pub fn parse(line: &[u8]) -> Option<Request> {
+        let word = line.trim_ascii();
+        [Request::Status, Request::Stats].into_iter().find(|request| request.word().as_bytes() == word)
     }
 }
 
@@ -269,7 +272,7 @@ fn converse(stream: UnixStream, source: &dyn Fn() -> Status) -> io::Result<()> {
         refusal(format!("this daemon answers its own user only, not uid {}", peer.uid.as_raw()))
     } else {
         let line = read_until(&stream, deadline, REQUEST_BYTES_MAX as u64, |read| read.last() == Some(&b'\n'))?;
-        match Request::from_word(String::from_utf8_lossy(&line).trim()) {
+        match Request::parse(&line) {
             Some(Request::Status) => serde_json::to_vec(&source()),
             Some(Request::Stats) => serde_json::to_vec(&source().counters),
             None => refusal("unknown request; this version knows `status` and `stats`".to_owned()),

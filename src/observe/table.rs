@@ -123,6 +123,7 @@ counters! {
     Retries retries Count Total "Requests sent again.";
     Timeouts timeouts Count Total "Requests that passed their deadline.";
     BadChecksums bad_checksums Count Total "Chunks whose bytes did not match their checksum.";
+    Rechecks rechecks Count Total "Comparisons of a file's bytes with what was read of it before, because its change time moved.";
     LeasesEnded leases_ended Count Total "Grants taken back because the child did not release them in time.";
     RepliesEio replies_eio Count Total "Replies of EIO to the kernel.";
     CacheBytesCapacity cache_bytes_capacity Bytes Gauge "Upper bound of the chunk memory (--cache-size).";

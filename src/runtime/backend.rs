@@ -16,9 +16,11 @@ use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::mounts::{Mounts, Place};
+use crate::cache::chunks::CHUNK_BYTES;
 use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Timestamp, Version};
-use crate::core::Found;
+use crate::core::limits::TARGET_BYTES_MAX;
 use crate::core::wire::Statfs;
+use crate::core::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found};
 use crate::observe::{Counter, Counters};
 
 /// Files of which a descriptor is kept between two chunks.
@@ -26,6 +28,12 @@ const OPEN_FILES_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// A descriptor that was not used for so long is closed, so that the backend may free what was removed.
 const OPEN_FILE_IDLE: Duration = Duration::from_secs(5);
+
+/// Tries to compare a file whose change time moves all the while.
+const RECHECKS_MAX: u32 = 3;
+
+/// How long a time of whole seconds must be over before it can tell a further change from the one it stands for.
+const RACY_US: i64 = 2_000_000;
 
 /// Tries of a walk that raced with a rename (`openat2` gives EAGAIN).
 const WALK_TRIES_MAX: u32 = 8;
@@ -92,6 +100,25 @@ impl Backend {
         Ok(Backend { root, prefixes, mounts, files: Mutex::default(), counters, stamp: AtomicU64::new(stamp), empty })
     }
 
+    /// Does what the core asks for.
+    #[must_use]
+    pub fn answer(&self, op: BackendOp) -> BackendReply {
+        let errno = Errno::raw_os_error;
+        match op {
+            BackendOp::Attr { path } => BackendReply::Attr(self.attr(&path).map_err(errno)),
+            BackendOp::List { path } => BackendReply::List(self.list(&path).map_err(errno)),
+            BackendOp::Chunk { path, version, offset, len, mut slot } => {
+                let read = self.chunk(&path, &version, offset, &mut slot.as_mut_slice()[..len]);
+                BackendReply::Chunk(read.map(|(crc, ctime)| ChunkRead { slot, len, crc, ctime }))
+            }
+            BackendOp::Recheck { path, version, chunks } => {
+                let gone = |e| if e == Errno::NOENT { Errno::STALE } else { e };
+                BackendReply::Recheck(self.recheck(&path, &version, &chunks).map_err(|e| errno(gone(e))))
+            }
+            BackendOp::Statfs => BackendReply::Statfs(self.statfs().map_err(errno)),
+        }
+    }
+
     /// `lstat` of `path`, and the text if it is a symlink (made relative where it is absolute and stays in the tree).
     ///
     /// # Errors
@@ -146,11 +173,69 @@ impl Backend {
     }
 
     /// Reads all of `into` from byte `offset` of the file `path`, which must be of `version` afterwards; gives the
-    /// bytes' CRC-32C.
+    /// bytes' CRC-32C, and the change time at which they were so.
     ///
     /// # Errors
-    /// ESTALE where the file is of another version; else the backend's own errno.
-    pub fn chunk(&self, path: &[u8], version: &Version, offset: u64, into: &mut [u8]) -> Result<u32, Errno> {
+    /// ESTALE where the file is of another version; else the backend's own errno. [`ChunkFailure::TooYoung`] where its
+    /// times count whole seconds and the last of them is not long over: another change would not show in them.
+    pub fn chunk(
+        &self,
+        path: &[u8],
+        version: &Version,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<(u32, Timestamp), ChunkFailure> {
+        too_young(version.mtime)?;
+        let read = self.read(path, version, offset, into).map_err(|errno| self.refined(path, version, errno));
+        let (crc, after) = read.map_err(|errno| ChunkFailure::Errno(errno.raw_os_error()))?;
+        too_young(after.ctime)?;
+        Ok((crc, after.ctime))
+    }
+
+    /// Whether these chunks of a file (their numbers and checksums) are still as they were, all at one change time;
+    /// gives the attributes then.
+    ///
+    /// # Errors
+    /// ESTALE where one is not, or the file is of another version or changes all the time; else the backend's own
+    /// errno.
+    pub fn recheck(&self, path: &[u8], version: &Version, chunks: &[(u32, u32)]) -> Result<Attr, Errno> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut before = None;
+        // By its path, not by a descriptor from before: it may be another file, or gone.
+        self.close_file(path);
+        for _ in 0..RECHECKS_MAX {
+            let mut last = None;
+            for (index, crc) in chunks {
+                let begin = u64::from(*index) * CHUNK_BYTES as u64;
+                let len = usize::try_from(version.size.saturating_sub(begin)).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+                let (found, after) = self.read(path, version, begin, &mut buffer[..len])?;
+                if found != *crc {
+                    return Err(Errno::STALE);
+                }
+                before.get_or_insert(after.ctime);
+                last = Some(after);
+            }
+            match last {
+                Some(attr) if before == Some(attr.ctime) => return Ok(attr),
+                // It moved meanwhile: what was compared first is compared again.
+                _ => before = last.map(|attr| attr.ctime),
+            }
+        }
+        Err(Errno::STALE)
+    }
+
+    /// An errno that may come of what is at `path` now, which can be something else than a file: ESTALE then, and else
+    /// the backend's own.
+    fn refined(&self, path: &[u8], version: &Version, errno: Errno) -> Errno {
+        if ![Errno::NXIO, Errno::SPIPE, Errno::ISDIR, Errno::NODEV].contains(&errno) {
+            return errno;
+        }
+        let there = self.attr(path).map(|found| Attr { change: version.change, ..found.attr }.version());
+        if there.is_ok_and(|there| there == *version) { errno } else { Errno::STALE }
+    }
+
+    /// Reads all of `into`; gives its checksum and the file's attributes afterwards.
+    fn read(&self, path: &[u8], version: &Version, offset: u64, into: &mut [u8]) -> Result<(u32, Attr), Errno> {
         if self.mounts.place(path) != Place::Open {
             return Err(Errno::STALE);
         }
@@ -167,13 +252,14 @@ impl Backend {
         }
         self.counters.add(Counter::BackendReadBytes, have as u64);
         self.counters.add(Counter::BackendFstat, 1);
-        let after = attr_of(&self.checked(rustix::fs::fstat(&*file))?);
+        let mut after = attr_of(&self.checked(rustix::fs::fstat(&*file))?);
+        after.change = version.change;
         if after.version() != *version {
             self.close_file(path);
             return Err(Errno::STALE);
         }
         // A file that is as long as it was and still ends early is a fault of the backend, not a short file.
-        if have < into.len() { self.checked(Err(Errno::IO)) } else { Ok(crc32c::crc32c(into)) }
+        if have < into.len() { self.checked(Err(Errno::IO)) } else { Ok((crc32c::crc32c(into), after)) }
     }
 
     /// `statvfs` of the target.
@@ -238,7 +324,7 @@ impl Backend {
         self.counters.add(Counter::BackendOpen, 1);
         // NONBLOCK: should a fifo stand there by now, the open must not wait for a writer.
         let file = Arc::new(self.checked(self.walk(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY))?);
-        if version.size > crate::cache::chunks::CHUNK_BYTES as u64 {
+        if version.size > CHUNK_BYTES as u64 {
             files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             if files.len() >= OPEN_FILES_MAX.get()
                 && let Some(oldest) = (0..files.len()).min_by_key(|&i| files[i].used)
@@ -265,16 +351,18 @@ impl Backend {
         attr
     }
 
-    /// A symlink's text as it is served: an absolute one that stays in the tree becomes relative to the link's folder,
-    /// so that it means the same in the mount and at the original path.
+    /// A symlink's text as it is served, so that it means the same in the mount and at the original path: one that stays in
+    /// the tree is relative to the link's folder, one that leaves it is absolute.
     fn stay_inside(&self, link: &[u8], text: &[u8]) -> Box<[u8]> {
+        let depth = link.iter().filter(|b| **b == b'/').count();
+        let climbed = self.climb_out(depth, text);
+        let absolute = climbed.as_deref().filter(|text| text.len() <= TARGET_BYTES_MAX).unwrap_or(text);
         let inside = self.prefixes.iter().find_map(|prefix| {
-            let rest = text.strip_prefix(&**prefix)?;
+            let rest = absolute.strip_prefix(&**prefix)?;
             (rest.is_empty() || rest[0] == b'/').then_some(rest)
         });
-        let Some(inside) = inside.filter(|_| text.first() == Some(&b'/')) else { return text.into() };
+        let Some(inside) = inside.filter(|_| absolute.first() == Some(&b'/')) else { return absolute.into() };
         let inside = &inside[inside.iter().take_while(|b| **b == b'/').count()..];
-        let depth = link.iter().filter(|b| **b == b'/').count();
         let mut out = b"../".repeat(depth);
         out.extend_from_slice(inside);
         while out.len() > 1 && inside.is_empty() && out.last() == Some(&b'/') {
@@ -283,7 +371,33 @@ impl Backend {
         if out.is_empty() {
             out.push(b'.');
         }
-        out.into()
+        // One that becomes too long for a link is served as it is.
+        if out.len() > TARGET_BYTES_MAX { text.into() } else { out.into() }
+    }
+
+    /// The absolute form of a relative `text` that climbs out of the tree from `depth` folders below the target. Only `..`
+    /// at its beginning are counted: there is no link in a served path, so they lead up for certain.
+    fn climb_out(&self, depth: usize, text: &[u8]) -> Option<Box<[u8]>> {
+        if text.first() == Some(&b'/') {
+            return None;
+        }
+        let (mut rest, mut up) = (text, 0usize);
+        while !rest.is_empty() {
+            let end = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
+            match &rest[..end] {
+                b".." => up += 1,
+                b"." | b"" => {}
+                _ => break,
+            }
+            rest = rest.get(end + 1..).unwrap_or_default();
+        }
+        let above = up.checked_sub(depth).filter(|above| *above > 0)?;
+        let mut base = &*self.prefixes[0];
+        for _ in 0..above {
+            // `..` of the root directory is the root directory.
+            base = &base[..base.iter().rposition(|b| *b == b'/').unwrap_or(0)];
+        }
+        Some(if rest.is_empty() && !base.is_empty() { base.into() } else { [base, b"/", rest].concat().into() })
     }
 }
 
@@ -298,6 +412,20 @@ fn trimmed(path: &Path) -> Box<[u8]> {
     let bytes = path.as_os_str().as_bytes();
     let end = bytes.iter().rposition(|b| *b != b'/').map_or(0, |at| at + 1);
     bytes[..end].into()
+}
+
+/// Refuses a time of whole seconds that is not over for long enough, by this node's clock. One that lies far ahead is
+/// somebody's choice, not a clock's.
+fn too_young(time: Timestamp) -> Result<(), ChunkFailure> {
+    if time.nanos != 0 {
+        return Ok(());
+    }
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let age_us = now.tv_sec.saturating_sub(time.secs).saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000);
+    match u64::try_from(RACY_US.saturating_sub(age_us)) {
+        Ok(wait_us) if wait_us > 0 && age_us > -RACY_US => Err(ChunkFailure::TooYoung { wait_us }),
+        _ => Ok(()),
+    }
 }
 
 fn kind_of(file_type: rustix::fs::FileType) -> Kind {
@@ -329,6 +457,7 @@ fn attr_of(s: &Stat) -> Attr {
         ctime: Timestamp { secs: s.st_ctime, nanos: u32::try_from(s.st_ctime_nsec).unwrap_or(0) },
         backend_ino: s.st_ino,
         backend_dev: s.st_dev,
+        change: 0,
     }
 }
 
@@ -350,7 +479,7 @@ mod tests {
         let Found { attr, target } = b.attr(b"d/f").unwrap();
         assert_eq!((attr.kind(), attr.size, target), (Kind::File, 5, None));
         let mut bytes = [0; 5];
-        assert_eq!(b.chunk(b"d/f", &attr.version(), 0, &mut bytes), Ok(crc32c::crc32c(b"hello")));
+        assert_eq!(b.chunk(b"d/f", &attr.version(), 0, &mut bytes), Ok((crc32c::crc32c(b"hello"), attr.ctime)));
         assert_eq!(&bytes, b"hello");
         let listing = b.list(b"d").unwrap();
         assert_eq!(listing.get(0).map(|e| (e.name, e.kind)), Some((&b"f"[..], Kind::File)));
@@ -370,7 +499,8 @@ mod tests {
         let mut bytes = vec![0; 1 << 20];
         b.chunk(b"f", &version, 0, &mut bytes).unwrap();
         std::fs::write(&file, b"short").unwrap();
-        assert_eq!(b.chunk(b"f", &version, 1 << 20, &mut bytes), Err(Errno::STALE));
+        let stale = Err(ChunkFailure::Errno(Errno::STALE.raw_os_error()));
+        assert_eq!(b.chunk(b"f", &version, 1 << 20, &mut bytes), stale);
         let version = b.attr(b"f").unwrap().attr.version();
         let mut bytes = vec![0; 5];
         b.chunk(b"f", &version, 0, &mut bytes).unwrap();

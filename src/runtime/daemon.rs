@@ -10,8 +10,9 @@ use bornite_fabric::{Address, Net, Port, PortConfig};
 use bornite_fuse::{MountError, MountOptions, Notifier, Op, Session};
 
 use super::backend::{Backend, BackendError};
-use super::engine::{Engine, Inbox, Invalidate, Shown, Waker};
+use super::engine::{Engine, Inbox, Notice, Notify, Shown, Waker};
 use super::handler::Handler;
+use super::kernel::Mounted;
 use super::pool::Pool;
 use super::transport::Transport;
 use crate::cache::arena::ArenaConfig;
@@ -21,14 +22,8 @@ use crate::cache::store::ChunkStore;
 use crate::cache::types::Ino;
 use crate::core::limits::FRAME_BYTES_MAX;
 use crate::core::topology::TopologyError;
-use crate::core::{Node, NodeConfig, NodeId, Topology};
+use crate::core::{Node, NodeConfig, NodeId, Swept, Topology};
 use crate::observe::{Counter, Counters};
-
-/// Workers of a root: as many backend operations may wait at once.
-const ROOT_WORKERS: usize = 8;
-
-/// Workers of the other nodes: checksums and large replies.
-const LEAF_WORKERS: usize = 2;
 
 /// The arena begins with this much and grows by the larger step.
 const FIRST_SEGMENT_BYTES: usize = 16 << 20;
@@ -171,6 +166,7 @@ pub struct Daemon {
     session: Session,
     engine: Option<JoinHandle<()>>,
     notify: Option<JoinHandle<()>>,
+    inbox: Arc<Inbox>,
     waker: Arc<Waker>,
     shown: Arc<Shown>,
     counters: Arc<Counters>,
@@ -231,12 +227,11 @@ impl Daemon {
         let shown = Arc::new(Shown::default());
         // Until the engine has made its first turn nobody may take this node for a root.
         shown.show(node.parent_state());
-        let workers = if topology.is_root() { ROOT_WORKERS } else { LEAF_WORKERS };
-        let pool = Pool::start(workers, backend, &waker).map_err(system("a worker thread"))?;
-        let (invalidate, notices) = mpsc::channel::<(Ino, Box<[u8]>)>();
-        let invalidate: Invalidate = Box::new(move |ino, path| {
-            // Before the mount is there, and after it is gone, there is nobody to tell.
-            let _ = invalidate.send((ino, path));
+        let pool = Pool::start(backend, &waker).map_err(system("a worker thread"))?;
+        let (sender, notices) = mpsc::channel::<Notice>();
+        let notify: Notify = Box::new(move |notice| {
+            // After the mount is gone there is nobody to tell.
+            let _ = sender.send(notice);
         });
         let engine = Engine {
             node,
@@ -248,7 +243,7 @@ impl Daemon {
             counters: counters.clone(),
             enoent: enoent.clone(),
             names: reader.clone(),
-            invalidate,
+            notify,
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
         };
         let engine = std::thread::Builder::new()
@@ -258,25 +253,28 @@ impl Daemon {
         let mut starting = Starting { engine: Some(engine), shown: &shown, waker: &waker };
 
         let mounting = Instant::now();
-        let handler = Handler { names: reader.clone(), enoent, inbox, counters: counters.clone() };
+        let handler = Handler::new(reader.clone(), enoent, counters.clone());
         let options = MountOptions {
             fsname: config.target.to_string_lossy().into_owned(),
             allow_other: config.allow_other,
             threads: config.fuse_threads,
             ..MountOptions::new(&config.mountpoint)
         };
-        let session = Session::mount(Arc::new(handler), options)?;
+        let session = Session::mount(Arc::new(Mounted { handler, inbox: inbox.clone() }), options)?;
         let notifier = session.notifier();
         let notify = std::thread::Builder::new()
             .name("bornite-notify".to_owned())
-            .spawn(move || tell_kernel(&notices, &notifier, &reader))
+            .spawn({
+                let inbox = inbox.clone();
+                move || tell_kernel(&notices, &notifier, &reader, &inbox)
+            })
             .map_err(system("the notify thread"))?;
         let engine = starting.engine.take();
         drop(starting);
         counters.set(Counter::StartupUsMount, micros(mounting));
         counters.set(Counter::StartupUsTotal, micros(begin));
         log::info!("provider registration completed after {} us", micros(begin));
-        Ok(Daemon { session, engine, notify: Some(notify), waker, shown, counters, status })
+        Ok(Daemon { session, engine, notify: Some(notify), inbox, waker, shown, counters, status })
     }
 
     /// How it is doing.
@@ -291,6 +289,19 @@ impl Daemon {
         for (op, count) in self.session.stats().counts() {
             self.counters.set(counter_of(op), count);
         }
+    }
+
+    /// Has everything at and below `path` (relative to the target, `""` for all) asked for anew by every node of the
+    /// tree, kernels included, the root first. `None` where that did not end within `timeout`.
+    #[must_use]
+    pub fn invalidate(&self, path: &[u8], timeout: Duration) -> Option<Swept> {
+        self.invalidator().invalidate(path, timeout)
+    }
+
+    /// What does [`Daemon::invalidate`], for another thread.
+    #[must_use]
+    pub fn invalidator(&self) -> Invalidator {
+        Invalidator { inbox: self.inbox.clone() }
     }
 
     /// Waits until the mount is gone, at most `timeout`. True when it is.
@@ -321,6 +332,22 @@ impl Daemon {
         // It ends with the engine's sender, unless the kernel holds it up.
         let notify = self.notify.take().is_none_or(|thread| wait_for(&thread, end) && thread.join().is_ok());
         if notify { Ok(()) } else { Err(StopError::Late("the notify thread")) }
+    }
+}
+
+/// Invalidates at a daemon, from any thread.
+#[derive(Clone)]
+pub struct Invalidator {
+    inbox: Arc<Inbox>,
+}
+
+impl Invalidator {
+    /// See [`Daemon::invalidate`].
+    #[must_use]
+    pub fn invalidate(&self, path: &[u8], timeout: Duration) -> Option<Swept> {
+        let (answer, swept) = crossbeam::channel::bounded(1);
+        self.inbox.sweep(path.into(), answer);
+        swept.recv_timeout(timeout).ok()
     }
 }
 
@@ -356,18 +383,35 @@ fn wait_for(thread: &JoinHandle<()>, end: Instant) -> bool {
 }
 
 /// The notify thread: the only one that may invalidate, since the kernel may wait for a handler meanwhile.
-fn tell_kernel(notices: &mpsc::Receiver<(Ino, Box<[u8]>)>, notifier: &Notifier, names: &Names) {
-    while let Ok((ino, path)) = notices.recv() {
+fn tell_kernel(notices: &mpsc::Receiver<Notice>, notifier: &Notifier, names: &Names, inbox: &Inbox) {
+    let forget_name = |path: &[u8]| {
         let (dir, name) = match path.iter().rposition(|b| *b == b'/') {
             Some(at) => (&path[..at], &path[at + 1..]),
-            None => (&b""[..], &path[..]),
+            None => (&b""[..], path),
         };
         let parent = if dir.is_empty() { Some(Ino::ROOT) } else { names.get(dir).map(|inode| inode.ino) };
-        // The kernel need not know either: that is no error.
         if let (Some(parent), false) = (parent, name.is_empty()) {
+            // The kernel need not know it: that is no error, here and below.
             let _ = notifier.invalidate_entry(parent.0, name);
         }
-        let _ = notifier.invalidate_inode(ino.0);
+    };
+    while let Ok(notice) = notices.recv() {
+        match notice {
+            Notice::Gone { ino, path } => {
+                forget_name(&path);
+                let _ = notifier.invalidate_inode(ino.0);
+            }
+            // The name of a directory stays, or processes that work in it would lose their way: what is in it is
+            // looked up again, and a directory that was replaced is found out by its attributes.
+            Notice::Expire { ino, dir: true, .. } => {
+                let _ = notifier.invalidate_inode(ino.0);
+            }
+            Notice::Expire { ino, path, dir: false } => {
+                forget_name(&path);
+                let _ = notifier.invalidate_attributes(ino.0);
+            }
+            Notice::Fence(fence) => inbox.fenced(fence),
+        }
     }
 }
 

@@ -10,19 +10,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use bornite_fuse::Errno;
+use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::Backoff;
 use hashbrown::HashMap;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::clock;
-use super::handler::{Job, Next, REPLY_INLINE_BYTES, ReadJob};
+use super::handler::{self, Next, REPLY_INLINE_BYTES};
 use super::pool::{Done, Pool, Task};
+use super::replies::Kernel;
 use super::transport::Transport;
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::Names;
 use crate::cache::types::{Ino, Micros};
-use crate::core::{Node, Object, Output, ParentState, Waiter};
+use crate::core::{Node, Object, Output, ParentState, Swept, Waiter};
 use crate::observe::{Counter, Counters};
 
 /// Requests that FUSE threads may have handed over and the engine not yet taken. More than the kernel's
@@ -43,6 +45,9 @@ const MAINTAIN_US: u64 = 100_000;
 
 /// How often the node's counters are published while the engine is busy.
 const PUBLISH_US: u64 = 20_000;
+
+type Job = handler::Job<Kernel>;
+type ReadJob = handler::ReadJob<Kernel>;
 
 /// Wakes the engine from other threads; costs a system call only when it sleeps.
 #[derive(Debug)]
@@ -92,6 +97,8 @@ impl AsFd for Waker {
 enum Item {
     Park(Object, Job),
     Forget(Ino),
+    Sweep(Box<[u8]>, Sender<Swept>),
+    Fenced(u64),
 }
 
 /// The way from FUSE threads to the engine.
@@ -112,6 +119,16 @@ impl Inbox {
 
     pub(super) fn forget(&self, ino: Ino) {
         self.put(Item::Forget(ino));
+    }
+
+    /// Has everything at and below `path` asked for anew by every node; how it ended goes to `answer`.
+    pub(super) fn sweep(&self, path: Box<[u8]>, answer: Sender<Swept>) {
+        self.put(Item::Sweep(path, answer));
+    }
+
+    /// The kernel knows of all notices before this fence.
+    pub(super) fn fenced(&self, fence: u64) {
+        self.put(Item::Fenced(fence));
     }
 
     /// Waits for room: the FUSE thread reads no further request meanwhile, and nothing is dropped. The engine takes
@@ -184,8 +201,18 @@ impl Shown {
     }
 }
 
-/// Tells the kernel that a name and its inode are void.
-pub(super) type Invalidate = Box<dyn Fn(Ino, Box<[u8]>) + Send>;
+/// What the notify thread tells the kernel.
+pub(super) enum Notice {
+    /// A name and its inode are void.
+    Gone { ino: Ino, path: Box<[u8]> },
+    /// They are to be asked for anew.
+    Expire { ino: Ino, path: Box<[u8]>, dir: bool },
+    /// The engine wants to know when everything before this was told.
+    Fence(u64),
+}
+
+/// Hands a notice to the notify thread.
+pub(super) type Notify = Box<dyn Fn(Notice) + Send>;
 
 /// All that the engine thread owns.
 pub(super) struct Engine {
@@ -198,7 +225,7 @@ pub(super) struct Engine {
     pub(super) counters: Arc<Counters>,
     pub(super) enoent: Arc<EnoentMap>,
     pub(super) names: Arc<Names>,
-    pub(super) invalidate: Invalidate,
+    pub(super) notify: Notify,
     pub(super) spins: bool,
 }
 
@@ -206,6 +233,7 @@ pub(super) struct Engine {
 #[derive(Default)]
 struct Turn {
     jobs: HashMap<u64, Job>,
+    sweeps: HashMap<u64, Sender<Swept>>,
     last_job: u64,
     maintained: Micros,
     published: Micros,
@@ -247,6 +275,12 @@ impl Engine {
             match item {
                 Item::Park(object, job) => self.start(turn, now, object, job),
                 Item::Forget(ino) => self.node.forget(ino),
+                Item::Fenced(fence) => self.node.fenced(now, fence),
+                Item::Sweep(path, answer) => {
+                    turn.last_job += 1;
+                    turn.sweeps.insert(turn.last_job, answer);
+                    self.node.sweep(now, &path, turn.last_job);
+                }
             }
         }
         for _ in 0..BATCH {
@@ -283,7 +317,15 @@ impl Engine {
             Output::Verify { id, slot, len } => self.pool.submit(Task::Verify { id, slot, len }),
             Output::Backend { id, op } => self.pool.submit(Task::Backend { id, op }),
             Output::Register { segment } => self.transport.register(segment, &mut self.node),
-            Output::Invalidate { ino, path } => (self.invalidate)(ino, path),
+            Output::Invalidate { ino, path } => (self.notify)(Notice::Gone { ino, path }),
+            Output::Expire { ino, path, dir } => (self.notify)(Notice::Expire { ino, path, dir }),
+            Output::Fence { id } => (self.notify)(Notice::Fence(id)),
+            Output::Swept { waiter, swept } => {
+                if let Some(answer) = turn.sweeps.remove(&waiter) {
+                    // Who asked may have given up.
+                    let _ = answer.send(swept);
+                }
+            }
             Output::Complete { waiter, outcome } => {
                 let Some(job) = turn.jobs.remove(&waiter) else { return };
                 match job.finish(outcome, now) {
@@ -295,11 +337,11 @@ impl Engine {
         }
     }
 
-    fn reply(&self, job: ReadJob) {
+    fn reply(&mut self, job: ReadJob) {
         if job.len() > REPLY_INLINE_BYTES {
-            self.pool.submit(Task::Reply(Box::new(move || job.send())));
+            self.pool.submit(Task::Reply(Box::new(move || job.send(clock::now()))));
         } else {
-            job.send();
+            job.send(clock::now());
         }
     }
 
@@ -370,6 +412,7 @@ impl Engine {
             (Counter::Timeouts, n.timeouts),
             (Counter::BadChecksums, n.bad_checksums),
             (Counter::LeasesEnded, n.leases_ended),
+            (Counter::Rechecks, n.rechecks),
             (Counter::EnoentStores, e.stores),
             (Counter::EnoentServes, e.serves),
             (Counter::EnoentExpires, e.expires),

@@ -1,15 +1,17 @@
-//! The kernel's requests: answered on the FUSE thread from memory, or parked with the engine.
+//! A client's requests: answered from memory on the spot, or given back to be parked.
 //!
-//! A hit takes no lock, allocates nothing and switches no thread. A miss hands its reply token to the engine, which
-//! gives it back to [`Job::finish`] with the outcome.
+//! Called by [`kernel`](super::kernel) on the FUSE threads, by the engine for what was parked, and by tests without a
+//! mount. No clock, queue or thread: `now` is passed in. A hit takes no lock, allocates nothing and switches no thread.
+//! A miss is an object and a job with the reply token: whoever has the node requests the object, and gives the outcome
+//! to [`Job::finish`].
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bornite_fuse::{Attr as KernelAttr, AttrReply, DataReply, DirectoryReply, EntryReply, Errno, StatfsReply};
+use bornite_fuse::{Attr as KernelAttr, Errno};
 
-use super::clock;
-use super::engine::Inbox;
+use super::replies::{Attributes, Data, Directory, Entry, Refuse, Replies, Sizes};
 use crate::cache::chunks::{CHUNK_BYTES, Chunk};
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::{Inode, Names};
@@ -31,95 +33,161 @@ const SHORT_PATH_BYTES: usize = 256;
 /// Replies of more bytes than this are written by a worker, not by the engine.
 pub(super) const REPLY_INLINE_BYTES: usize = 65_536;
 
-/// The filesystem as the kernel sees it.
-pub(super) struct Handler {
-    pub(super) names: Arc<Names>,
-    pub(super) enoent: Arc<EnoentMap>,
-    pub(super) inbox: Arc<Inbox>,
-    pub(super) counters: Arc<Counters>,
+/// The filesystem as a client sees it.
+pub struct Handler<R> {
+    names: Arc<Names>,
+    enoent: Arc<EnoentMap>,
+    counters: Arc<Counters>,
+    _replies: PhantomData<fn(R)>,
 }
 
+impl<R> std::fmt::Debug for Handler<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handler").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// A request that was not answered: request the object of the node, then [`Job::finish`] the job. None: it is answered.
+pub type Parked<R> = Option<(Object, Job<R>)>;
+
 /// A request that waits for an outcome.
-pub(super) enum Job {
-    Lookup(EntryReply),
-    Getattr { ino: u64, reply: AttrReply },
-    Read(ReadJob),
-    Readdir { ino: u64, cookie: u64, reply: DirectoryReply, names: Arc<Names> },
-    Statfs(StatfsReply),
+pub enum Job<R: Replies> {
+    /// Of a name.
+    Lookup(R::Entry),
+    /// Of the attributes of an inode.
+    Getattr {
+        /// The inode.
+        ino: u64,
+        /// Its token.
+        reply: R::Attributes,
+        /// Where numbers are found.
+        names: Arc<Names>,
+        /// How many of its names were gone.
+        gone: u32,
+    },
+    /// Of bytes.
+    Read(ReadJob<R>),
+    /// Of a directory's names.
+    Readdir {
+        /// The directory.
+        ino: u64,
+        /// From where on.
+        cookie: u64,
+        /// Its token.
+        reply: R::Directory,
+        /// Where numbers are found.
+        names: Arc<Names>,
+    },
+    /// Of the filesystem's sizes.
+    Statfs(R::Sizes),
+}
+
+impl<R: Replies> std::fmt::Debug for Job<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Job::Lookup(_) => "Lookup",
+            Job::Getattr { .. } => "Getattr",
+            Job::Read(_) => "Read",
+            Job::Readdir { .. } => "Readdir",
+            Job::Statfs(_) => "Statfs",
+        })
+    }
 }
 
 /// A read that has some of its chunks.
-pub(super) struct ReadJob {
+pub struct ReadJob<R: Replies> {
     inode: Arc<Inode>,
     offset: u64,
     len: usize,
     have: [Option<Arc<Chunk>>; CHUNKS_PER_READ_MAX],
-    reply: DataReply,
+    names: Arc<Names>,
+    /// How many names of the inode were gone.
+    gone: u32,
+    reply: R::Data,
+}
+
+impl<R: Replies> std::fmt::Debug for ReadJob<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadJob").field("offset", &self.offset).field("len", &self.len).finish_non_exhaustive()
+    }
 }
 
 /// The kernel asks for at most 1 MiB at once, which may lie across two chunks.
 const CHUNKS_PER_READ_MAX: usize = 2;
 
-impl Handler {
+/// Names of one inode that a request tries: where one hard link is gone, another may still be there.
+const GONE_NAMES_MAX: u32 = 64;
+
+impl<R: Replies> Handler<R> {
+    /// Answers from this memory, and counts in `counters`.
+    #[must_use]
+    pub fn new(names: Arc<Names>, enoent: Arc<EnoentMap>, counters: Arc<Counters>) -> Handler<R> {
+        Handler { names, enoent, counters, _replies: PhantomData }
+    }
+
     fn path(&self, ino: u64) -> Option<Arc<Inode>> {
         self.names.by_ino(Ino(ino)).filter(|inode| !inode.is_retired())
     }
 
-    fn park(&self, object: Object, job: Job) {
-        self.inbox.park(object, job);
-    }
-
-    fn lookup_path(&self, path: Option<&[u8]>, reply: EntryReply) {
-        let Some(path) = path else { return reply.error(Errno::ENAMETOOLONG) };
-        let now = clock::now();
-        if let Some(inode) = self.names.get(path).filter(|inode| inode.is_fresh(now)) {
-            self.counters.add(Counter::NamesHits, 1);
-            return entry(reply, &inode, now);
-        }
+    fn lookup_path(&self, now: Micros, path: Option<&[u8]>, reply: R::Entry) -> Parked<R> {
+        let Some(path) = path else { return refused(reply, Errno::ENAMETOOLONG) };
         if let Some(remaining_us) = self.enoent.lookup(path, now) {
-            return reply.absent(negative_ttl(remaining_us));
+            reply.absent(negative_ttl(remaining_us));
+            return None;
         }
-        self.park(Object::Attr(path.into()), Job::Lookup(reply));
+        Some((Object::Attr(path.into()), Job::Lookup(reply)))
     }
-}
 
-impl bornite_fuse::Filesystem for Handler {
-    fn lookup(&self, parent: u64, name: &[u8], reply: EntryReply) {
+    /// What is called `name` (1 to 255 bytes, no slash) in the directory `parent`.
+    #[must_use = "what is given back is not answered yet"]
+    pub fn lookup(&self, now: Micros, parent: u64, name: &[u8], reply: R::Entry) -> Parked<R> {
         let dir = self.path(parent);
         let dir_path: &[u8] = match &dir {
             Some(dir) => &dir.path,
             None if parent == Ino::ROOT.0 => b"",
-            None => return reply.error(Errno::ESTALE),
+            None => return refused(reply, Errno::ESTALE),
         };
+        let known = match &dir {
+            Some(dir) => self.names.child(dir, name),
+            None => self.names.current(name),
+        };
+        if let Some(inode) = known.filter(|inode| inode.is_fresh(now)) {
+            self.counters.add(Counter::NamesHits, 1);
+            entry(reply, &inode, now);
+            return None;
+        }
         if dir_path.len() + name.len() < SHORT_PATH_BYTES {
-            self.lookup_path(join(&mut [0; SHORT_PATH_BYTES], dir_path, name), reply);
+            self.lookup_path(now, join(&mut [0; SHORT_PATH_BYTES], dir_path, name), reply)
         } else {
-            self.lookup_path(join(&mut [0; PATH_BYTES_MAX], dir_path, name), reply);
+            self.lookup_path(now, join(&mut [0; PATH_BYTES_MAX], dir_path, name), reply)
         }
     }
 
-    fn forget(&self, ino: u64, _count: u64) {
+    /// The client forgot `ino`: whether the node is to forget it too.
+    #[must_use]
+    pub fn forgets(&self, ino: u64) -> bool {
         // An inode that still has a name keeps its number: it may be looked up again.
-        if self.names.by_ino(Ino(ino)).is_some_and(|inode| inode.is_retired()) {
-            self.inbox.forget(Ino(ino));
-        }
+        self.names.by_ino(Ino(ino)).is_some_and(|inode| inode.is_retired())
     }
 
-    fn getattr(&self, ino: u64, reply: AttrReply) {
-        let now = clock::now();
+    /// The attributes of `ino`.
+    #[must_use = "what is given back is not answered yet"]
+    pub fn getattr(&self, now: Micros, ino: u64, reply: R::Attributes) -> Parked<R> {
         let path = match self.path(ino) {
             Some(inode) if inode.is_fresh(now) => {
                 self.counters.add(Counter::NamesHits, 1);
-                return reply.attr(&kernel_attr(ino, &inode.attr), ttl(inode.expires(), now));
+                reply.attr(&kernel_attr(ino, &inode.attr), ttl(inode.expires(), now));
+                return None;
             }
             Some(inode) => inode.path.clone(),
             None if ino == Ino::ROOT.0 => Box::default(),
-            None => return reply.error(Errno::ESTALE),
+            None => return refused(reply, Errno::ESTALE),
         };
-        self.park(Object::Attr(path), Job::Getattr { ino, reply });
+        Some((Object::Attr(path), Job::Getattr { ino, reply, names: self.names.clone(), gone: 0 }))
     }
 
-    fn readlink(&self, ino: u64, reply: DataReply) {
+    /// The text of the symbolic link `ino`; answered always.
+    pub fn readlink(&self, ino: u64, reply: R::Data) {
         match self.path(ino) {
             Some(inode) => match &inode.target {
                 Some(target) => reply.data(target),
@@ -129,17 +197,20 @@ impl bornite_fuse::Filesystem for Handler {
         }
     }
 
-    fn read(&self, ino: u64, offset: u64, size: u32, reply: DataReply) {
-        let Some(inode) = self.names.by_ino(Ino(ino)) else { return reply.error(Errno::ESTALE) };
+    /// At most `size` bytes of the file `ino` from `offset` on; fewer than asked for, up to 1 MiB, only at its end.
+    #[must_use = "what is given back is not answered yet"]
+    pub fn read(&self, now: Micros, ino: u64, offset: u64, size: u32, reply: R::Data) -> Parked<R> {
+        let Some(inode) = self.names.by_ino(Ino(ino)) else { return refused(reply, Errno::ESTALE) };
         match inode.attr.kind() {
             Kind::File => {}
-            Kind::Dir => return reply.error(Errno::EISDIR),
-            _ => return reply.error(Errno::EINVAL),
+            Kind::Dir => return refused(reply, Errno::EISDIR),
+            _ => return refused(reply, Errno::EINVAL),
         }
         let rest = inode.attr.size.saturating_sub(offset);
         let len = usize::try_from(rest).unwrap_or(usize::MAX).min(size as usize).min(CHUNK_BYTES);
         if len == 0 {
-            return reply.data(&[]);
+            reply.data(&[]);
+            return None;
         }
         let first = offset / CHUNK_BYTES as u64;
         let begin = usize::try_from(offset % CHUNK_BYTES as u64).unwrap_or(0);
@@ -147,56 +218,67 @@ impl bornite_fuse::Filesystem for Handler {
             && let Some(chunk) = u32::try_from(first).ok().and_then(|index| inode.data()?.chunk(index))
         {
             self.counters.add(Counter::ChunkHits, 1);
-            chunk.touch(clock::now());
+            chunk.touch(now);
             // A published chunk holds all bytes that its place in the file has.
-            return reply.data(&chunk.bytes()[begin..begin + len]);
+            reply.data(&chunk.bytes()[begin..begin + len]);
+            return None;
         }
-        let job = ReadJob { inode, offset, len, have: [None, None], reply };
+        let job = ReadJob { inode, offset, len, have: [None, None], names: self.names.clone(), gone: 0, reply };
         match job.step() {
-            Step::Missing(object, job) => self.park(object, Job::Read(job)),
+            Step::Missing(object, job) => Some((object, Job::Read(job))),
             Step::Complete(job) => {
                 self.counters.add(Counter::ChunkHits, 1);
-                job.send();
+                job.send(now);
+                None
             }
         }
     }
 
-    fn readdir(&self, ino: u64, cookie: u64, reply: DirectoryReply) {
-        let now = clock::now();
+    /// Names in the directory `ino`, after the one whose cookie is `cookie` (0: from the first).
+    #[must_use = "what is given back is not answered yet"]
+    pub fn readdir(&self, now: Micros, ino: u64, cookie: u64, reply: R::Directory) -> Parked<R> {
         let path = match self.path(ino) {
             Some(inode) => {
                 // A reader in the middle of a listing goes on with it, even when its time ran out meanwhile.
                 if let Some(timed) = inode.listing().filter(|timed| timed.expires > now || cookie > 0) {
                     self.counters.add(Counter::ListingHits, 1);
-                    return readdir(reply, &self.names, &inode, cookie, &timed.listing);
+                    readdir(reply, &self.names, &inode, cookie, &timed.listing);
+                    return None;
                 }
                 inode.path.clone()
             }
             None if ino == Ino::ROOT.0 => Box::default(),
-            None => return reply.error(Errno::ESTALE),
+            None => return refused(reply, Errno::ESTALE),
         };
-        self.park(Object::List(path), Job::Readdir { ino, cookie, reply, names: self.names.clone() });
+        Some((Object::List(path), Job::Readdir { ino, cookie, reply, names: self.names.clone() }))
     }
 
-    fn statfs(&self, reply: StatfsReply) {
-        self.park(Object::Statfs, Job::Statfs(reply));
+    /// The filesystem's sizes.
+    #[must_use = "what is given back is not answered yet"]
+    pub fn statfs(&self, reply: R::Sizes) -> Parked<R> {
+        Some((Object::Statfs, Job::Statfs(reply)))
     }
+}
+
+fn refused<R: Replies>(reply: impl Refuse, errno: Errno) -> Parked<R> {
+    reply.error(errno);
+    None
 }
 
 /// How a read goes on.
-enum Step {
+enum Step<R: Replies> {
     /// This is to be had first.
-    Missing(Object, ReadJob),
+    Missing(Object, ReadJob<R>),
     /// All chunks are here.
-    Complete(ReadJob),
+    Complete(ReadJob<R>),
 }
 
-impl ReadJob {
+impl<R: Replies> ReadJob<R> {
     fn first(&self) -> u64 {
         self.offset / CHUNK_BYTES as u64
     }
 
-    fn step(mut self) -> Step {
+    fn step(mut self) -> Step<R> {
         let last = (self.offset + self.len as u64 - 1) / CHUNK_BYTES as u64;
         for (at, place) in (self.first()..=last).zip(0..CHUNKS_PER_READ_MAX) {
             // Sizes are below 2^52 (CHUNK_BYTES * 2^32); larger files fail at their first byte beyond.
@@ -218,14 +300,25 @@ impl ReadJob {
         }
     }
 
+    /// Goes on under another name of the same inode, if it has one still.
+    fn elsewhere(mut self) -> Result<Step<R>, ReadJob<R>> {
+        self.gone += 1;
+        match another_name(&self.names, self.inode.ino.0, self.gone) {
+            Some(inode) if inode.path != self.inode.path => {
+                self.inode = inode;
+                Ok(self.step())
+            }
+            _ => Err(self),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
     /// Answers the read; all of its chunks are here.
-    pub(super) fn send(self) {
+    pub fn send(self, now: Micros) {
         let begin = usize::try_from(self.offset % CHUNK_BYTES as u64).unwrap_or(0);
-        let now = clock::now();
         for chunk in self.have.iter().flatten() {
             chunk.touch(now);
         }
@@ -247,18 +340,19 @@ impl ReadJob {
 }
 
 /// What is left to do for a job after an outcome.
-pub(super) enum Next {
+#[derive(Debug)]
+pub enum Next<R: Replies> {
     /// It is answered.
     Answered,
     /// It has all of its bytes; they are to be sent.
-    Send(ReadJob),
+    Send(ReadJob<R>),
     /// It needs this as well.
-    More(Object, Job),
+    More(Object, Job<R>),
 }
 
-impl Job {
+impl<R: Replies> Job<R> {
     /// Answers the request, or says what it needs next.
-    pub(super) fn finish(self, outcome: Outcome, now: Micros) -> Next {
+    pub fn finish(self, outcome: Outcome, now: Micros) -> Next<R> {
         let errno = match &outcome {
             Outcome::Failed { errno } => Errno::from_raw(*errno),
             // An answer to another question than the one asked.
@@ -269,11 +363,19 @@ impl Job {
             (Job::Lookup(reply), Outcome::Absent { expires }) => {
                 reply.absent(negative_ttl(expires.remaining_us(now)));
             }
-            (Job::Getattr { ino, reply }, Outcome::Entry(inode)) if inode.ino.0 == ino => {
+            (Job::Getattr { ino, reply, .. }, Outcome::Entry(inode)) if inode.ino.0 == ino => {
                 reply.attr(&kernel_attr(ino, &inode.attr), ttl(inode.expires(), now));
             }
-            // The name is gone, or is another object's by now.
-            (Job::Getattr { reply, .. }, Outcome::Entry(_) | Outcome::Absent { .. }) => reply.error(Errno::ESTALE),
+            // The name is gone, or is another object's, or something above it is no directory by now.
+            (Job::Getattr { ino, reply, names, gone }, outcome) if is_other(&outcome, errno) => {
+                match another_name(&names, ino, gone + 1) {
+                    Some(inode) => {
+                        let job = Job::Getattr { ino, reply, names, gone: gone + 1 };
+                        return Next::More(Object::Attr(inode.path.clone()), job);
+                    }
+                    None => reply.error(Errno::ESTALE),
+                }
+            }
             (Job::Readdir { ino, cookie, reply, names }, Outcome::Listing { listing, .. }) => {
                 match names.by_ino(Ino(ino)) {
                     Some(inode) => readdir(reply, &names, &inode, cookie, &listing),
@@ -282,11 +384,12 @@ impl Job {
             }
             (Job::Read(mut job), Outcome::Chunk(chunk)) => {
                 job.took(chunk);
-                return match job.step() {
-                    Step::Missing(object, job) => Next::More(object, Job::Read(job)),
-                    Step::Complete(job) => Next::Send(job),
-                };
+                return job.step().into();
             }
+            (Job::Read(job), Outcome::Failed { .. }) if errno == Errno::ESTALE => match job.elsewhere() {
+                Ok(step) => return step.into(),
+                Err(job) => job.reply.error(errno),
+            },
             (Job::Statfs(reply), Outcome::Statfs(statfs)) => reply.statfs(&kernel_statfs(&statfs)),
             (job, _) => job.error(errno),
         }
@@ -294,7 +397,7 @@ impl Job {
     }
 
     /// Fails the request.
-    pub(super) fn error(self, errno: Errno) {
+    pub fn error(self, errno: Errno) {
         match self {
             Job::Lookup(reply) => reply.error(errno),
             Job::Getattr { reply, .. } => reply.error(errno),
@@ -303,6 +406,29 @@ impl Job {
             Job::Statfs(reply) => reply.error(errno),
         }
     }
+}
+
+impl<R: Replies> From<Step<R>> for Next<R> {
+    fn from(step: Step<R>) -> Next<R> {
+        match step {
+            Step::Missing(object, job) => Next::More(object, Job::Read(job)),
+            Step::Complete(job) => Next::Send(job),
+        }
+    }
+}
+
+/// Whether the answer about one name of an inode says that it is the inode's no more.
+fn is_other(outcome: &Outcome, errno: Errno) -> bool {
+    match outcome {
+        Outcome::Entry(_) | Outcome::Absent { .. } => true,
+        Outcome::Failed { .. } => errno == Errno::ENOTDIR || errno == Errno::ESTALE,
+        _ => false,
+    }
+}
+
+/// The inode under a name that it still has, as far as is known here, after `gone` names of it were gone.
+fn another_name(names: &Names, ino: u64, gone: u32) -> Option<Arc<Inode>> {
+    names.by_ino(Ino(ino)).filter(|inode| gone < GONE_NAMES_MAX && !inode.is_retired())
 }
 
 fn join<'a>(buffer: &'a mut [u8], dir: &[u8], name: &[u8]) -> Option<&'a [u8]> {
@@ -317,9 +443,8 @@ fn join<'a>(buffer: &'a mut [u8], dir: &[u8], name: &[u8]) -> Option<&'a [u8]> {
     Some(path)
 }
 
-fn entry(reply: EntryReply, inode: &Inode, now: Micros) {
-    let ttl = ttl(inode.expires(), now);
-    reply.entry(&kernel_attr(inode.ino.0, &inode.attr), ttl, ttl);
+fn entry(reply: impl Entry, inode: &Inode, now: Micros) {
+    reply.entry(&kernel_attr(inode.ino.0, &inode.attr), ttl(inode.expires(), now));
 }
 
 fn ttl(expires: Micros, now: Micros) -> Duration {
@@ -371,7 +496,7 @@ fn kernel_statfs(s: &Statfs) -> bornite_fuse::Statfs {
 }
 
 /// Names from `cookie` on: 0 `.`, 1 `..`, then the listing's in its order.
-fn readdir(mut reply: DirectoryReply, names: &Names, dir: &Inode, cookie: u64, listing: &Listing) {
+fn readdir(mut reply: impl Directory, names: &Names, dir: &Inode, cookie: u64, listing: &Listing) {
     let dots = [&b"."[..], b".."];
     for (name, at) in dots.into_iter().zip(0u64..).skip(usize::try_from(cookie).unwrap_or(2).min(2)) {
         if reply.add(dir.ino.0, at + 1, Kind::Dir as u8, name) {

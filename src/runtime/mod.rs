@@ -9,9 +9,15 @@ mod clock;
 mod daemon;
 mod engine;
 mod handler;
+mod kernel;
 mod mounts;
 mod pool;
+pub mod replies;
 mod transport;
 
+pub use crate::core::Swept;
 pub use backend::{Backend, BackendError};
-pub use daemon::{Daemon, DaemonConfig, DaemonStatus, StartError, StopError, choose_net, clear_stale, is_root};
+pub use daemon::{
+    Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
+};
+pub use handler::{Handler, Job, Next, Parked, ReadJob};

@@ -106,11 +106,13 @@ fn place_among(hidden: &HashSet<Box<[u8]>>, path: &[u8]) -> Place {
     if hidden.is_empty() || path.is_empty() {
         return Place::Open;
     }
-    if hidden.contains(path) {
-        return Place::Empty;
-    }
+    // The outermost counts: what is mounted inside a hidden one is as absent as all else in there.
     let below = path.iter().enumerate().filter(|(_, b)| **b == b'/').any(|(at, _)| hidden.contains(&path[..at]));
-    if below { Place::Nowhere } else { Place::Open }
+    match (below, hidden.contains(path)) {
+        (true, _) => Place::Nowhere,
+        (false, true) => Place::Empty,
+        (false, false) => Place::Open,
+    }
 }
 
 /// The path below `target` that a line of the list hides, if it hides one. The target itself is never hidden: who
@@ -158,12 +160,13 @@ mod tests {
         lines.iter().filter_map(|l| hidden_by(l.as_bytes(), target.as_bytes())).collect()
     }
 
-    const LINES: [&str; 5] = [
+    const LINES: [&str; 6] = [
         "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw",
         "23 22 0:21 / /proc rw shared:5 - proc proc rw",
         "24 22 0:50 / /lus/m\\040x ro,nosuid shared:7 master:2 - fuse.bornite bornite ro",
         "25 22 0:51 / /lus/env rw - lustre mds rw",
         "26 22 0:52 / /lus/sys rw - sysfs sysfs rw",
+        "27 26 0:53 / /lus/sys/fs/cgroup rw - cgroup2 cgroup2 rw",
     ];
 
     #[test]
@@ -174,7 +177,9 @@ mod tests {
         assert_eq!(place_among(&all, b"lus/m x"), Place::Empty);
         assert_eq!(place_among(&all, b"lus/env/a"), Place::Open);
         let lus = hidden("/lus", &LINES);
-        assert_eq!(lus.len(), 2);
+        assert_eq!(lus.len(), 3);
+        assert_eq!(place_among(&lus, b"sys"), Place::Empty);
+        assert_eq!(place_among(&lus, b"sys/fs/cgroup"), Place::Nowhere, "it is not listed in there");
         assert_eq!(place_among(&lus, b"m x"), Place::Empty);
         assert_eq!(place_among(&lus, b"m x/y"), Place::Nowhere);
     }

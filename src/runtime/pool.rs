@@ -1,10 +1,16 @@
 //! Workers for what would hold the engine up: the backend's system calls, checksums and copies of many bytes.
 //!
 //! Fed by the engine, which bounds what is under way; results go back through a lock-free queue and the engine's waker.
+//!
+//! A backend may hang for minutes, and a worker with it. Therefore there are three lanes, each with workers of its own: what
+//! this node computes, questions about names, and reads of bytes; and a lane that asks the backend gets another worker
+//! whenever all of its workers are busy, up to a bound. So what hangs in one lane holds up no other lane, and nothing in
+//! its own before [`BACKEND_LANE_WORKERS_MAX`] operations hang.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crossbeam::queue::SegQueue;
@@ -13,6 +19,15 @@ use super::backend::Backend;
 use super::engine::Waker;
 use crate::cache::arena::Slot;
 use crate::core::{BackendOp, BackendReply, FlightId};
+
+/// Workers for checksums and large replies, which never wait for anything.
+const COMPUTING_WORKERS: usize = 2;
+
+/// Workers of either lane to the backend at the start.
+const BACKEND_LANE_WORKERS_MIN: usize = 4;
+
+/// Workers of either lane to the backend at most: as many operations of its kind may hang before others wait.
+pub(super) const BACKEND_LANE_WORKERS_MAX: usize = 32;
 
 /// How often a worker looks for descriptors to close while there are some.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
@@ -37,38 +52,61 @@ pub(super) enum Done {
 
 /// The workers.
 pub(super) struct Pool {
-    tasks: Option<Sender<Task>>,
     pub(super) done: Arc<SegQueue<Done>>,
-    threads: Vec<JoinHandle<()>>,
+    /// Checksums and replies.
+    computing: Lane,
+    /// On a root: attributes, listings and the like.
+    names: Lane,
+    /// On a root: reads of bytes.
+    data: Lane,
 }
 
 impl Pool {
-    /// `threads` workers; `backend` on a root only.
-    pub(super) fn start(threads: usize, backend: Option<Arc<Backend>>, waker: &Arc<Waker>) -> std::io::Result<Pool> {
-        let (sender, tasks) = unbounded();
+    /// The workers of a node; `backend` on a root only.
+    pub(super) fn start(backend: Option<Arc<Backend>>, waker: &Arc<Waker>) -> std::io::Result<Pool> {
         let done = Arc::new(SegQueue::new());
-        let mut pool = Pool { tasks: Some(sender), done: done.clone(), threads: Vec::new() };
-        for n in 0..threads {
-            let worker =
-                Worker { tasks: tasks.clone(), done: done.clone(), waker: waker.clone(), backend: backend.clone() };
-            let name = format!("bornite-work-{n}");
-            pool.threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
-        }
-        Ok(pool)
+        let lane = |name, min, max| {
+            Lane::start(name, min, max, |tasks, busy| Worker {
+                tasks,
+                busy,
+                done: done.clone(),
+                waker: waker.clone(),
+                backend: backend.clone(),
+            })
+        };
+        let (min, max) = match backend {
+            Some(_) => (BACKEND_LANE_WORKERS_MIN, BACKEND_LANE_WORKERS_MAX),
+            None => (0, 0),
+        };
+        Ok(Pool {
+            computing: lane("work", COMPUTING_WORKERS, COMPUTING_WORKERS)?,
+            names: lane("names", min, max)?,
+            data: lane("data", min, max)?,
+            done: done.clone(),
+        })
     }
 
-    pub(super) fn submit(&self, task: Task) {
-        if let Some(tasks) = &self.tasks {
-            // The receivers live as long as the workers, which end only after this sender.
-            let _ = tasks.send(task);
-        }
+    pub(super) fn submit(&mut self, task: Task) {
+        let lane = match &task {
+            Task::Verify { .. } | Task::Reply(_) => &mut self.computing,
+            Task::Backend { op: BackendOp::Chunk { .. } | BackendOp::Recheck { .. }, .. } => &mut self.data,
+            Task::Backend { op: BackendOp::Attr { .. } | BackendOp::List { .. } | BackendOp::Statfs, .. } => {
+                &mut self.names
+            }
+        };
+        lane.submit(task);
     }
 
     /// Lets the workers end what they do; those that hang in the backend are left behind.
-    pub(super) fn stop(&mut self, deadline: std::time::Instant) {
-        self.tasks = None;
-        for thread in self.threads.drain(..) {
-            while !thread.is_finished() && std::time::Instant::now() < deadline {
+    pub(super) fn stop(&mut self, deadline: Instant) {
+        let lanes = [&mut self.computing, &mut self.names, &mut self.data];
+        // All are told before any is waited for.
+        let threads = lanes.map(|lane| {
+            lane.tasks = None;
+            std::mem::take(&mut lane.threads)
+        });
+        for thread in threads.into_iter().flatten() {
+            while !thread.is_finished() && Instant::now() < deadline {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
             if thread.is_finished() {
@@ -79,8 +117,59 @@ impl Pool {
     }
 }
 
+/// A queue with workers of its own.
+struct Lane {
+    name: &'static str,
+    tasks: Option<Sender<Task>>,
+    /// The workers' end; also kept for those that come later.
+    worker: Worker,
+    threads: Vec<JoinHandle<()>>,
+    threads_max: usize,
+}
+
+impl Lane {
+    fn start(
+        name: &'static str,
+        threads: usize,
+        threads_max: usize,
+        worker: impl FnOnce(Receiver<Task>, Arc<AtomicUsize>) -> Worker,
+    ) -> std::io::Result<Lane> {
+        let (sender, tasks) = unbounded();
+        let worker = worker(tasks, Arc::default());
+        let mut lane = Lane { name, tasks: Some(sender), worker, threads: Vec::new(), threads_max };
+        for _ in 0..threads {
+            lane.grow()?;
+        }
+        Ok(lane)
+    }
+
+    fn grow(&mut self) -> std::io::Result<()> {
+        let worker = self.worker.clone();
+        let name = format!("bornite-{}-{}", self.name, self.threads.len());
+        self.threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
+        Ok(())
+    }
+
+    fn submit(&mut self, task: Task) {
+        let Some(tasks) = &self.tasks else { return };
+        // Only this thread adds; a worker that is just done makes this one worker too many at worst.
+        let busy = self.worker.busy.fetch_add(1, Ordering::Relaxed) + 1;
+        // The receiver lives as long as this lane.
+        let _ = tasks.send(task);
+        if busy > self.threads.len()
+            && self.threads.len() < self.threads_max
+            && let Err(error) = self.grow()
+        {
+            log::warn!("cannot start another worker: {error}; {} must do", self.threads.len());
+        }
+    }
+}
+
+#[derive(Clone)]
 struct Worker {
     tasks: Receiver<Task>,
+    /// Tasks of the lane that are queued or being done.
+    busy: Arc<AtomicUsize>,
     done: Arc<SegQueue<Done>>,
     waker: Arc<Waker>,
     backend: Option<Arc<Backend>>,
@@ -105,6 +194,7 @@ impl Worker {
                     Err(_) => return,
                 }
             };
+            let _busy = Busy(&self.busy);
             match task {
                 Task::Reply(reply) => reply(),
                 Task::Verify { id, mut slot, len } => {
@@ -114,7 +204,7 @@ impl Worker {
                 Task::Backend { id, op } => {
                     let Some(backend) = &self.backend else { continue };
                     open |= matches!(op, BackendOp::Chunk { .. });
-                    let reply = ask(backend, op);
+                    let reply = backend.answer(op);
                     self.finish(Done::Backend { id, reply });
                 }
             }
@@ -127,15 +217,11 @@ impl Worker {
     }
 }
 
-fn ask(backend: &Backend, op: BackendOp) -> BackendReply {
-    let errno = |e: rustix::io::Errno| e.raw_os_error();
-    match op {
-        BackendOp::Attr { path } => BackendReply::Attr(backend.attr(&path).map_err(errno)),
-        BackendOp::List { path } => BackendReply::List(backend.list(&path).map_err(errno)),
-        BackendOp::Chunk { path, version, offset, len, mut slot } => {
-            let crc = backend.chunk(&path, &version, offset, &mut slot.as_mut_slice()[..len]);
-            BackendReply::Chunk(crc.map(|crc| (slot, crc)).map_err(errno))
-        }
-        BackendOp::Statfs => BackendReply::Statfs(backend.statfs().map_err(errno)),
+/// One task less when it is dropped, a panic included.
+struct Busy<'a>(&'a AtomicUsize);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::config::SimConfig;
 use super::oracle::Said;
 use super::rng::{Rng, mix};
-use super::tree::{Missing, Tree};
+use super::tree::{Entry, Missing, Tree};
+use crate::cache::chunks::CHUNK_BYTES;
 use crate::cache::types::{Kind, Micros, Version};
 use crate::core::wire::Statfs;
-use crate::core::{BackendOp, BackendReply, Found};
+use crate::core::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found};
 
 const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
 const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
@@ -30,6 +31,7 @@ pub(super) enum Question {
     Attr(Box<[u8]>),
     Names(Box<[u8]>),
     Bytes(Box<[u8]>, Version, u64),
+    Same(Box<[u8]>, Version),
     Statfs,
 }
 
@@ -39,13 +41,14 @@ impl Question {
             BackendOp::Attr { path } => Question::Attr(path.clone()),
             BackendOp::List { path } => Question::Names(path.clone()),
             BackendOp::Chunk { path, version, offset, .. } => Question::Bytes(path.clone(), *version, *offset),
+            BackendOp::Recheck { path, version, .. } => Question::Same(path.clone(), *version),
             BackendOp::Statfs => Question::Statfs,
         }
     }
 
     pub(super) fn path(&self) -> &[u8] {
         match self {
-            Question::Attr(path) | Question::Names(path) | Question::Bytes(path, ..) => path,
+            Question::Attr(path) | Question::Names(path) | Question::Bytes(path, ..) | Question::Same(path, _) => path,
             Question::Statfs => b"",
         }
     }
@@ -69,6 +72,11 @@ fn failure(config: &SimConfig, now: Micros, path: &[u8]) -> Option<i32> {
     fails.then(|| ERRNOS[usize::try_from(dice >> 32).unwrap_or(0) % ERRNOS.len()])
 }
 
+/// Whether this is the file's version, as far as its inode tells.
+fn is_file(entry: &Entry, version: &Version) -> bool {
+    entry.attr.kind() == Kind::File && entry.attr.version() == *version
+}
+
 /// What the backend says now; true where it fails by injection.
 pub(super) fn answer(
     config: &SimConfig,
@@ -82,7 +90,8 @@ pub(super) fn answer(
         let reply = match op {
             BackendOp::Attr { .. } => BackendReply::Attr(Err(errno)),
             BackendOp::List { .. } => BackendReply::List(Err(errno)),
-            BackendOp::Chunk { .. } => BackendReply::Chunk(Err(errno)),
+            BackendOp::Chunk { .. } => BackendReply::Chunk(Err(ChunkFailure::Errno(errno))),
+            BackendOp::Recheck { .. } => BackendReply::Recheck(Err(errno)),
             BackendOp::Statfs => BackendReply::Statfs(Err(errno)),
         };
         return (reply, Said::Failed(errno), true);
@@ -109,18 +118,35 @@ pub(super) fn answer(
             }
             Err(errno) => (BackendReply::List(Err(errno)), said_error(errno)),
         },
+        BackendOp::Recheck { version, chunks, .. } => {
+            let version = Version { change: 0, ..version };
+            let content = tree.content(&version);
+            let same = |(index, crc): &(u32, u32)| {
+                let begin = usize::try_from(*index).unwrap_or(usize::MAX).saturating_mul(CHUNK_BYTES);
+                let bytes = content.and_then(|c| c.get(begin..c.len().min(begin.saturating_add(CHUNK_BYTES))));
+                bytes.is_some_and(|bytes| crc32c::crc32c(bytes) == *crc)
+            };
+            match there {
+                Ok(entry) if is_file(entry, &version) && chunks.iter().all(same) => {
+                    (BackendReply::Recheck(Ok(entry.attr)), Said::Found(entry.clone()))
+                }
+                Ok(_) => (BackendReply::Recheck(Err(ESTALE)), Said::Failed(ESTALE)),
+                Err(errno) => (BackendReply::Recheck(Err(ESTALE)), said_error(errno)),
+            }
+        }
         BackendOp::Chunk { version, offset, len, mut slot, .. } => {
-            let is_it = |e: &super::tree::Entry| e.attr.kind() == Kind::File && e.attr.version() == version;
-            let bytes = there.and_then(|entry| if is_it(entry) { Ok(()) } else { Err(ESTALE) });
+            let version = Version { change: 0, ..version };
+            let bytes = there.and_then(|entry| if is_file(entry, &version) { Ok(()) } else { Err(ESTALE) });
             match bytes.map(|()| tree.content(&version).cloned()) {
                 Ok(Some(content)) => {
                     let begin = usize::try_from(offset).unwrap_or(usize::MAX);
                     slot.as_mut_slice()[..len].copy_from_slice(&content[begin..begin + len]);
                     let crc = crc32c::crc32c(&content[begin..begin + len]);
-                    (BackendReply::Chunk(Ok((slot, crc))), Said::Bytes)
+                    let ctime = there.map(|entry| entry.attr.ctime).unwrap_or_default();
+                    (BackendReply::Chunk(Ok(ChunkRead { slot, len, crc, ctime })), Said::Bytes)
                 }
-                Ok(None) => (BackendReply::Chunk(Err(ESTALE)), Said::Failed(ESTALE)),
-                Err(errno) => (BackendReply::Chunk(Err(errno)), said_error(errno)),
+                Ok(None) => (BackendReply::Chunk(Err(ChunkFailure::Errno(ESTALE))), Said::Failed(ESTALE)),
+                Err(errno) => (BackendReply::Chunk(Err(ChunkFailure::Errno(errno))), said_error(errno)),
             }
         }
         BackendOp::Statfs => (BackendReply::Statfs(Ok(Statfs::default())), Said::Bytes),

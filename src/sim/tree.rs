@@ -318,6 +318,7 @@ impl Tree {
             ctime: time,
             backend_ino: self.inos,
             backend_dev: 1,
+            change: 0,
         };
         self.set(now, path, Some(Entry { attr, target }));
     }

@@ -1,0 +1,95 @@
+//! Messages out of arbitrary bytes: each is one that a node might send.
+
+use bornite::cache::types::{Attr, Timestamp, Version};
+use bornite::core::limits::{PATH_BYTES_MAX, TARGET_BYTES_MAX};
+use bornite::core::wire::{Grant, Header, INLINE_BYTES_MAX, Message, PART_BYTES_MAX, Statfs, path_is_valid};
+use bornite::core::{NodeId, Swept};
+
+use super::bytes::Bytes;
+
+pub(crate) fn header(bytes: &mut Bytes<'_>) -> Header {
+    Header { from: NodeId(bytes.u32()), job: bytes.u64(), incarnation: bytes.u64(), id: bytes.u64() }
+}
+
+fn timestamp(bytes: &mut Bytes<'_>) -> Timestamp {
+    Timestamp { secs: bytes.u64() as i64, nanos: bytes.u32() }
+}
+
+pub(crate) fn version(bytes: &mut Bytes<'_>) -> Version {
+    Version { ino: bytes.u64(), size: bytes.u64(), mtime: timestamp(bytes), change: bytes.u32() }
+}
+
+pub(crate) fn attr(bytes: &mut Bytes<'_>) -> Attr {
+    Attr {
+        mode: bytes.u32(),
+        uid: bytes.u32(),
+        gid: bytes.u32(),
+        blksize: bytes.u32(),
+        nlink: bytes.u64(),
+        rdev: bytes.u64(),
+        size: bytes.u64(),
+        blocks: bytes.u64(),
+        mtime: timestamp(bytes),
+        ctime: timestamp(bytes),
+        backend_ino: bytes.u64(),
+        backend_dev: bytes.u64(),
+        change: bytes.u32(),
+    }
+}
+
+pub(crate) fn statfs(bytes: &mut Bytes<'_>) -> Statfs {
+    Statfs {
+        blocks: bytes.u64(),
+        bfree: bytes.u64(),
+        bavail: bytes.u64(),
+        files: bytes.u64(),
+        ffree: bytes.u64(),
+        bsize: bytes.u32(),
+        frsize: bytes.u32(),
+        namelen: bytes.u32(),
+    }
+}
+
+/// A path that may be on the wire; one that may not becomes the target itself.
+pub(crate) fn path<'a>(bytes: &mut Bytes<'a>) -> &'a [u8] {
+    let path = bytes.piece(PATH_BYTES_MAX);
+    if path_is_valid(path) { path } else { b"" }
+}
+
+/// A message of any kind, by its first byte.
+pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
+    match bytes.u8() % 17 {
+        0 => Message::Probe,
+        1 => Message::Attr { path: path(bytes) },
+        2 => Message::List { stamp: bytes.u64(), from: bytes.u32(), path: path(bytes) },
+        3 => Message::Chunk { version: version(bytes), index: bytes.u32(), path: path(bytes) },
+        4 => Message::Statfs,
+        5 => Message::Release { grant: bytes.u64() },
+        6 => Message::Alive { serving: bytes.u8() & 1 == 1 },
+        7 => {
+            let (attr, remaining_us, text) = (attr(bytes), bytes.u64(), bytes.piece(TARGET_BYTES_MAX));
+            Message::Found { attr, remaining_us, target: if text.contains(&0) { b"" } else { text } }
+        }
+        8 => Message::Absent { remaining_us: bytes.u64() },
+        // Neither 0 nor ENOENT (2).
+        9 => Message::Failed { errno: 3 + i32::from(bytes.u16() % 4093) },
+        10 => Message::Pending,
+        11 => {
+            let (stamp, remaining_us) = (bytes.u64(), bytes.u64());
+            let (from, more) = (bytes.u32() / 2, u32::from(bytes.u16()));
+            let part = bytes.piece(PART_BYTES_MAX);
+            Message::Part { stamp, remaining_us, from, total: from + part.len() as u32 + more, bytes: part }
+        }
+        12 => Message::Inline { crc: bytes.u32(), bytes: bytes.piece(INLINE_BYTES_MAX) },
+        13 => Message::Granted(Grant {
+            grant: bytes.u64(),
+            key: bytes.u64(),
+            offset: bytes.u64(),
+            len: bytes.u32(),
+            crc: bytes.u32(),
+        }),
+        14 => Message::Sweep { down: bytes.u8() & 1 == 1, path: path(bytes) },
+        15 => Message::Swept(Swept { reached: bytes.u32(), missing: bytes.u32() }),
+        _ => Message::Filesystem(statfs(bytes)),
+    }
+}

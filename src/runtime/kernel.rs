@@ -1,0 +1,58 @@
+//! Between the mount and the handler: the kernel's requests get the time, and what the handler does not answer at
+//! once goes to the engine. Runs on the FUSE threads; must never block.
+
+use std::sync::Arc;
+
+use bornite_fuse::{AttrReply, DataReply, DirectoryReply, EntryReply, StatfsReply};
+
+use super::clock;
+use super::engine::Inbox;
+use super::handler::{Handler, Parked};
+use super::replies::Kernel;
+use crate::cache::types::Ino;
+
+/// The filesystem as the kernel sees it.
+pub(super) struct Mounted {
+    pub(super) handler: Handler<Kernel>,
+    pub(super) inbox: Arc<Inbox>,
+}
+
+impl Mounted {
+    fn park(&self, parked: Parked<Kernel>) {
+        if let Some((object, job)) = parked {
+            self.inbox.park(object, job);
+        }
+    }
+}
+
+impl bornite_fuse::Filesystem for Mounted {
+    fn lookup(&self, parent: u64, name: &[u8], reply: EntryReply) {
+        self.park(self.handler.lookup(clock::now(), parent, name, reply));
+    }
+
+    fn forget(&self, ino: u64, _count: u64) {
+        if self.handler.forgets(ino) {
+            self.inbox.forget(Ino(ino));
+        }
+    }
+
+    fn getattr(&self, ino: u64, reply: AttrReply) {
+        self.park(self.handler.getattr(clock::now(), ino, reply));
+    }
+
+    fn readlink(&self, ino: u64, reply: DataReply) {
+        self.handler.readlink(ino, reply);
+    }
+
+    fn read(&self, ino: u64, offset: u64, size: u32, reply: DataReply) {
+        self.park(self.handler.read(clock::now(), ino, offset, size, reply));
+    }
+
+    fn readdir(&self, ino: u64, cookie: u64, reply: DirectoryReply) {
+        self.park(self.handler.readdir(clock::now(), ino, cookie, reply));
+    }
+
+    fn statfs(&self, reply: StatfsReply) {
+        self.park(self.handler.statfs(reply));
+    }
+}

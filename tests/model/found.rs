@@ -1,0 +1,111 @@
+//! What the model found, in the fewest steps. Each case failed before it was mended.
+
+use super::ops::{Ask, CHUNK, Case, Change, Op, Place, Setting};
+use super::through_nodes;
+
+fn p(path: &str) -> Place {
+    Place::of(path)
+}
+
+fn write(path: &str, size: u64) -> Change {
+    Change::Write { at: p(path), size, seed: 1 }
+}
+
+fn ask(ask: Ask) -> Op {
+    Op::Ask { node: 0, ask }
+}
+
+fn keep(path: &str) -> Op {
+    ask(Ask::Keep { at: p(path), slot: 0 })
+}
+
+fn read_kept() -> Op {
+    ask(Ask::ReadKept { slot: 0, offset: 0, len: 4096 })
+}
+
+/// Asked at the root, and at the end of a chain.
+#[track_caller]
+fn allowed(change: impl Fn(&mut Setting), before: &[Change], ops: &[Op]) {
+    for nodes in [1, 3] {
+        let mut setting = Setting::new(nodes);
+        change(&mut setting);
+        let mut ops = ops.to_vec();
+        for op in &mut ops {
+            if let Op::Ask { node, .. } | Op::During { node, .. } = op {
+                *node = nodes - 1;
+            }
+        }
+        let case = Case { setting, before: before.to_vec(), ops };
+        if let Err(wrong) = through_nodes(&case) {
+            panic!("{nodes} nodes: {wrong}");
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_became_a_file_is_stale_and_then_a_file() {
+    let before = [Change::Mkdir { at: p("a") }];
+    let ops = [
+        keep("a"),
+        Op::Change(Change::Remove { at: p("a") }),
+        Op::Change(write("a", 1)),
+        ask(Ask::ListKept { slot: 0, room: 4096 }),
+        ask(Ask::ReadAll { at: p("a"), step: 4096 }),
+    ];
+    allowed(|_| {}, &before, &ops);
+}
+
+#[test]
+fn a_file_that_became_a_directory_is_stale() {
+    let ops = [
+        keep("a"),
+        Op::Change(Change::Remove { at: p("a") }),
+        Op::Change(Change::Mkdir { at: p("a") }),
+        read_kept(),
+        ask(Ask::List { at: p("a"), room: 4096 }),
+    ];
+    allowed(|_| {}, &[write("a", 5)], &ops);
+}
+
+#[test]
+fn a_file_below_what_became_a_file_is_stale() {
+    let before = [Change::Mkdir { at: p("a") }, write("a/b", 5)];
+    let change = [Op::Change(Change::Rename { from: p("a"), to: p("b") }), Op::Change(write("a", 1))];
+    for look in [read_kept(), ask(Ask::StatKept { slot: 0 })] {
+        // Twice: the first answer makes the node forget the name.
+        let ops = [[keep("a/b")].as_slice(), &change, &[look.clone(), look]].concat();
+        allowed(|setting| setting.attr_ttl_us = Some(0), &before, &ops);
+        allowed(|_| {}, &before, &ops);
+    }
+}
+
+#[test]
+fn a_hard_link_that_goes_disturbs_no_reader_of_the_other() {
+    let before = [write("a", 2 * CHUNK), Change::HardLink { from: p("a"), to: p("b") }];
+    for look in [read_kept(), ask(Ask::StatKept { slot: 0 })] {
+        let ops = [
+            keep("a"),
+            // The name by which the inode was seen last.
+            ask(Ask::Stat(p("b"))),
+            Op::Change(Change::Remove { at: p("b") }),
+            Op::Pass(1),
+            look,
+        ];
+        allowed(|setting| setting.attr_ttl_us = Some(0), &before, &ops);
+        allowed(|_| {}, &before, &ops);
+    }
+}
+
+#[test]
+fn a_changed_file_is_found_anew_by_any_of_its_links() {
+    let before = [write("a", 10), Change::HardLink { from: p("a"), to: p("b") }];
+    let read = ask(Ask::ReadAll { at: p("a"), step: 4096 });
+    let ops = [
+        ask(Ask::Stat(p("a"))),
+        ask(Ask::Stat(p("b"))),
+        Op::Change(Change::Truncate { at: p("b"), size: 0 }),
+        read.clone(),
+        read,
+    ];
+    allowed(|_| {}, &before, &ops);
+}
