@@ -5,6 +5,7 @@ use hashbrown::HashMap;
 use super::rng::Rng;
 use super::tree::Tree;
 use crate::cache::chunks::CHUNK_BYTES;
+use crate::cache::names::is_at_or_below;
 use crate::cache::types::{Ino, Kind, Micros, Version};
 use crate::core::{Object, Outcome};
 
@@ -29,12 +30,15 @@ pub(super) struct Client {
     /// An event for it is in the queue.
     pub(super) is_scheduled: bool,
     was_over: bool,
+    /// What it looks up on its way, and at last what it is about, the last one first: a kernel walks from directory to
+    /// directory, and each of them may be known to it already.
+    way: Vec<Object>,
     open: Vec<(Box<[u8]>, Version)>,
 }
 
 impl Client {
     pub(super) fn new(node: usize, left: u64) -> Client {
-        Client { node, left, asked: None, is_scheduled: false, was_over: false, open: Vec::new() }
+        Client { node, left, asked: None, is_scheduled: false, was_over: false, way: Vec::new(), open: Vec::new() }
     }
 
     /// Whether it came to its end just now.
@@ -46,11 +50,27 @@ impl Client {
     /// The node's daemon ended: what was asked and open is gone.
     pub(super) fn lose(&mut self) {
         self.asked = None;
+        self.way.clear();
         self.open.clear();
     }
 
     /// What it asks for next.
-    pub(super) fn next(&mut self, tree: &Tree, rng: &mut Rng) -> Object {
+    pub(super) fn next(&mut self, tree: &Tree, rng: &mut Rng, kernels: &Kernels, now: Micros) -> Object {
+        let goal = self.choose(tree, rng);
+        self.way.clear();
+        // Who has a file open needs no way to it.
+        if let Object::Attr(path) | Object::List(path) = &goal {
+            let slashes = path.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/');
+            let above = slashes.map(|(at, _)| &path[..at]).filter(|dir| !kernels.has(self.node, dir, now));
+            let above: Vec<_> = above.map(|dir| Object::Attr(dir.into())).collect();
+            self.way.push(goal);
+            self.way.extend(above);
+            return self.way.pop().unwrap_or(Object::Statfs);
+        }
+        goal
+    }
+
+    fn choose(&self, tree: &Tree, rng: &mut Rng) -> Object {
         match rng.below(16) {
             // A file that was opened before, and may be another one by now.
             0..3 if !self.open.is_empty() => {
@@ -69,6 +89,13 @@ impl Client {
 
     /// What it asks for after this answer, as part of the same lookup.
     pub(super) fn more(&mut self, object: &Object, outcome: &Outcome, rng: &mut Rng) -> Option<Object> {
+        if !self.way.is_empty() {
+            let next = self.way.pop().filter(|_| matches!(outcome, Outcome::Entry(inode) if inode.attr.is_dir()));
+            if next.is_none() {
+                self.way.clear();
+            }
+            return next;
+        }
         match (object, outcome) {
             (Object::Attr(path), Outcome::Entry(inode)) => match inode.attr.kind() {
                 Kind::Dir => rng.one_in(2).then(|| Object::List(path.clone())),
@@ -95,43 +122,48 @@ impl Client {
     }
 }
 
-/// A path on a node.
-type At = (usize, Box<[u8]>);
-
 /// What the kernels of the nodes keep: entries, until their time is over or the node has them dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Kernels {
-    entries: HashMap<At, (Ino, Micros)>,
+    /// By node, then by path.
+    entries: Vec<HashMap<Box<[u8]>, (Ino, Micros)>>,
 }
 
 impl Kernels {
+    pub(super) fn new(nodes: usize) -> Kernels {
+        Kernels { entries: vec![HashMap::new(); nodes] }
+    }
+
     /// A client of `node` was told `outcome` about `path`. An inode that its kernel would go on to show there though
     /// the node has told otherwise.
     pub(super) fn told(&mut self, node: usize, path: &[u8], now: Micros, outcome: &Outcome) -> Option<Ino> {
-        let (ino, expires) = match outcome {
-            Outcome::Entry(inode) => (Some(inode.ino), inode.expires()),
-            Outcome::Absent { .. } => (None, now),
+        let ino = match outcome {
+            Outcome::Entry(inode) => Some(inode.ino),
+            Outcome::Absent { .. } => None,
             _ => return None,
         };
-        let key = (node, path.into());
-        let kept = self.entries.get(&key).filter(|(_, until)| *until > now).map(|(kept, _)| *kept);
-        match ino {
-            Some(ino) => _ = self.entries.insert(key, (ino, expires)),
-            None => _ = self.entries.remove(&key),
+        let kept = self.entries[node].get(path).filter(|(_, until)| *until > now).map(|(kept, _)| *kept);
+        match outcome {
+            Outcome::Entry(inode) => _ = self.entries[node].insert(path.into(), (inode.ino, inode.expires())),
+            _ => _ = self.entries[node].remove(path),
         }
         kept.filter(|kept| Some(*kept) != ino)
     }
 
-    /// The node has an entry dropped.
-    pub(super) fn drop_name(&mut self, node: usize, ino: Ino, path: Box<[u8]>) {
-        let key = (node, path);
-        if self.entries.get(&key).is_some_and(|(kept, _)| *kept == ino) {
-            self.entries.remove(&key);
+    /// Whether the kernel of `node` has an entry of `path`.
+    pub(super) fn has(&self, node: usize, path: &[u8], now: Micros) -> bool {
+        self.entries[node].get(path).is_some_and(|(_, until)| *until > now)
+    }
+
+    /// The node has an entry dropped, and with it what is below it.
+    pub(super) fn drop_name(&mut self, node: usize, ino: Ino, path: &[u8]) {
+        if self.entries[node].get(path).is_some_and(|(kept, _)| *kept == ino) {
+            self.entries[node].retain(|other, _| !is_at_or_below(other, path));
         }
     }
 
     /// The mount of a node is gone.
     pub(super) fn forget(&mut self, node: usize) {
-        self.entries.retain(|(of, _), _| *of != node);
+        self.entries[node].clear();
     }
 }

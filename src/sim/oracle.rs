@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 
 use super::tree::{Entry, Tree, parent};
 use crate::cache::chunks::CHUNK_BYTES;
-use crate::cache::types::{Listing, Micros, Version};
+use crate::cache::types::{Attr, Listing, Micros, Version};
 use crate::core::limits::REQUEST_DEADLINE_US;
 use crate::core::wire::PART_BYTES_MAX;
 use crate::core::{Object, Outcome};
@@ -100,6 +100,15 @@ impl Oracle {
         }
     }
 
+    /// A root compares what it has read of `path` before it passes on what it was told of it at this moment: that is
+    /// told when the comparison is.
+    pub(super) fn note_comparison(&mut self, root: usize, path: &[u8], asked: Micros, told: Micros) {
+        let of_path = self.operations.get_mut(path).into_iter().flatten();
+        for operation in of_path.filter(|op| op.root == root && op.told == asked) {
+            operation.told = told;
+        }
+    }
+
     pub(super) fn note_read(&mut self, root: usize, path: &[u8], version: Version, offset: u64) {
         *self.reads.entry((root, path.into(), version, offset)).or_insert(0) += 1;
     }
@@ -123,7 +132,9 @@ impl Oracle {
                 if inode.path != *path {
                     return Err(format!("told of \"{}\"", String::from_utf8_lossy(&inode.path)));
                 }
-                self.found(hearer, tree, path, &Entry { attr: inode.attr, target: inode.target.clone() })
+                // The count of changes is the root's own: the backend knows nothing of it.
+                let attr = Attr { change: 0, ..inode.attr };
+                self.found(hearer, tree, path, &Entry { attr, target: inode.target.clone() })
             }
             (Object::Attr(path), Outcome::Absent { expires }) => {
                 if expires.remaining_us(hearer.now) > self.ttls.enoent_us {
@@ -133,7 +144,7 @@ impl Oracle {
             }
             (Object::List(path), Outcome::Listing { listing, .. }) => self.names(hearer, path, listing),
             (Object::Chunk { version, index, .. }, Outcome::Chunk(chunk)) => {
-                let whole = tree.content(version).ok_or("bytes of a version that never was")?;
+                let whole = tree.content(&told_version(version)).ok_or("bytes of a version that never was")?;
                 let begin = *index as usize * CHUNK_BYTES;
                 let right = &whole[begin..whole.len().min(begin + CHUNK_BYTES)];
                 if right == chunk.bytes() {
@@ -225,7 +236,7 @@ impl Oracle {
         }
         let gone = match (object, errno) {
             (Object::Chunk { version, .. }, ESTALE) => {
-                tree.ever_lost(path, hearer.now, |entry| entry.attr.version() == *version)
+                tree.ever_lost(path, hearer.now, |entry| entry.attr.version() == told_version(version))
             }
             (Object::List(_), ESTALE | ENOTDIR) => tree.ever_lost(path, hearer.now, |entry| entry.attr.is_dir()),
             _ => false,
@@ -251,6 +262,11 @@ impl Oracle {
         }
         (most, wrong)
     }
+}
+
+/// A version as the backend tells it.
+fn told_version(version: &Version) -> Version {
+    Version { change: 0, ..*version }
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl World {
             rng,
             tree,
             oracle,
-            kernels: Kernels::default(),
+            kernels: Kernels::new(config.nodes as usize),
             network: Network::default(),
             now: Micros(1),
             queue: Queue::default(),
@@ -256,6 +256,9 @@ impl World {
                 let path = Question::of(&op).path().to_vec();
                 if matches!(op, crate::core::BackendOp::List { .. }) {
                     self.stamp += 1;
+                }
+                if matches!(op, crate::core::BackendOp::Recheck { .. }) {
+                    self.oracle.note_comparison(by.node, &path, asked, told);
                 }
                 let (reply, said, injected) = backend::answer(&self.config, &self.tree, now, self.stamp, op);
                 self.report.counts.backend_failed += u64::from(injected);
@@ -435,9 +438,10 @@ impl World {
                     node.registered(segment, key);
                 }
             }
-            Output::Invalidate { ino, path } => self.kernels.drop_name(by.node, ino, path),
-            // No client invalidates.
-            Output::Expire { .. } | Output::Swept { .. } => {}
+            Output::Invalidate { ino, path } => self.kernels.drop_name(by.node, ino, &path),
+            // Only its names go: the directory's own entry stays in the kernel.
+            Output::Expire { dir: true, .. } | Output::Swept { .. } => {}
+            Output::Expire { ino, path, dir: false } => self.kernels.drop_name(by.node, ino, &path),
             Output::Fence { id } => {
                 if let Some(node) = self.living(by) {
                     node.fenced(now, id);
@@ -538,7 +542,7 @@ impl World {
             return Ok(());
         }
         client.left -= 1;
-        let object = client.next(&self.tree, &mut self.rng);
+        let object = client.next(&self.tree, &mut self.rng, &self.kernels, self.now);
         self.ask(at, object);
         self.after(self.clients[at].node)
     }
