@@ -287,7 +287,7 @@ impl World {
             Event::Change => {
                 self.planned -= 1;
                 self.report.counts.changes += 1;
-                self.tree.change(now, &mut self.rng);
+                self.tree.change(now, &mut self.rng, self.config.faults.silent);
                 Ok(())
             }
             Event::Watch => self.watch(),
