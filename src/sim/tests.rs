@@ -115,7 +115,8 @@ fn a_network_that_loses_everything_is_told() {
     let mut config = plain(13, 3);
     config.faults.lost_per_mille = 1000;
     let error = run(config).unwrap_err();
-    assert!(matches!(error, SimError::Liveness { .. }), "{error}");
+    // The node itself ends the request, at its deadline.
+    assert!(matches!(error, SimError::Liveness { .. }) && error.to_string().contains("in time"), "{error}");
 }
 
 #[test]
