@@ -382,6 +382,7 @@ impl World {
         }
         let Some(node) = &self.places[at].node else { return Ok(()) };
         let load = node.load();
+        self.report.counts.at_parent_max = self.report.counts.at_parent_max.max(load.at_parent as u64);
         if load.at_parent > REQUESTS_AT_PARENT_MAX || load.line > load.flights || load.grants > load.leases {
             return Err(self.wrong(at, b"", format!("a bound is broken: {load:?}")));
         }
