@@ -18,6 +18,8 @@ pub(super) struct Asked {
     pub(super) waiter: u64,
     pub(super) object: Object,
     pub(super) at: Micros,
+    /// The number of the event in which it was asked: an answer within it came from memory.
+    pub(super) event: u64,
 }
 
 /// A client: asks for one object after the other.
@@ -122,11 +124,14 @@ impl Client {
     }
 }
 
+/// An inode, and until when.
+type Kept = (Ino, Micros);
+
 /// What the kernels of the nodes keep: entries, until their time is over or the node has them dropped.
 #[derive(Debug)]
 pub(super) struct Kernels {
     /// By node, then by path.
-    entries: Vec<HashMap<Box<[u8]>, (Ino, Micros)>>,
+    entries: Vec<HashMap<Box<[u8]>, Kept>>,
 }
 
 impl Kernels {

@@ -84,13 +84,21 @@ pub(super) struct Oracle {
     operations: HashMap<Box<[u8]>, Vec<Operation>>,
     /// By node and path: since when what the node told last was there.
     seen: HashMap<(usize, Box<[u8]>), Micros>,
+    /// By node and version: which of its contents the node told first.
+    contents: HashMap<(usize, Version), usize>,
     /// How often each was read.
     reads: HashMap<ChunkAt, u64>,
 }
 
 impl Oracle {
     pub(super) fn new(ttls: Ttls) -> Oracle {
-        Oracle { ttls, operations: HashMap::new(), seen: HashMap::new(), reads: HashMap::new() }
+        Oracle {
+            ttls,
+            operations: HashMap::new(),
+            seen: HashMap::new(),
+            contents: HashMap::new(),
+            reads: HashMap::new(),
+        }
     }
 
     pub(super) fn note(&mut self, path: &[u8], operation: Operation) {
@@ -144,21 +152,31 @@ impl Oracle {
             }
             (Object::List(path), Outcome::Listing { listing, .. }) => self.names(hearer, path, listing),
             (Object::Chunk { version, index, .. }, Outcome::Chunk(chunk)) => {
-                let whole = tree.content(&told_version(version)).ok_or("bytes of a version that never was")?;
-                let begin = *index as usize * CHUNK_BYTES;
-                let right = &whole[begin..whole.len().min(begin + CHUNK_BYTES)];
-                if right == chunk.bytes() {
-                    return Ok(());
-                }
-                match right.iter().zip(chunk.bytes()).position(|(a, b)| a != b) {
-                    None => Err(format!("{} bytes where {} are right", chunk.len(), right.len())),
-                    Some(at) => Err(format!("other bytes than the backend's, from byte {} on", begin + at)),
-                }
+                self.bytes(hearer.node, tree, version, *index, chunk.bytes())
             }
             (Object::Statfs, Outcome::Statfs(_)) => Ok(()),
             (_, Outcome::Failed { errno }) => self.failed(hearer, tree, object, *errno),
             (_, outcome) => Err(format!("an answer to another question: {outcome:?}")),
         }
+    }
+
+    fn bytes(&mut self, node: usize, tree: &Tree, version: &Version, index: u32, bytes: &[u8]) -> Result<(), String> {
+        let contents = tree.contents(&told_version(version));
+        let first = contents.first().ok_or("bytes of a version that never was")?;
+        let begin = index as usize * CHUNK_BYTES;
+        let range = begin..first.len().min(begin + CHUNK_BYTES);
+        if bytes.len() != range.len() {
+            return Err(format!("{} bytes where {} are right", bytes.len(), range.len()));
+        }
+        let Some(content) = contents.iter().position(|content| &content[range.clone()] == bytes) else {
+            let at = first[range].iter().zip(bytes).position(|(a, b)| a != b).unwrap_or_default();
+            return Err(format!("other bytes than the backend's, from byte {} on", begin + at));
+        };
+        let told = *self.contents.entry((node, *version)).or_insert(content);
+        if contents[told][range] == *bytes {
+            return Ok(());
+        }
+        Err(format!("bytes of rewrite {content}, after the node told bytes of rewrite {told} of the same version"))
     }
 
     fn found(&mut self, hearer: &Hearer, tree: &Tree, path: &[u8], entry: &Entry) -> Result<(), String> {
@@ -236,7 +254,8 @@ impl Oracle {
         }
         let gone = match (object, errno) {
             (Object::Chunk { version, .. }, ESTALE) => {
-                tree.ever_lost(path, hearer.now, |entry| entry.attr.version() == told_version(version))
+                tree.contents(&told_version(version)).len() > 1
+                    || tree.ever_lost(path, hearer.now, |entry| entry.attr.version() == told_version(version))
             }
             (Object::List(_), ESTALE | ENOTDIR) => tree.ever_lost(path, hearer.now, |entry| entry.attr.is_dir()),
             _ => false,
@@ -345,7 +364,7 @@ mod tests {
         assert_eq!(oracle.judge(&hearer(50), &tree, &path(&name), &absent), Ok(()));
         let mut rng = Rng::new(2);
         while tree.look(&name).is_err() {
-            tree.change(Micros(51), &mut rng);
+            tree.change(Micros(51), &mut rng, false);
         }
         let entry = tree.look(&name).unwrap().clone();
         oracle.note(&name, operation(55, 56, 57, Said::Found(entry.clone())));

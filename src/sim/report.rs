@@ -72,6 +72,8 @@ counts! {
     retries: sum,
     /// Requests that joined one under way.
     joined: sum,
+    /// Most requests that one node had under way at its parent.
+    at_parent_max: max,
     /// Chunks evicted for want of memory.
     evicted: sum,
     /// Operations of the backend for attributes.

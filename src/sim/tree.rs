@@ -56,7 +56,8 @@ type Timeline = Vec<(Micros, Option<Entry>)>;
 /// The served tree with its history.
 pub(super) struct Tree {
     history: BTreeMap<Box<[u8]>, Timeline>,
-    contents: HashMap<Version, Arc<[u8]>>,
+    /// The bytes of every version: several where it was rewritten with its modification time set back.
+    contents: HashMap<Version, Vec<Arc<[u8]>>>,
     dirs: Vec<Box<[u8]>>,
     /// The paths that clients ask for, whether there is something or not.
     wanted: Vec<Box<[u8]>>,
@@ -180,9 +181,14 @@ impl Tree {
         })
     }
 
-    /// The bytes of a version that was once served.
+    /// The bytes of a version that was once served: the newest where they were rewritten with the time set back.
     pub(super) fn content(&self, version: &Version) -> Option<&Arc<[u8]>> {
-        self.contents.get(version)
+        self.contents(version).last()
+    }
+
+    /// All bytes that a version ever had.
+    pub(super) fn contents(&self, version: &Version) -> &[Arc<[u8]>] {
+        self.contents.get(version).map_or(&[], Vec::as_slice)
     }
 
     /// Since when `entry` was at `path`, as far as it ever was.
@@ -211,8 +217,9 @@ impl Tree {
         self.history.get(path).map_or(0, |timeline| timeline.len() as u64 - 1)
     }
 
-    /// Makes one change somewhere among the paths that change.
-    pub(super) fn change(&mut self, now: Micros, rng: &mut Rng) {
+    /// Makes one change somewhere among the paths that change. With `silent`, files are also rewritten with their
+    /// modification time set back.
+    pub(super) fn change(&mut self, now: Micros, rng: &mut Rng, silent: bool) {
         if rng.one_in(12) && self.dirs.len() > 1 {
             let path = self.dirs[1 + rng.below(self.dirs.len() - 1)].clone();
             return self.change_dir(now, &path, rng);
@@ -229,7 +236,13 @@ impl Tree {
             return;
         };
         let size = there.attr.size;
-        match (there.attr.kind(), rng.below(7)) {
+        match (there.attr.kind(), rng.below(8)) {
+            (Kind::File, 7) if silent && size > 0 => {
+                let contents = self.contents.entry(there.attr.version()).or_default();
+                contents.push(bytes_of(&there.attr.version(), contents.len()));
+                let attr = Attr { ctime: self.tick(), ..there.attr };
+                self.set(now, &path, Some(Entry { attr, target: None }));
+            }
             (_, 0 | 1) => {
                 self.set(now, &path, None);
                 self.stamp_dir(now, parent(&path));
@@ -325,7 +338,7 @@ impl Tree {
 
     fn set(&mut self, now: Micros, path: &[u8], entry: Option<Entry>) {
         if let Some(attr) = entry.as_ref().map(|entry| entry.attr).filter(|attr| attr.kind() == Kind::File) {
-            self.contents.entry(attr.version()).or_insert_with(|| bytes_of(&attr.version()));
+            self.contents.entry(attr.version()).or_insert_with(|| vec![bytes_of(&attr.version(), 0)]);
         }
         let timeline = self.history.entry(path.into()).or_default();
         match timeline.last_mut() {
@@ -336,9 +349,11 @@ impl Tree {
     }
 }
 
-/// The bytes of a version: no other version has them.
-fn bytes_of(version: &Version) -> Arc<[u8]> {
-    let key = mix(version.ino ^ mix(version.mtime.secs.unsigned_abs() << 10 | u64::from(version.mtime.nanos)));
+/// The bytes of a version after so many rewrites: no other version has them.
+fn bytes_of(version: &Version, rewrites: usize) -> Arc<[u8]> {
+    let key = mix(version.ino
+        ^ (rewrites as u64) << 48
+        ^ mix(version.mtime.secs.unsigned_abs() << 10 | u64::from(version.mtime.nanos)));
     let words = (0..version.size.div_ceil(8)).flat_map(|at| (key ^ (at << 1 | 1).wrapping_mul(key | 1)).to_le_bytes());
     words.take(usize::try_from(version.size).unwrap_or(0)).collect()
 }

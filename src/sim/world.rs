@@ -287,7 +287,7 @@ impl World {
             Event::Change => {
                 self.planned -= 1;
                 self.report.counts.changes += 1;
-                self.tree.change(now, &mut self.rng);
+                self.tree.change(now, &mut self.rng, self.config.faults.silent);
                 Ok(())
             }
             Event::Watch => self.watch(),
@@ -382,6 +382,7 @@ impl World {
         }
         let Some(node) = &self.places[at].node else { return Ok(()) };
         let load = node.load();
+        self.report.counts.at_parent_max = self.report.counts.at_parent_max.max(load.at_parent as u64);
         if load.at_parent > REQUESTS_AT_PARENT_MAX || load.line > load.flights || load.grants > load.leases {
             return Err(self.wrong(at, b"", format!("a bound is broken: {load:?}")));
         }
@@ -551,7 +552,7 @@ impl World {
         self.waiters += 1;
         let waiter = self.waiters << 16 | at as u64;
         let client = &mut self.clients[at];
-        client.asked = Some(Asked { waiter, object: object.clone(), at: self.now });
+        client.asked = Some(Asked { waiter, object: object.clone(), at: self.now, event: self.report.counts.events });
         if let Some(node) = &mut self.places[client.node].node {
             node.request(self.now, object, Waiter::Local(waiter));
         }
@@ -569,11 +570,13 @@ impl World {
             return Err(self.stuck(format!("node {node} answered {} after {waited_us} us", describe(&asked.object))));
         }
         let topology = &self.places[node].topology;
+        let hop_us = Network::hop_us_max(&self.config);
         let hearer = Hearer {
             node,
             root: topology.root().0 as usize,
             now: self.now,
-            travel_us: u64::from(topology.depth()) * Network::hop_us_max(&self.config),
+            // What came from the node's own memory did not travel.
+            travel_us: if asked.event < self.report.counts.events { u64::from(topology.depth()) * hop_us } else { 0 },
         };
         if let Some(ino) = self.kernels.told(node, path, self.now, outcome) {
             let what =
