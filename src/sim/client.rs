@@ -127,9 +127,6 @@ impl Client {
 /// An inode, and until when.
 type Kept = (Ino, Micros);
 
-/// By path: the inode, and until when it is kept.
-type Entries = HashMap<Box<[u8]>, (Ino, Micros)>;
-
 /// What the kernels of the nodes keep: entries, until their time is over or the node has them dropped.
 #[derive(Debug)]
 pub(super) struct Kernels {
