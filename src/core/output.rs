@@ -19,7 +19,7 @@ pub enum Output {
         /// The frame.
         frame: Vec<u8>,
     },
-    /// Read a peer's registered memory into `slot`, then call [`Node::pulled`].
+    /// Read a peer's registered memory into `slot`, then call [`Node::pulled`](super::Node::pulled).
     Pull {
         /// For which request.
         id: FlightId,
@@ -34,7 +34,7 @@ pub enum Output {
         /// Where to.
         slot: Slot,
     },
-    /// Compute the CRC-32C of the first `len` bytes of `slot`, then call [`Node::verified`].
+    /// Compute the CRC-32C of the first `len` bytes of `slot`, then call [`Node::verified`](super::Node::verified).
     Verify {
         /// For which request.
         id: FlightId,
@@ -43,7 +43,7 @@ pub enum Output {
         /// How many of them.
         len: usize,
     },
-    /// Ask the backend, then call [`Node::backend`]. Roots only.
+    /// Ask the backend, then call [`Node::backend`](super::Node::backend). Roots only.
     Backend {
         /// For which request.
         id: FlightId,
@@ -52,12 +52,12 @@ pub enum Output {
     },
     /// A client's request ended.
     Complete {
-        /// The client's number, as given to [`Node::request`].
+        /// The client's number, as given to [`Node::request`](super::Node::request).
         waiter: u64,
         /// How.
         outcome: Outcome,
     },
-    /// A segment of the arena was made: register it, then call [`Node::registered`].
+    /// A segment of the arena was made: register it, then call [`Node::registered`](super::Node::registered).
     Register {
         /// Which.
         segment: u16,
@@ -71,14 +71,14 @@ pub enum Output {
         /// Whether it is a directory: its cached names go, its own name stays.
         dir: bool,
     },
-    /// Call [`Node::fenced`] once the kernel knows of everything that came before.
+    /// Call [`Node::fenced`](super::Node::fenced) once the kernel knows of everything that came before.
     Fence {
         /// The number to call it with.
         id: u64,
     },
     /// An invalidation ended.
     Swept {
-        /// The client's number, as given to [`Node::sweep`].
+        /// The client's number, as given to [`Node::sweep`](super::Node::sweep).
         waiter: u64,
         /// How.
         swept: Swept,
