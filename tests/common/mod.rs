@@ -282,8 +282,8 @@ pub(crate) fn is_mounted(path: &Path) -> bool {
 
 /// The minor device number of the mount at `path`, which names its FUSE connection as well.
 fn device_of(path: &Path) -> Option<String> {
-    let list = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
-    list.lines().find_map(|line| {
+    let list = std::fs::read("/proc/self/mountinfo").expect("/proc is mounted");
+    String::from_utf8_lossy(&list).lines().find_map(|line| {
         // proc_pid_mountinfo(5). Paths of temporary directories have nothing that the list escapes.
         let fields: Vec<&str> = line.split(' ').collect();
         (Path::new(fields.get(4)?) == path).then(|| fields[2].split_once(':').map(|(_, minor)| minor.to_owned()))?
