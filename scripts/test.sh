@@ -11,9 +11,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 select=()
+profile=()
 case ${1-} in
     '') ;;
-    --soak) select=(--ignored) ;;
+    --soak)
+        select=(--ignored)
+        # Thousands of cases: optimized, but with the assertions and overflow checks of the dev profile.
+        profile=(--release)
+        export CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true
+        export CARGO_PROFILE_RELEASE_LTO=off
+        # Beside the release build, which it must not replace.
+        export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/soak
+        ;;
     *) printf 'usage: %s [--soak]\n' "$0" >&2; exit 2 ;;
 esac
 
@@ -22,7 +31,7 @@ trap 'rm -f "$log"' EXIT
 
 # The log has the output of passed tests, for the reasons of skipped ones; the terminal has not.
 code=0
-"${CARGO:-cargo}" test --workspace --locked --no-fail-fast -- --show-output ${select[@]+"${select[@]}"} \
+"${CARGO:-cargo}" test --workspace --locked --no-fail-fast ${profile[@]+"${profile[@]}"} -- --show-output ${select[@]+"${select[@]}"} \
     </dev/null 2>&1 | tee "$log" | awk '
         /^successes:$/ { quiet = 1 }
         /^(failures:|test result:)/ { quiet = 0 }
