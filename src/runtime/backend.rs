@@ -207,7 +207,8 @@ impl Backend {
             for (index, crc) in chunks {
                 let begin = u64::from(*index) * CHUNK_BYTES as u64;
                 let len = usize::try_from(version.size.saturating_sub(begin)).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-                let (found, after) = self.read(path, version, begin, &mut buffer[..len])?;
+                let read = self.read(path, version, begin, &mut buffer[..len]);
+                let (found, after) = read.map_err(|errno| self.refined(path, version, errno))?;
                 if found != *crc {
                     return Ok(None);
                 }
