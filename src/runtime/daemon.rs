@@ -235,7 +235,7 @@ impl Daemon {
         });
         let engine = Engine {
             node,
-            transport: Transport::new(port, addresses, arena),
+            transport: Transport::new(port, addresses, arena.clone()),
             pool,
             inbox: inbox.clone(),
             waker: waker.clone(),
@@ -243,6 +243,7 @@ impl Daemon {
             counters: counters.clone(),
             enoent: enoent.clone(),
             names: reader.clone(),
+            arena,
             notify,
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
         };
