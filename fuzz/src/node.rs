@@ -64,7 +64,12 @@ struct World {
 impl World {
     fn new(me: u32) -> World {
         let topology = Topology::new(NODES, NodeId(me), 1, Some(2)).expect("a tree of 7");
-        let names = NamesWriter::new(NamesConfig { hash_key: [1, 2], index_shards: 1, retired_max: RETIRED as usize });
+        let names = NamesWriter::new(NamesConfig {
+            hash_key: [1, 2],
+            index_shards: 1,
+            retired_max: RETIRED as usize,
+            bytes_max: u64::MAX,
+        });
         let enoent = EnoentConfig { entries_max: ENOENT_ENTRIES as usize, key_bytes_max: 64, hash_key: [3, 4] };
         let enoent = Arc::new(EnoentMap::new(enoent));
         let (first, max) = (1 << 20, ARENA_BYTES);
@@ -267,6 +272,7 @@ impl World {
             }
             Output::Fence { id } => self.node.fenced(now, id),
             Output::Send { .. }
+            | Output::Release { .. }
             | Output::Complete { .. }
             | Output::Invalidate { .. }
             | Output::Expire { .. }
@@ -286,7 +292,7 @@ impl World {
                     }
                 }
                 Output::Invalidate { ino, .. } => self.node.forget(ino),
-                Output::Expire { .. } | Output::Swept { .. } => {}
+                Output::Expire { .. } | Output::Release { .. } | Output::Swept { .. } => {}
                 output => self.open.push(output),
             }
         }

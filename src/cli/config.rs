@@ -20,13 +20,14 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "target",
     "address_book",
     "hostname",
     "net",
     "enoent_ttl_ms",
     "cache_size",
+    "names_size",
     "trees",
     "fanout",
     "attr_ttl_ms",
@@ -70,6 +71,7 @@ pub(super) struct Settings {
     pub(super) net: Option<String>,
     pub(super) enoent_ttl_ms: u64,
     pub(super) cache_size: Option<u64>,
+    pub(super) names_size: Option<u64>,
     pub(super) trees: u64,
     pub(super) fanout: Option<u64>,
     pub(super) attr_ttl_ms: Option<u64>,
@@ -90,6 +92,7 @@ impl Default for Settings {
             net: None,
             enoent_ttl_ms: 2000,
             cache_size: None,
+            names_size: None,
             trees: 1,
             fanout: None,
             attr_ttl_ms: None,
@@ -191,6 +194,7 @@ impl Settings {
             net,
             enoent_ttl_ms,
             cache_size,
+            names_size,
             trees,
             fanout,
             attr_ttl_ms,
@@ -205,6 +209,7 @@ impl Settings {
         replace_some(&mut self.net, net);
         replace(&mut self.enoent_ttl_ms, enoent_ttl_ms);
         replace_some(&mut self.cache_size, cache_size);
+        replace_some(&mut self.names_size, names_size);
         replace(&mut self.trees, trees);
         replace_some(&mut self.fanout, fanout);
         replace_some(&mut self.attr_ttl_ms, attr_ttl_ms);
@@ -225,6 +230,7 @@ impl Settings {
             "net" => self.net = Some(text.to_owned()),
             "enoent_ttl_ms" => self.enoent_ttl_ms = number(ENOENT_TTL_MS)(text)?,
             "cache_size" => self.cache_size = Some(parse_size(text)?),
+            "names_size" => self.names_size = Some(parse_size(text)?),
             "trees" => self.trees = number(TREES)(text)?,
             "fanout" => self.fanout = Some(number(FANOUT)(text)?),
             "attr_ttl_ms" => self.attr_ttl_ms = Some(number(TTL_MS)(text)?),
@@ -262,6 +268,7 @@ impl Settings {
                     "net" => self.net.as_ref().map(|net| quoted(net.as_ref())),
                     "enoent_ttl_ms" => count(&self.enoent_ttl_ms),
                     "cache_size" => self.cache_size.as_ref().and_then(count),
+                    "names_size" => self.names_size.as_ref().and_then(count),
                     "trees" => count(&self.trees),
                     "fanout" => self.fanout.as_ref().and_then(count),
                     "attr_ttl_ms" => self.attr_ttl_ms.as_ref().and_then(count),
@@ -351,6 +358,7 @@ mod tests {
             ("net", "tcp"),
             ("enoent_ttl_ms", "1"),
             ("cache_size", "33554432"),
+            ("names_size", "67108864"),
             ("trees", "3"),
             ("fanout", "4"),
             ("attr_ttl_ms", "5"),

@@ -106,6 +106,7 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
         net,
         enoent_ttl_ms,
         cache_size,
+        names_size,
         trees,
         fanout,
         attr_ttl_ms,
@@ -128,6 +129,7 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
     for (flag, value) in [
         ("--enoent-ttl-ms", enoent_ttl_ms),
         ("--cache-size", cache_size),
+        ("--names-size", names_size),
         ("--trees", trees),
         ("--fanout", fanout),
         ("--attr-ttl-ms", attr_ttl_ms),
@@ -158,6 +160,7 @@ mod tests {
             net: Some("tcp".to_owned()),
             enoent_ttl_ms: Some(1),
             cache_size: Some(1 << 25),
+            names_size: Some(1 << 26),
             trees: Some(2),
             fanout: Some(3),
             attr_ttl_ms: Some(4),

@@ -11,6 +11,14 @@ const GIB: u64 = 1 << 30;
 const ROOT_MAX: u64 = 8 * GIB;
 const LEAF_MAX: u64 = GIB / 2;
 
+/// The least for names by default: some 60,000 files.
+const NAMES_MIN: u64 = 32 << 20;
+
+/// The default of `--names-size` in bytes.
+pub(super) fn default_names_bytes(cache_bytes: u64) -> u64 {
+    (cache_bytes / 4).max(NAMES_MIN)
+}
+
 /// The default of `--cache-size` in bytes: an eighth of what the cgroups of this process and the machine allow, at most
 /// 8 GiB on a root and 512 MiB elsewhere, within the range of the flag.
 pub(super) fn default_cache_bytes(is_root: bool) -> u64 {

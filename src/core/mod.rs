@@ -11,8 +11,9 @@
 //!
 //! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
 //! request per object, waiters parked), `fetch` (asking upstream), `serve` (answering peers), `peer` (readiness),
-//! `verify` (a root's watch over its files), `sweep` (invalidation), `limits` (every bound, in one place).
+//! `verify` (a root's watch over its files), `sweep` (invalidation), `budget` (room for names), `limits` (every bound, in one place).
 
+mod budget;
 mod fetch;
 mod flight;
 pub mod limits;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
+use super::budget::Relief;
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Stage, Waiter};
 use super::limits::{AHEAD_LINE_MAX, AHEAD_MAX, PENDING_US, REQUEST_DEADLINE_US, RETRY_US};
 use super::output::Output;
@@ -93,6 +94,8 @@ pub struct Counters {
     pub rechecks: u64,
     /// Grants that were taken back because the child did not release them.
     pub leases_ended: u64,
+    /// Names that the kernel was asked to let go of, for want of room.
+    pub names_released: u64,
     /// Most chunks that were under way at one moment.
     pub chunks_in_flight_max: u64,
     /// Chunks that were asked for ahead of a client.
@@ -141,6 +144,7 @@ pub struct Node {
     pub(super) leases: VecDeque<(Micros, u64)>,
     pub(super) statfs: Option<(Statfs, Micros)>,
     pub(super) sweeps: Vec<Sweep>,
+    pub(super) relief: Relief,
     /// Of a root: what it has read of each file version that is not gone.
     pub(super) seen: HashMap<Ino, Seen>,
     /// Of a root: files, by device and inode number, that had other bytes under the same version, and how often.
@@ -179,6 +183,7 @@ impl Node {
             leases: VecDeque::new(),
             statfs: None,
             sweeps: Vec::new(),
+            relief: Relief::default(),
             seen: HashMap::new(),
             changes: HashMap::new(),
             out: VecDeque::new(),
@@ -402,18 +407,24 @@ impl Node {
     fn recall(&self, now: Micros, object: &Object) -> Option<Outcome> {
         match object {
             Object::Attr(path) => match self.names.current(path).filter(|inode| inode.is_fresh(now)) {
-                Some(inode) => Some(Outcome::Entry(inode)),
+                Some(inode) => {
+                    inode.note_use();
+                    Some(Outcome::Entry(inode))
+                }
                 None => {
                     let remaining = self.enoent.lookup(path, now)?;
                     Some(Outcome::Absent { expires: now.after_us(remaining) })
                 }
             },
             Object::List(path) => {
-                let timed = self.names.current(path)?.listing().filter(|timed| timed.expires > now)?;
+                let inode = self.names.current(path)?;
+                let timed = inode.listing().filter(|timed| timed.expires > now)?;
+                inode.note_use();
                 Some(Outcome::Listing { listing: timed.listing.clone(), expires: timed.expires })
             }
             Object::Chunk { path, version, index } => {
                 let inode = self.names.current(path)?;
+                inode.note_use();
                 if inode.attr.version() != *version {
                     return Some(Outcome::Failed { errno: ESTALE });
                 }
@@ -578,11 +589,6 @@ impl Node {
         self.grants.values().find(|chunk| {
             chunk.offset() == offset && self.keys.get(usize::from(chunk.segment())).copied().flatten() == Some(key)
         })
-    }
-
-    /// The kernel forgot an inode.
-    pub fn forget(&mut self, ino: Ino) {
-        self.writer.forget(ino);
     }
 }
 

@@ -85,6 +85,11 @@ pub enum Output {
         /// How.
         swept: Swept,
     },
+    /// The kernel is to let go of this name, if nobody uses it: there is no room for all that it holds.
+    Release {
+        /// The name's path.
+        path: Box<[u8]>,
+    },
     /// What the kernel may have cached of this inode under this name is void.
     Invalidate {
         /// The inode.

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use bornite_fuse::Errno;
@@ -46,6 +46,9 @@ const MAINTAIN_US: u64 = 100_000;
 
 /// How often the node's counters are published while the engine is busy.
 const PUBLISH_US: u64 = 20_000;
+
+/// Names that the kernel is asked to let go of at once.
+const RELEASING_MAX: usize = 256;
 
 type Job = handler::Job<Kernel>;
 type ReadJob = handler::ReadJob<Kernel>;
@@ -216,6 +219,8 @@ pub(super) enum Notice {
     Gone { ino: Ino, path: Box<[u8]> },
     /// They are to be asked for anew.
     Expire { ino: Ino, path: Box<[u8]>, dir: bool },
+    /// A name is to be let go, if nobody uses it.
+    Release { path: Box<[u8]> },
     /// The engine wants to know when everything before this was told.
     Fence(u64),
 }
@@ -236,6 +241,8 @@ pub(super) struct Engine {
     pub(super) names: Arc<Names>,
     pub(super) arena: Arc<Arena>,
     pub(super) notify: Notify,
+    /// Names that the notify thread has not yet asked the kernel to let go of.
+    pub(super) releasing: Arc<AtomicUsize>,
     pub(super) spins: bool,
 }
 
@@ -318,6 +325,8 @@ impl Engine {
             busy = true;
             self.node.timer(now);
         }
+        let ask_max = RELEASING_MAX.saturating_sub(self.releasing.load(Ordering::Relaxed));
+        busy |= self.node.make_room(now, ask_max);
         while let Some(output) = self.node.poll_output() {
             busy = true;
             self.carry_out(turn, now, output);
@@ -349,6 +358,10 @@ impl Engine {
             }
             Output::Invalidate { ino, path } => (self.notify)(Notice::Gone { ino, path }),
             Output::Expire { ino, path, dir } => (self.notify)(Notice::Expire { ino, path, dir }),
+            Output::Release { path } => {
+                self.releasing.fetch_add(1, Ordering::Relaxed);
+                (self.notify)(Notice::Release { path });
+            }
             Output::Fence { id } => (self.notify)(Notice::Fence(id)),
             Output::Swept { waiter, swept } => {
                 if let Some(answer) = turn.sweeps.remove(&waiter) {
@@ -425,6 +438,7 @@ impl Engine {
         let e = self.enoent.stats();
         let a = self.node.store().stats();
         let t = self.transport.counts();
+        let names = self.names.stats();
         for (counter, value) in [
             (Counter::RequestsFromPeersAttr, n.peers_attr),
             (Counter::RequestsFromPeersList, n.peers_list),
@@ -461,8 +475,10 @@ impl Engine {
             (Counter::CacheBytesPinned, a.pinned_bytes as u64),
             (Counter::Chunks, a.chunks as u64),
             (Counter::ChunksEvicted, a.evicted_chunks),
-            (Counter::Inodes, self.names.stats().inodes),
-            (Counter::NamesBytes, self.names.stats().bytes),
+            (Counter::Inodes, names.inodes),
+            (Counter::NamesBytes, names.bytes),
+            (Counter::NamesDropped, names.dropped),
+            (Counter::NamesReleased, n.names_released),
         ] {
             self.counters.set(counter, value);
         }

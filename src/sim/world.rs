@@ -441,7 +441,7 @@ impl World {
             }
             Output::Invalidate { ino, path } => self.kernels.drop_name(by.node, ino, &path),
             // Only its names go: the directory's own entry stays in the kernel.
-            Output::Expire { dir: true, .. } | Output::Swept { .. } => {}
+            Output::Expire { dir: true, .. } | Output::Release { .. } | Output::Swept { .. } => {}
             Output::Expire { ino, path, dir: false } => self.kernels.drop_name(by.node, ino, &path),
             Output::Fence { id } => {
                 if let Some(node) = self.living(by) {

@@ -333,7 +333,7 @@ impl Nodes {
                     self.members[at].node.registered(segment, (at as u64) << 32 | u64::from(segment));
                 }
                 // This client remembers nothing.
-                Output::Invalidate { .. } | Output::Expire { .. } | Output::Swept { .. } => {}
+                Output::Invalidate { .. } | Output::Expire { .. } | Output::Release { .. } | Output::Swept { .. } => {}
                 Output::Fence { id } => {
                     let now = self.micros();
                     self.members[at].node.fenced(now, id);
@@ -516,7 +516,7 @@ impl World for Nodes {
     }
 
     fn forget(&mut self, node: usize, handle: u64) {
-        if self.members[node].handler.forgets(handle) {
+        if self.members[node].handler.forgets(handle, u64::MAX) {
             self.members[node].node.forget(Ino(handle));
             self.carry_out(node);
         }
