@@ -7,16 +7,16 @@
 //! whenever all of its workers are busy, up to a bound. So what hangs in one lane holds up no other lane, and nothing in
 //! its own before [`BACKEND_LANE_WORKERS_MAX`] operations hang.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crossbeam::queue::SegQueue;
 
 use super::backend::Backend;
-use super::engine::Waker;
+use super::engine::Wheel;
 use crate::cache::arena::Slot;
 use crate::core::{BackendOp, BackendReply, FlightId};
 
@@ -63,14 +63,14 @@ pub(super) struct Pool {
 
 impl Pool {
     /// The workers of a node; `backend` on a root only.
-    pub(super) fn start(backend: Option<Arc<Backend>>, waker: &Arc<Waker>) -> std::io::Result<Pool> {
+    pub(super) fn start(backend: Option<Arc<Backend>>, wheel: &Arc<Wheel>) -> std::io::Result<Pool> {
         let done = Arc::new(SegQueue::new());
         let lane = |name, min, max| {
             Lane::start(name, min, max, |tasks, busy| Worker {
                 tasks,
                 busy,
                 done: done.clone(),
-                waker: waker.clone(),
+                wheel: wheel.clone(),
                 backend: backend.clone(),
             })
         };
@@ -102,7 +102,7 @@ impl Pool {
         let lanes = [&mut self.computing, &mut self.names, &mut self.data];
         // All are told before any is waited for.
         let threads = lanes.map(|lane| {
-            lane.tasks = None;
+            lane.tasks.close();
             std::mem::take(&mut lane.threads)
         });
         for thread in threads.into_iter().flatten() {
@@ -120,7 +120,7 @@ impl Pool {
 /// A queue with workers of its own.
 struct Lane {
     name: &'static str,
-    tasks: Option<Sender<Task>>,
+    tasks: Arc<Tasks>,
     /// The workers' end; also kept for those that come later.
     worker: Worker,
     threads: Vec<JoinHandle<()>>,
@@ -132,11 +132,11 @@ impl Lane {
         name: &'static str,
         threads: usize,
         threads_max: usize,
-        worker: impl FnOnce(Receiver<Task>, Arc<AtomicUsize>) -> Worker,
+        worker: impl FnOnce(Arc<Tasks>, Arc<AtomicUsize>) -> Worker,
     ) -> std::io::Result<Lane> {
-        let (sender, tasks) = unbounded();
-        let worker = worker(tasks, Arc::default());
-        let mut lane = Lane { name, tasks: Some(sender), worker, threads: Vec::new(), threads_max };
+        let tasks = Arc::<Tasks>::default();
+        let worker = worker(tasks.clone(), Arc::default());
+        let mut lane = Lane { name, tasks, worker, threads: Vec::new(), threads_max };
         for _ in 0..threads {
             lane.grow()?;
         }
@@ -151,11 +151,9 @@ impl Lane {
     }
 
     fn submit(&mut self, task: Task) {
-        let Some(tasks) = &self.tasks else { return };
         // Only this thread adds; a worker that is just done makes this one worker too many at worst.
         let busy = self.worker.busy.fetch_add(1, Ordering::Relaxed) + 1;
-        // The receiver lives as long as this lane.
-        let _ = tasks.send(task);
+        self.tasks.put(task);
         if busy > self.threads.len()
             && self.threads.len() < self.threads_max
             && let Err(error) = self.grow()
@@ -165,13 +163,81 @@ impl Lane {
     }
 }
 
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.tasks.close();
+    }
+}
+
+/// Tasks that wait for a worker. A worker that waits sleeps at once: looking again and again, as the queues of the
+/// libraries do first, costs more than the wake-up on a machine whose processors have other work.
+#[derive(Default)]
+struct Tasks {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<Task>,
+    closed: bool,
+}
+
+/// What a worker got.
+enum Taken {
+    Task(Task),
+    /// Nothing in its time.
+    Late,
+    /// Nothing any more.
+    Closed,
+}
+
+impl Tasks {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing that is done under the lock panics halfway.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, task: Task) {
+        self.lock().tasks.push_back(task);
+        self.filled.notify_one();
+    }
+
+    /// What is queued is still done; then workers get [`Taken::Closed`].
+    fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+    }
+
+    fn take(&self, timeout: Option<Duration>) -> Taken {
+        let mut queue = self.lock();
+        loop {
+            match queue.tasks.pop_front() {
+                Some(task) => return Taken::Task(task),
+                None if queue.closed => return Taken::Closed,
+                None => {}
+            }
+            match timeout {
+                None => queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(timeout) => {
+                    let waited = self.filled.wait_timeout(queue, timeout).unwrap_or_else(PoisonError::into_inner);
+                    queue = waited.0;
+                    if waited.1.timed_out() && queue.tasks.is_empty() && !queue.closed {
+                        return Taken::Late;
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Worker {
-    tasks: Receiver<Task>,
+    tasks: Arc<Tasks>,
     /// Tasks of the lane that are queued or being done.
     busy: Arc<AtomicUsize>,
     done: Arc<SegQueue<Done>>,
-    waker: Arc<Waker>,
+    wheel: Arc<Wheel>,
     backend: Option<Arc<Backend>>,
 }
 
@@ -179,19 +245,12 @@ impl Worker {
     fn run(self) {
         let mut open = false;
         loop {
-            let task = if open {
-                match self.tasks.recv_timeout(TIDY_EVERY) {
-                    Ok(task) => task,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => {
-                        open = self.backend.as_ref().is_some_and(|b| b.close_idle());
-                        continue;
-                    }
-                }
-            } else {
-                match self.tasks.recv() {
-                    Ok(task) => task,
-                    Err(_) => return,
+            let task = match self.tasks.take(open.then_some(TIDY_EVERY)) {
+                Taken::Task(task) => task,
+                Taken::Closed => return,
+                Taken::Late => {
+                    open = self.backend.as_ref().is_some_and(|b| b.close_idle());
+                    continue;
                 }
             };
             let _busy = Busy(&self.busy);
@@ -213,7 +272,7 @@ impl Worker {
 
     fn finish(&self, done: Done) {
         self.done.push(done);
-        self.waker.wake();
+        self.wheel.help();
     }
 }
 
