@@ -131,7 +131,7 @@ impl World {
 
     /// An object of those that there are, its version the one that the node knows or another one.
     fn object(&self, bytes: &mut Bytes<'_>) -> Object {
-        let path: Box<[u8]> = PATHS[usize::from(bytes.u8() % 8)].into();
+        let path: std::sync::Arc<[u8]> = PATHS[usize::from(bytes.u8() % 8)].into();
         match bytes.u8() % 5 {
             0 | 1 => Object::Attr(path),
             2 => Object::List(path),

@@ -22,13 +22,13 @@ use crate::cache::types::{Listing, ListingBuilder, Micros, Version};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Object {
     /// What is at a path.
-    Attr(Box<[u8]>),
+    Attr(Arc<[u8]>),
     /// All names in a directory.
-    List(Box<[u8]>),
+    List(Arc<[u8]>),
     /// One chunk of one version of a file.
     Chunk {
         /// The file.
-        path: Box<[u8]>,
+        path: Arc<[u8]>,
         /// Whose bytes.
         version: Version,
         /// Which chunk, from 0.
@@ -45,6 +45,14 @@ impl Object {
         match self {
             Object::Attr(path) | Object::List(path) | Object::Chunk { path, .. } => path,
             Object::Statfs => b"",
+        }
+    }
+
+    /// The path, sharing its bytes.
+    pub(super) fn path_shared(&self) -> Arc<[u8]> {
+        match self {
+            Object::Attr(path) | Object::List(path) | Object::Chunk { path, .. } => path.clone(),
+            Object::Statfs => Arc::default(),
         }
     }
 }

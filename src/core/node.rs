@@ -526,13 +526,13 @@ impl Node {
 
 /// What must be kept of a flight to learn from its answer.
 pub(super) struct FlightKey {
-    pub(super) path: Box<[u8]>,
+    pub(super) path: Arc<[u8]>,
     pub(super) token: Option<crate::cache::enoent::Token>,
 }
 
 impl From<&Flight> for FlightKey {
     fn from(flight: &Flight) -> FlightKey {
-        FlightKey { path: flight.object.path().into(), token: flight.token }
+        FlightKey { path: flight.object.path_shared(), token: flight.token }
     }
 }
 
