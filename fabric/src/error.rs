@@ -44,7 +44,7 @@ pub enum Error {
         address: Address,
     },
     /// No provider of the loaded library fits.
-    #[error("libfabric {version} offers no provider {wanted} for {what}{}; see `fi_info -l`, or choose another --net", match hidden_by { Some(value) => format!(" (FI_PROVIDER={value} may hide it)"), None => String::new() })]
+    #[error("libfabric {version} offers no provider {wanted} for {what}{}; see `bornite doctor --fabric`, or choose another --net", match hidden_by { Some(value) => format!(" (FI_PROVIDER={value} may hide it)"), None => String::new() })]
     NoProvider {
         /// The providers that were asked for.
         wanted: String,

@@ -35,6 +35,13 @@ pub(crate) struct Query<'a> {
     pub(crate) automatic_progress: bool,
 }
 
+impl<'a> Query<'a> {
+    /// Any node of provider `name`, without wishes.
+    pub(crate) fn plain(name: &'a str, automatic_progress: bool) -> Query<'a> {
+        Query { name, node: None, service: None, numeric: false, transmit: 0, receive: 0, automatic_progress }
+    }
+}
+
 /// One answer, with the list that it belongs to.
 pub(crate) struct Info {
     library: &'static Library,
@@ -69,43 +76,57 @@ impl Info {
     ) -> Result<Option<Info>, Error> {
         for wishes in [true, false] {
             let hints = Hints::new(library, query, wishes)?;
-            let text =
-                |part: Option<&str>| part.map(|part| CString::new(part).expect("no zero byte in a node or service"));
-            let (node, service) = (text(query.node), text(query.service));
-            let pointer = |part: &Option<CString>| part.as_ref().map_or(ptr::null(), |part| part.as_ptr());
-            let mut flags = 0;
-            if query.node.is_some() || query.service.is_some() {
-                flags |= sys::FI_SOURCE;
-            }
-            if query.numeric {
-                flags |= sys::FI_NUMERICHOST;
-            }
-            let mut head = ptr::null_mut();
-            // SAFETY: node and service are C strings or null and outlive the call, as do the hints, which the library
-            // allocated.
-            let code = unsafe {
-                (library.fi_getinfo)(
-                    API_VERSION,
-                    pointer(&node),
-                    pointer(&service),
-                    flags,
-                    hints.0.as_ptr(),
-                    &raw mut head,
-                )
-            };
-            match (NonNull::new(head), Code::from(-code)) {
-                (Some(head), _) if code == 0 => {
-                    let mut info = Info { library, head, chosen: head };
-                    if info.choose(query.name, fits) {
-                        return Ok(Some(info));
-                    }
-                }
-                (_, Code::NoData) => {}
-                _ if code == 0 => {}
-                _ => return Err(Error::of_call(library, "fi_getinfo", code.into())),
+            if let Some(mut info) = Info::ask(library, query, Some(&hints))?
+                && info.choose(query.name, fits)
+            {
+                return Ok(Some(info));
             }
         }
         Ok(None)
+    }
+
+    /// All answers to `query` without wishes, or without any hints.
+    pub(crate) fn offers(library: &'static Library, query: Option<&Query<'_>>) -> Result<Vec<Facts>, Error> {
+        let info = match query {
+            Some(query) => Info::ask(library, query, Some(&Hints::new(library, query, false)?))?,
+            None => Info::ask(library, &Query::plain("", false), None)?,
+        };
+        let mut found = Vec::new();
+        let mut next = info.as_ref().map(|info| info.head);
+        while let Some(entry) = next {
+            // SAFETY: `entry` is an entry of the list that `info` owns; `next` is null at its end.
+            let (facts, following) = unsafe { (facts_of(entry), NonNull::new((*entry.as_ptr()).next)) };
+            found.push(facts);
+            next = following;
+        }
+        Ok(found)
+    }
+
+    /// Calls fi_getinfo; nothing when nothing fits.
+    fn ask(library: &'static Library, query: &Query<'_>, hints: Option<&Hints>) -> Result<Option<Info>, Error> {
+        let text = |part: Option<&str>| part.map(|part| CString::new(part).expect("no zero byte in a node or service"));
+        let (node, service) = (text(query.node), text(query.service));
+        let pointer = |part: &Option<CString>| part.as_ref().map_or(ptr::null(), |part| part.as_ptr());
+        let mut flags = 0;
+        if query.node.is_some() || query.service.is_some() {
+            flags |= sys::FI_SOURCE;
+        }
+        if query.numeric {
+            flags |= sys::FI_NUMERICHOST;
+        }
+        let hints = hints.map_or(ptr::null_mut(), |hints| hints.0.as_ptr());
+        let mut head = ptr::null_mut();
+        // SAFETY: node and service are C strings or null and outlive the call, as do the hints, which the library
+        // allocated or which are null.
+        let code = unsafe {
+            (library.fi_getinfo)(API_VERSION, pointer(&node), pointer(&service), flags, hints, &raw mut head)
+        };
+        match (NonNull::new(head), Code::from(-code)) {
+            (Some(head), _) if code == 0 => Ok(Some(Info { library, head, chosen: head })),
+            (_, Code::NoData) => Ok(None),
+            _ if code == 0 => Ok(None),
+            _ => Err(Error::of_call(library, "fi_getinfo", code.into())),
+        }
     }
 
     /// The chosen answer, as calls that open objects take it.

@@ -185,7 +185,7 @@ fn the_environment_is_left_alone_beside_threads() {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = thread::spawn(move || stopped.recv_timeout(PATIENCE));
     let error = choose_provider_env(None).expect_err("another thread runs");
-    assert_eq!(error, EnvironmentError::Threads { from: "tcp".into(), to: "net,tcp".into() });
+    assert_eq!(error, EnvironmentError::Threads { variable: "FI_PROVIDER", to: "net,tcp".into() });
     assert_eq!(env::var("FI_PROVIDER").as_deref(), Ok("tcp"));
     stop.send(()).expect("stop");
     thread.join().expect("the thread ends").expect("it was told to");

@@ -12,6 +12,8 @@ mod post;
 mod queue;
 mod wait;
 
+pub(crate) use open::{address_text, preview};
+
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::time::Duration;

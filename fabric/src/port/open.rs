@@ -19,7 +19,7 @@ use crate::holder;
 use crate::info::{Facts, Info, Query};
 use crate::interface;
 use crate::memory::Pages;
-use crate::net::Net;
+use crate::net::{Net, is_provider_name};
 use crate::provider::{AddressFormat, Provider};
 use crate::signals;
 
@@ -36,32 +36,35 @@ struct Source {
     socket: Option<SocketAddr>,
 }
 
-impl Port {
-    /// Opens a port and binds `config.bind`, or any address.
-    ///
-    /// The first call of the process loads libfabric (200 ms on Debian) and asks it for providers (90 ms).
-    ///
-    /// # Errors
-    /// No libfabric, no provider that fits, an address that is taken (the error names it, and its holder where the
-    /// system tells) or not local, a host name that does not resolve, a configuration that cannot be honoured.
-    pub fn open(config: PortConfig) -> Result<Port, Error> {
-        check(&config)?;
+/// What a port is to be opened on.
+struct Found {
+    library: &'static Library,
+    row: Provider,
+    source: Source,
+    info: Info,
+}
+
+impl Found {
+    /// Loads the library and asks it.
+    fn for_config(config: &PortConfig) -> Result<Found, Error> {
+        check(config)?;
         let row = Provider::of(&config.net);
         let source = match row.format {
-            AddressFormat::Inet => inet_source(&config, &row)?,
-            AddressFormat::Shm => Source {
+            AddressFormat::Inet => Some(inet_source(config, &row)?),
+            AddressFormat::Shm => Some(Source {
                 node: config.bind.as_ref().and_then(Address::shm_name).map(names::shm_node),
                 service: None,
                 socket: None,
-            },
-            AddressFormat::Cxi => Source { node: None, service: None, socket: None },
+            }),
+            AddressFormat::Cxi => None,
         };
-        let _handlers = signals::Handlers::remember();
         let library = sys::load()?;
-        let source = if row.format == AddressFormat::Cxi { cxi_source(library, &config, &row)? } else { source };
-        let info = find(library, &config, &row, &source)?;
+        let source = match source {
+            Some(source) => source,
+            None => cxi_source(library, config, &row)?,
+        };
+        let info = find(library, config, &row, &source)?;
         let facts = info.facts();
-        log::debug!("opening {facts:?}");
         if facts.mr_mode & sys::FI_MR_VIRT_ADDR != 0 {
             return Err(Error::Config(format!(
                 "provider {} reads by virtual address, which is not supported",
@@ -74,6 +77,41 @@ impl Port {
                 config.frame_bytes_max, facts.provider, facts.message_bytes_max
             )));
         }
+        Ok(Found { library, row, source, info })
+    }
+}
+
+/// What a port on `net` would be opened on: the names in order of preference, and the answer.
+pub(crate) fn preview(net: &Net) -> Result<(Vec<String>, Facts), Error> {
+    let _handlers = signals::Handlers::remember();
+    let found = Found::for_config(&PortConfig::new(net.clone()))?;
+    Ok((found.row.names.iter().map(|name| name.clone().into_owned()).collect(), found.info.facts()))
+}
+
+/// The local address of an answer, as books write it.
+pub(crate) fn address_text(facts: &Facts) -> Option<String> {
+    // Some providers have names that addresses cannot have (UDP).
+    if !is_provider_name(&facts.provider) {
+        return None;
+    }
+    let row = Provider::of(&Net::Provider(facts.provider.clone()));
+    let scheme = row.scheme.unwrap_or(&facts.provider);
+    names::own_address(row.format, scheme, &facts.source, None).map(|address| address.to_string())
+}
+
+impl Port {
+    /// Opens a port and binds `config.bind`, or any address.
+    ///
+    /// The first call of the process loads libfabric (200 ms on Debian) and asks it for providers (90 ms).
+    ///
+    /// # Errors
+    /// No libfabric, no provider that fits, an address that is taken (the error names it, and its holder where the
+    /// system tells) or not local, a host name that does not resolve, a configuration that cannot be honoured.
+    pub fn open(config: PortConfig) -> Result<Port, Error> {
+        let _handlers = signals::Handlers::remember();
+        let Found { library, row, source, info } = Found::for_config(&config)?;
+        let facts = info.facts();
+        log::debug!("opening {facts:?}");
         let mut objects = Objects::new(library, info);
         let sleeper = open_objects(library, &config, &row, &mut objects)
             .map_err(|error| explain(error, &config, &row, &source))?;
@@ -262,7 +300,7 @@ fn cxi_source(library: &'static Library, config: &PortConfig, row: &Provider) ->
         automatic_progress: row.automatic_progress,
     };
     let wanted_device = match config.net {
-        Net::Cxi { nic: Some(nic) } => Some(format!("cxi{nic}")),
+        Net::Cxi { nic: Some(nic), .. } => Some(format!("cxi{nic}")),
         _ => None,
     };
     let wanted_nic = config.bind.as_ref().and_then(Address::nic);
@@ -319,12 +357,10 @@ fn find(library: &'static Library, config: &PortConfig, row: &Provider, source: 
 }
 
 fn no_provider(library: &Library, row: &Provider, what: &str) -> Error {
-    // SAFETY: the call takes nothing and answers a number.
-    let version = unsafe { (library.fi_version)() };
     Error::NoProvider {
         wanted: row.names.join(" or "),
         what: what.to_owned(),
-        version: format!("{}.{}", version >> 16, version & 0xffff),
+        version: library.version(),
         hidden_by: env::var("FI_PROVIDER").ok(),
     }
 }
