@@ -103,6 +103,11 @@ impl Error {
         Error::Call { call, code: Code::Cancelled, text: "the port was closed before the operation ended".into() }
     }
 
+    /// An operation that took longer than it may.
+    pub(crate) fn timed_out(call: &'static str) -> Error {
+        Error::Call { call, code: Code::TimedOut, text: "the peer took too long".into() }
+    }
+
     /// The error of a system call.
     pub(crate) fn of_system(call: &'static str, errno: rustix::io::Errno) -> Error {
         Error::Call { call, code: Code::from(errno.raw_os_error()), text: errno.to_string() }

@@ -17,7 +17,7 @@
 //! let peer = port.insert(&"ofi+tcp://127.0.0.1:7000".parse()?)?;
 //! port.send(peer, b"hello", 1).ok();
 //! port.poll(64, &mut |event| {
-//!     if let Event::Sent { token, result } = event {
+//!     if let Event::Sent { token, result, .. } = event {
 //!         println!("{token}: {result:?}");
 //!     }
 //! });

@@ -14,7 +14,7 @@ use super::engine::{Engine, Inbox, Notice, Notify, Shown, Waker};
 use super::handler::Handler;
 use super::kernel::Mounted;
 use super::pool::Pool;
-use super::transport::Transport;
+use super::transport::{self, Transport};
 use crate::cache::arena::ArenaConfig;
 use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{Names, NamesConfig, NamesWriter};
@@ -455,6 +455,7 @@ fn open_fabric(
     port.peers = config.nodes.len();
     // The engine looks again by itself, at its other queues too.
     port.spin = Duration::ZERO;
+    port.strict = transport::strict(config.me).map_err(StartError::Fabric)?;
     let port = Port::open(port).map_err(|e| StartError::Fabric(e.to_string()))?;
     counters.set(Counter::StartupUsFabric, micros(begin));
     Ok((Some(port), addresses))

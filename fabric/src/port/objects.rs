@@ -46,6 +46,8 @@ pub(super) struct Objects {
     pub(super) book: Option<NonNull<sys::fid_av>>,
     pub(super) queue: Option<NonNull<sys::fid_cq>>,
     pub(super) endpoint: Option<NonNull<sys::fid_ep>>,
+    /// Whether the endpoint is enabled: memory is registered only then.
+    pub(super) enabled: bool,
     /// Where local buffers must be registered: the receive slab's and the send slab's regions.
     pub(super) slab_regions: Vec<NonNull<sys::fid_mr>>,
     pub(super) receive_descriptor: *mut std::ffi::c_void,
@@ -64,6 +66,7 @@ impl Objects {
             book: None,
             queue: None,
             endpoint: None,
+            enabled: false,
             slab_regions: Vec::new(),
             receive_descriptor: ptr::null_mut(),
             send_descriptor: ptr::null_mut(),

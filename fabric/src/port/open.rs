@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use libfabric_sys as sys;
 use libfabric_sys::Library;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::objects::{Objects, Slabs, checked};
+use super::operations::Operations;
 use super::queue::{Sleeper, open_queue};
-use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, Slot, names};
+use super::strict::Order;
+use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, names, operations, strict};
 use crate::address::Address;
 use crate::error::{Code, Error};
 use crate::holder;
@@ -23,8 +26,6 @@ use crate::net::{Net, is_provider_name};
 use crate::provider::{AddressFormat, Provider};
 use crate::signals;
 
-/// Injection's limit on cxi, which strict mode imposes (fi_cxi(7)).
-const STRICT_INJECT_BYTES: usize = 192;
 /// The most operations of a kind: keeps the slabs and the queue of a typing error from taking the node's memory.
 const OPERATIONS_MAX: usize = 1 << 20;
 
@@ -154,8 +155,11 @@ impl Port {
                     let code = if inserted < 0 { inserted } else { -libc::EINVAL };
                     return Err(Error::of_call(self.library, "fi_av_insert", code.into()));
                 }
-                self.peers_by_name.insert(bytes, Peer(peer));
-                Peer(peer)
+                let index = u32::try_from(self.peers_by_name.len()).expect("an address book has fewer lines");
+                let peer = Peer { address: peer, index };
+                self.operations.add_peer();
+                self.peers_by_name.insert(bytes, peer);
+                peer
             }
         };
         self.peers.insert(address.clone(), peer);
@@ -179,7 +183,7 @@ impl Port {
         let index = |at: usize| u32::try_from(at).expect("operations are bounded");
         let (receives, sends, reads) = (config.receives, config.sends, config.reads);
         let inject_bytes_max = match config.strict {
-            Some(_) => facts.inject_bytes_max.min(STRICT_INJECT_BYTES),
+            Some(_) => facts.inject_bytes_max.min(strict::INJECT_BYTES),
             None => facts.inject_bytes_max,
         };
         let alone = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
@@ -198,19 +202,16 @@ impl Port {
             receives,
             inject_bytes_max,
             spin: if alone { std::time::Duration::ZERO } else { config.spin },
-            strict: config.strict,
-            posts: 0,
-            operations: 0,
+            strict: config.strict.map(strict::Faults::new),
+            opened: clock_gettime(ClockId::MonotonicCoarse),
             peers: HashMap::new(),
             peers_by_name: HashMap::new(),
-            slots: vec![Slot::default(); receives + sends + reads],
-            free_sends: (receives..receives + sends).rev().map(index).collect(),
-            free_reads: (receives + sends..receives + sends + reads).rev().map(index).collect(),
+            receives_posted: vec![false; receives],
             unposted: (0..receives).map(index).collect(),
+            operations: Operations::new(receives, [sends, reads], [config.send_timeout, config.read_timeout]),
             finished: VecDeque::with_capacity(sends + reads),
-            sends_finished: 0,
-            reads_finished: 0,
-            sends_max: sends,
+            injected: 0,
+            held: Vec::with_capacity(if config.strict.is_some() { sends + reads } else { 0 }),
             batch: Batch { entries: Box::new([sys::fi_cq_msg_entry::default(); BATCH]), at: 0, len: 0, failure: None },
             receive_errors_in_row: 0,
             broken: None,
@@ -373,12 +374,12 @@ fn open_objects(
     row: &Provider,
     objects: &mut Objects,
 ) -> Result<Sleeper, Error> {
-    let operations = config.receives + config.sends + config.reads;
+    let contexts = config.receives + operations::contexts(config.sends) + operations::contexts(config.reads);
     let stride = stride(config.frame_bytes_max);
     let slabs = objects.slabs.insert(Slabs {
-        contexts: Pages::map(operations * size_of::<sys::fi_context2>())?,
+        contexts: Pages::map(contexts * size_of::<sys::fi_context2>())?,
         receive: Pages::map(config.receives * stride)?,
-        send: Pages::map(config.sends * stride)?,
+        send: Pages::map(operations::contexts(config.sends) * stride)?,
     });
     let slab_ranges = [(slabs.receive.base(), slabs.receive.len()), (slabs.send.base(), slabs.send.len())];
     let info = objects.info.as_ptr();
@@ -402,7 +403,7 @@ fn open_objects(
         sys::fi_av_open(domain, &raw mut book_attributes, &raw mut book, ptr::null_mut())
     })?;
     objects.book = NonNull::new(book);
-    let sleeper = open_queue(library, objects, operations + BATCH, row.wait)?;
+    let sleeper = open_queue(library, objects, contexts + BATCH, row.wait)?;
     let queue = objects.queue();
     let mut endpoint = ptr::null_mut();
     // SAFETY: the domain is open.
@@ -414,10 +415,12 @@ fn open_objects(
         checked(library, "fi_ep_bind(cq)", sys::fi_ep_bind(endpoint, queue.cast(), sys::FI_TRANSMIT | sys::FI_RECV))?;
         checked(library, "fi_enable", sys::fi_enable(endpoint))?;
     }
+    objects.enabled = true;
     if mr_mode & sys::FI_MR_LOCAL != 0 {
         for (at, (base, len)) in slab_ranges.into_iter().enumerate() {
             let access = if at == 0 { sys::FI_RECV } else { sys::FI_SEND };
-            let region = super::post::register_memory(library, objects, base, len, access, config.strict.is_some())?;
+            let mut order = Order::new(config.strict.is_some());
+            let region = super::post::register_memory(library, objects, base, len, access, &mut order)?;
             objects.slab_regions.push(region);
             // SAFETY: the region is open and enabled.
             let descriptor = unsafe { sys::fi_mr_desc(region.as_ptr()) };

@@ -88,21 +88,26 @@ impl Port {
         let mut nap = NAP_FIRST;
         loop {
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
+            // An operation that becomes late is something to poll. The clock of those times is a coarse one.
+            let sleep = match self.operations.next_due() {
+                Some(due) => left.min(Duration::from_millis(due.saturating_sub(self.now()).max(1))),
+                None => left,
+            };
             let (readable, slept) = match self.sleeper {
                 Sleeper::Descriptors { .. } if suspicion.stuck && !left.is_zero() => {
                     // The caller's descriptor alone; what the queue's say is looked at below.
-                    let readable = self.sleep(&Descriptors::default(), extra, left.min(NAP))?;
+                    let readable = self.sleep(&Descriptors::default(), extra, sleep.min(NAP))?;
                     (Readable { queue: true, ..readable }, false)
                 }
                 Sleeper::Descriptors { descriptors, cap } if self.may_sleep() => {
                     let begin = Instant::now();
-                    let readable = self.sleep(&descriptors, extra, left.min(cap))?;
+                    let readable = self.sleep(&descriptors, extra, sleep.min(cap))?;
                     (readable, begin.elapsed() >= SLEPT)
                 }
                 // Something has come since the queue was read.
                 Sleeper::Descriptors { .. } => (Readable { queue: true, extra: false }, false),
                 Sleeper::Polling { nap: nap_max } => {
-                    let readable = self.sleep(&Descriptors::default(), extra, left.min(nap))?;
+                    let readable = self.sleep(&Descriptors::default(), extra, sleep.min(nap))?;
                     nap = (nap * 2).min(nap_max);
                     (readable, true)
                 }
@@ -128,7 +133,7 @@ impl Port {
 
     /// Whether there is something to poll; an error when nothing will ever come.
     fn has_news(&mut self) -> Result<bool, Error> {
-        match (self.refill(), &self.broken) {
+        match (self.refill() || self.has_waiting(), &self.broken) {
             (true, _) => Ok(true),
             (false, Some(error)) => Err(error.clone()),
             (false, None) => Ok(false),
@@ -167,7 +172,7 @@ impl Port {
     pub(super) fn drive(&mut self, timeout: Duration) {
         let end = Instant::now() + timeout;
         let mut nap = NAP_FIRST;
-        while !self.refill() && self.broken.is_none() {
+        while !self.refill() && !self.has_waiting() && self.broken.is_none() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
