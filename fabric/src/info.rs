@@ -33,12 +33,23 @@ pub(crate) struct Query<'a> {
     pub(crate) receive: usize,
     /// Progress by the provider's own thread.
     pub(crate) automatic_progress: bool,
+    /// Several threads use the domain, so that the provider must lock.
+    pub(crate) threads: bool,
 }
 
 impl<'a> Query<'a> {
     /// Any node of provider `name`, without wishes.
     pub(crate) fn plain(name: &'a str, automatic_progress: bool) -> Query<'a> {
-        Query { name, node: None, service: None, numeric: false, transmit: 0, receive: 0, automatic_progress }
+        Query {
+            name,
+            node: None,
+            service: None,
+            numeric: false,
+            transmit: 0,
+            receive: 0,
+            automatic_progress,
+            threads: false,
+        }
     }
 }
 
@@ -129,6 +140,24 @@ impl Info {
         }
     }
 
+    /// A copy of the chosen answer with another local address, in the provider's bytes.
+    pub(crate) fn with_source(&self, source: &[u8]) -> Result<Info, Error> {
+        let none = || Error::of_call(self.library, "fi_dupinfo", (-libc::ENOMEM).into());
+        // SAFETY: `chosen` is an answer of the library, which copies all of it but `next`.
+        let copy = NonNull::new(unsafe { (self.library.fi_dupinfo)(self.chosen.as_ptr()) }).ok_or_else(none)?;
+        let info = Info { library: self.library, head: copy, chosen: copy };
+        // SAFETY: the copy is this value's alone; its address came from malloc, as the new one does, and fi_freeinfo gives
+        // it back to free; the new one has room for `source`.
+        unsafe {
+            let address = NonNull::new(libc::malloc(source.len())).ok_or_else(none)?;
+            ptr::copy_nonoverlapping(source.as_ptr(), address.as_ptr().cast(), source.len());
+            let info = &mut *copy.as_ptr();
+            libc::free(info.src_addr);
+            (info.src_addr, info.src_addrlen) = (address.as_ptr(), source.len());
+        }
+        Ok(info)
+    }
+
     /// The chosen answer, as calls that open objects take it.
     pub(crate) fn as_ptr(&self) -> *mut sys::fi_info {
         self.chosen.as_ptr()
@@ -192,7 +221,7 @@ impl Hints {
             // No FI_MR_VIRT_ADDR: remote addresses are offsets everywhere.
             domain.mr_mode =
                 (sys::FI_MR_ENDPOINT | sys::FI_MR_ALLOCATED | sys::FI_MR_PROV_KEY | sys::FI_MR_LOCAL) as i32;
-            domain.threading = sys::FI_THREAD_DOMAIN;
+            domain.threading = if query.threads { sys::FI_THREAD_SAFE } else { sys::FI_THREAD_DOMAIN };
             let progress = if query.automatic_progress { sys::FI_PROGRESS_AUTO } else { sys::FI_PROGRESS_MANUAL };
             domain.control_progress = progress;
             sys::fi_hints_set_data_progress(info.domain_attr, progress);

@@ -44,6 +44,6 @@ pub use error::{Code, Error, Post};
 pub use holder::Holder;
 pub use libfabric_sys::LoadError;
 pub use net::{Net, NetError, Vni};
-pub use port::{Counters, Event, Peer, Port, PortConfig, Region, Strict, Wake};
+pub use port::{Counters, Event, Peer, Port, PortConfig, Region, Shared, Strict, Wake};
 pub use provider::{Aspect, Row};
 pub use survey::{Choice, Domain, Offer, Survey};

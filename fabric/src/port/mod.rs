@@ -12,6 +12,7 @@ mod open;
 mod operations;
 mod post;
 mod queue;
+mod shared;
 mod strict;
 mod wait;
 
@@ -33,6 +34,7 @@ use crate::provider::Provider;
 use objects::Objects;
 use operations::{Millis, Operations};
 use queue::Sleeper;
+pub use shared::Shared;
 pub use strict::Strict;
 
 /// What a port is to be.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use libfabric_sys as sys;
@@ -14,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::objects::{Objects, Slabs, checked};
 use super::operations::Operations;
 use super::queue::{Sleeper, open_queue};
+use super::shared::{SHARED_WAIT, Shared, SharedDomain, open_domain};
 use super::strict::Order;
 use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, names, operations, strict};
 use crate::address::Address;
@@ -38,16 +40,16 @@ struct Source {
 }
 
 /// What a port is to be opened on.
-struct Found {
-    library: &'static Library,
+pub(super) struct Found {
+    pub(super) library: &'static Library,
     row: Provider,
     source: Source,
-    info: Info,
+    pub(super) info: Info,
 }
 
 impl Found {
-    /// Loads the library and asks it.
-    fn for_config(config: &PortConfig) -> Result<Found, Error> {
+    /// Loads the library and asks it. `threads`: several threads will use the domain.
+    pub(super) fn for_config(config: &PortConfig, threads: bool) -> Result<Found, Error> {
         check(config)?;
         let row = Provider::of(&config.net);
         let source = match row.format {
@@ -64,7 +66,7 @@ impl Found {
             Some(source) => source,
             None => cxi_source(library, config, &row)?,
         };
-        let info = find(library, config, &row, &source)?;
+        let info = find(library, config, &row, &source, threads)?;
         let facts = info.facts();
         if facts.mr_mode & sys::FI_MR_VIRT_ADDR != 0 {
             return Err(Error::Config(format!(
@@ -85,7 +87,7 @@ impl Found {
 /// What a port on `net` would be opened on: the names in order of preference, and the answer.
 pub(crate) fn preview(net: &Net) -> Result<(Vec<String>, Facts), Error> {
     let _handlers = signals::Handlers::remember();
-    let found = Found::for_config(&PortConfig::new(net.clone()))?;
+    let found = Found::for_config(&PortConfig::new(net.clone()), false)?;
     Ok((found.row.names.iter().map(|name| name.clone().into_owned()).collect(), found.info.facts()))
 }
 
@@ -110,10 +112,32 @@ impl Port {
     /// system tells) or not local, a host name that does not resolve, a configuration that cannot be honoured.
     pub fn open(config: PortConfig) -> Result<Port, Error> {
         let _handlers = signals::Handlers::remember();
-        let Found { library, row, source, info } = Found::for_config(&config)?;
+        Port::open_found(config, |config| Ok((Found::for_config(config, false)?, None)))
+    }
+
+    /// As [`Port::open`], in a domain that other ports have as well.
+    ///
+    /// # Errors
+    /// As [`Port::open`]; another network than that of `shared`.
+    pub fn open_in(shared: &Shared, config: PortConfig) -> Result<Port, Error> {
+        Port::open_found(config, |config| {
+            check(config)?;
+            let row = Provider::of(&config.net);
+            let source = inet_source(config, &row)?;
+            let info = shared.0.info_for(config, source.socket.expect("an address with a host"))?;
+            Ok((Found { library: sys::load()?, row, source, info }, Some(Arc::clone(&shared.0))))
+        })
+    }
+
+    fn open_found(
+        config: PortConfig,
+        find: impl FnOnce(&PortConfig) -> Result<(Found, Option<Arc<SharedDomain>>), Error>,
+    ) -> Result<Port, Error> {
+        let (Found { library, row, source, info }, shared) = find(&config)?;
         let facts = info.facts();
         log::debug!("opening {facts:?}");
         let mut objects = Objects::new(library, info);
+        objects.shared = shared;
         let sleeper = open_objects(library, &config, &row, &mut objects)
             .map_err(|error| explain(error, &config, &row, &source))?;
         let name = own_name(library, &objects)?;
@@ -291,15 +315,7 @@ fn inet_source(config: &PortConfig, row: &Provider) -> Result<Source, Error> {
 /// The device and PID. The device is the one that --net names, else the one whose NIC address the book entry has, else
 /// the first.
 fn cxi_source(library: &'static Library, config: &PortConfig, row: &Provider) -> Result<Source, Error> {
-    let query = Query {
-        name: &row.names[0],
-        node: None,
-        service: None,
-        numeric: false,
-        transmit: 0,
-        receive: 0,
-        automatic_progress: row.automatic_progress,
-    };
+    let query = Query::plain(&row.names[0], row.automatic_progress);
     let wanted_device = match config.net {
         Net::Cxi { nic: Some(nic), .. } => Some(format!("cxi{nic}")),
         _ => None,
@@ -334,7 +350,13 @@ fn cxi_device_fits(facts: &Facts, device: Option<&str>, nic: Option<u32>) -> boo
 }
 
 /// The first answer by the row's names, in order.
-fn find(library: &'static Library, config: &PortConfig, row: &Provider, source: &Source) -> Result<Info, Error> {
+fn find(
+    library: &'static Library,
+    config: &PortConfig,
+    row: &Provider,
+    source: &Source,
+    threads: bool,
+) -> Result<Info, Error> {
     for name in row.names.iter() {
         let query = Query {
             name,
@@ -344,6 +366,7 @@ fn find(library: &'static Library, config: &PortConfig, row: &Provider, source: 
             transmit: config.sends + config.reads,
             receive: config.receives,
             automatic_progress: row.automatic_progress,
+            threads,
         };
         if let Some(info) = Info::query(library, &query, &|_| true)? {
             return Ok(info);
@@ -384,17 +407,12 @@ fn open_objects(
     let slab_ranges = [(slabs.receive.base(), slabs.receive.len()), (slabs.send.base(), slabs.send.len())];
     let info = objects.info.as_ptr();
     let mr_mode = objects.info.facts().mr_mode;
-
-    let mut fabric = ptr::null_mut();
-    // SAFETY: `info` is a whole answer of fi_getinfo, which outlives the objects made from it, here and below.
-    checked(library, "fi_fabric", unsafe {
-        (library.fi_fabric)((*info).fabric_attr, &raw mut fabric, ptr::null_mut())
-    })?;
-    objects.fabric = NonNull::new(fabric);
-    let mut domain = ptr::null_mut();
-    // SAFETY: the fabric was opened just now.
-    checked(library, "fi_domain", unsafe { sys::fi_domain(fabric, info, &raw mut domain, ptr::null_mut()) })?;
-    objects.domain = NonNull::new(domain);
+    let (fabric, domain) = match &objects.shared {
+        Some(shared) => (shared.fabric, shared.domain),
+        None => open_domain(library, &objects.info)?,
+    };
+    (objects.fabric, objects.domain) = (Some(fabric), Some(domain));
+    let domain = domain.as_ptr();
     let mut book_attributes =
         sys::fi_av_attr { type_: sys::FI_AV_TABLE, count: config.peers.min(row.peers_max), ..Default::default() };
     let mut book = ptr::null_mut();
@@ -403,7 +421,8 @@ fn open_objects(
         sys::fi_av_open(domain, &raw mut book_attributes, &raw mut book, ptr::null_mut())
     })?;
     objects.book = NonNull::new(book);
-    let sleeper = open_queue(library, objects, contexts + BATCH, row.wait)?;
+    let wait = if objects.shared.is_some() { SHARED_WAIT } else { row.wait };
+    let sleeper = open_queue(library, objects, contexts + BATCH, wait)?;
     let queue = objects.queue();
     let mut endpoint = ptr::null_mut();
     // SAFETY: the domain is open.
