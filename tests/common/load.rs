@@ -45,6 +45,21 @@ impl Library {
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
+
+    /// Bytes of all files together.
+    pub(crate) fn bytes(&self) -> u64 {
+        (0..self.files).map(|file| contents(file).len() as u64).sum()
+    }
+
+    /// Files and directories, the tree itself included.
+    pub(crate) fn objects(&self) -> u64 {
+        (self.files + self.files.div_ceil(FILES_PER_DIR) + 1) as u64
+    }
+
+    /// Reads every file below `mount`, beginning with number `first`; what is wrong, if anything.
+    pub(crate) fn read_all(&self, mount: &Path, first: usize) -> Option<String> {
+        (0..self.files).map(|n| (n + first) % self.files).find_map(|file| present(&mount.join(name(file)), file))
+    }
 }
 
 fn name(file: usize) -> String {
