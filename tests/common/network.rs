@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// Where the names of the namespaces are, in the holder's view: iproute2 looks there.
-const NAMES: &str = "/run/netns";
+pub(crate) const NAMES: &str = "/run/netns";
 
 /// Programs without which there are no namespaces, with what brings them.
 const PROGRAMS: [(&str, &str); 4] =
