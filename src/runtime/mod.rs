@@ -20,4 +20,4 @@ pub use backend::{Backend, BackendError};
 pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };
-pub use handler::{Handler, Job, Next, Parked, ReadJob};
+pub use handler::{Handler, Job, Next, Parked, ReadAhead, ReadJob};
