@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
-use super::{noise, wait_until};
+use super::{eventually, noise, wait_until};
 
 /// Files in one directory.
 const FILES_PER_DIR: usize = 64;
@@ -124,10 +124,14 @@ pub(crate) fn assert_well(records: &BTreeMap<usize, Record>, event: Instant, rec
     }
 }
 
+/// When each client began what it was last answered that was not known at its node.
+type News = Arc<Mutex<BTreeMap<usize, Instant>>>;
+
 /// Running clients. Dropping it lets them end after their present operation.
 #[derive(Debug)]
 pub(crate) struct Load {
     over: Arc<AtomicBool>,
+    news: News,
     clients: BTreeMap<usize, JoinHandle<Record>>,
 }
 
@@ -140,16 +144,27 @@ impl Load {
         nodes: impl IntoIterator<Item = usize>,
         pace: Duration,
     ) -> Load {
-        let over = Arc::new(AtomicBool::new(false));
+        let (over, news) = (Arc::new(AtomicBool::new(false)), News::default());
         let clients = nodes
             .into_iter()
             .map(|node| {
-                let (library, mount, over) = (Arc::clone(library), fleet.view(node), Arc::clone(&over));
-                let run = move || client(node, &mount, library.files, pace, &over);
+                let (library, mount) = (Arc::clone(library), fleet.view(node));
+                let (over, news) = (Arc::clone(&over), Arc::clone(&news));
+                let run = move || client(node, &mount, library.files, pace, &over, &news);
                 (node, std::thread::Builder::new().name(format!("client{node}")).spawn(run).expect("a thread"))
             })
             .collect();
-        Load { over, clients }
+        Load { over, news, clients }
+    }
+
+    /// Waits until every client has had an answer to something that its node did not know and that it asked for after
+    /// `event`, or has ended. False if that takes longer than `deadline`.
+    pub(crate) fn renewed(&self, event: Instant, deadline: Duration) -> bool {
+        eventually(deadline, || {
+            let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+            let renewed = |node| news.get(node).is_some_and(|begin| *begin >= event);
+            self.clients.iter().all(|(node, client)| renewed(node) || client.is_finished())
+        })
     }
 
     /// Ends the clients; what each has seen.
@@ -166,7 +181,7 @@ impl Drop for Load {
     }
 }
 
-fn client(node: usize, mount: &Path, files: usize, pace: Duration, over: &AtomicBool) -> Record {
+fn client(node: usize, mount: &Path, files: usize, pace: Duration, over: &AtomicBool, news: &News) -> Record {
     let mut record = Record::default();
     for n in 0.. {
         if over.load(Ordering::Relaxed) {
@@ -186,6 +201,9 @@ fn client(node: usize, mount: &Path, files: usize, pace: Duration, over: &Atomic
         record.done.push(Done { begin, end: Instant::now(), fresh });
         if record.wrong.is_some() {
             break;
+        }
+        if fresh {
+            news.lock().unwrap_or_else(PoisonError::into_inner).insert(node, begin);
         }
         wait_until(begin + pace);
     }
