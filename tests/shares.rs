@@ -36,3 +36,24 @@ fn each_tree_reads_the_backend_once() {
         assert_eq!(fleet.count(root, Counter::BackendReadBytes), library.bytes(), "bytes read by root {root}");
     }
 }
+
+#[test]
+fn stripes_share_one_read_of_the_backend() {
+    needs_fuse!("stripes_share_one_read_of_the_backend");
+    let library = Library::generate(150);
+    let fleet = read_everywhere(&library, "--stripes 4");
+    fleet.assert_readers(0..NODES, &ROOTS);
+    let sum = |counter| -> u64 { ROOTS.iter().map(|&root| fleet.count(root, counter)).sum() };
+    assert_eq!(sum(Counter::BackendLookup), library.objects(), "each object is looked up once");
+    assert_eq!(sum(Counter::BackendReadBytes), library.bytes(), "each byte is read once");
+    for root in ROOTS {
+        let lookups = fleet.count(root, Counter::BackendLookup);
+        println!("root {root}: {lookups} lookups, {} bytes", fleet.count(root, Counter::BackendReadBytes));
+        let share = library.objects() / 4;
+        assert!(
+            (share / 2..=share * 2).contains(&lookups),
+            "{lookups} of {} lookups at root {root}",
+            library.objects()
+        );
+    }
+}

@@ -115,6 +115,7 @@ pub(crate) struct Fleet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Resources {
     pub(crate) threads: usize,
+    /// Files of the target left out: those are kept open for a while.
     pub(crate) descriptors: usize,
     pub(crate) rss_bytes: u64,
 }
@@ -239,12 +240,16 @@ impl Fleet {
     /// What the daemon of `node` holds now.
     pub(crate) fn resources(&self, node: usize) -> Resources {
         let proc = PathBuf::from(format!("/proc/{}", self.pid(node)));
-        let entries = |what: &str| fs::read_dir(proc.join(what)).expect("it runs").count();
+        let entries =
+            |what: &str| fs::read_dir(proc.join(what)).expect("it runs").map(|entry| entry.expect("it runs").path());
+        // One may be closed meanwhile.
+        let of_target = |fd: &PathBuf| fs::read_link(fd).is_ok_and(|file| file.starts_with(&self.target));
+        let descriptors = entries("fd").filter(|fd| !of_target(fd)).count();
         // proc_pid_status(5).
         let status = fs::read_to_string(proc.join("status")).expect("it runs");
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
         let kib: u64 = rss.trim().trim_end_matches(" kB").parse().expect("a number");
-        Resources { threads: entries("task"), descriptors: entries("fd"), rss_bytes: kib << 10 }
+        Resources { threads: entries("task").count(), descriptors, rss_bytes: kib << 10 }
     }
 }
 
