@@ -200,7 +200,7 @@ impl Daemon {
         let names = NamesWriter::new(NamesConfig::new(key));
         let backend = Arc::new(LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone()));
         if topology.is_root_of_any() {
-            backend.open()?;
+            backend.open_own()?;
         } else if config.target.starts_with(&config.mountpoint)
             && let Err(error) = backend.open()
         {

@@ -25,7 +25,7 @@ use hashbrown::HashMap;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::clock;
-use super::handler::{self, Next, REPLY_INLINE_BYTES};
+use super::handler::{self, Next, REPLY_INLINE_BYTES, ReadAhead};
 use super::pool::{Done, Pool, Task};
 use super::replies::Kernel;
 use super::transport::{Nap, Transport};
@@ -110,6 +110,7 @@ impl AsFd for Waker {
 /// What FUSE threads hand to the engine.
 enum Item {
     Park(Object, Job),
+    Ahead(ReadAhead),
     Forget(Ino),
     Sweep(Box<[u8]>, Sender<Swept>),
     Fenced(u64),
@@ -131,6 +132,13 @@ impl Inbox {
     pub(super) fn park(&self, object: Object, job: Job) {
         self.put(Item::Park(object, job));
         self.wheel.help();
+    }
+
+    /// A hint: it is dropped where the queue is full.
+    pub(super) fn ahead(&self, ahead: ReadAhead) {
+        if self.queue.push(Item::Ahead(ahead)).is_ok() {
+            self.wheel.help();
+        }
     }
 
     pub(super) fn forget(&self, ino: Ino) {
@@ -399,6 +407,11 @@ impl Engine {
             busy = true;
             match item {
                 Item::Park(object, job) => self.start(now, object, job),
+                Item::Ahead(ahead) => {
+                    for object in ahead.missing() {
+                        self.node.request(now, object, Waiter::Nobody);
+                    }
+                }
                 Item::Forget(ino) => self.node.forget(ino),
                 Item::Fenced(fence) => self.node.fenced(now, fence),
                 Item::Sweep(path, answer) => {
@@ -534,6 +547,11 @@ impl Engine {
             (Counter::BadChecksums, n.bad_checksums),
             (Counter::LeasesEnded, n.leases_ended),
             (Counter::Rechecks, n.rechecks),
+            (Counter::ChunksAhead, n.ahead),
+            (Counter::ChunksAheadDropped, n.ahead_dropped),
+            (Counter::ChunksInFlightMax, n.chunks_in_flight_max),
+            (Counter::ChunksAheadHit, a.ahead_used),
+            (Counter::ChunksAheadWasted, a.ahead_wasted),
             (Counter::EnoentStores, e.stores),
             (Counter::EnoentServes, e.serves),
             (Counter::EnoentExpires, e.expires),
