@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 
 use super::tree::{Entry, Tree, parent};
 use crate::cache::chunks::CHUNK_BYTES;
+use crate::cache::names::is_at_or_below;
 use crate::cache::types::{Attr, Listing, Micros, Version};
 use crate::core::limits::REQUEST_DEADLINE_US;
 use crate::core::wire::PART_BYTES_MAX;
@@ -26,6 +27,8 @@ pub(super) enum Said {
     Absent,
     Names(Arc<Listing>),
     Bytes,
+    /// The file is too young to be read.
+    Young,
     Failed(i32),
 }
 
@@ -54,6 +57,8 @@ pub(super) struct Hearer {
     pub(super) node: usize,
     /// The root of its tree.
     pub(super) root: usize,
+    /// When it asked.
+    pub(super) asked: Micros,
     pub(super) now: Micros,
     /// How long answers travel from the root to it at most.
     pub(super) travel_us: u64,
@@ -75,6 +80,13 @@ pub(super) struct Reads<'a> {
     pub(super) reads: u64,
 }
 
+/// An invalidation that reached every node.
+struct Sweep {
+    path: Box<[u8]>,
+    begun: Micros,
+    ended: Micros,
+}
+
 /// A chunk: root, path, version and offset.
 type ChunkAt = (usize, Box<[u8]>, Version, u64);
 
@@ -88,6 +100,7 @@ pub(super) struct Oracle {
     contents: HashMap<(usize, Version), usize>,
     /// How often each was read.
     reads: HashMap<ChunkAt, u64>,
+    sweeps: Vec<Sweep>,
 }
 
 impl Oracle {
@@ -98,6 +111,7 @@ impl Oracle {
             seen: HashMap::new(),
             contents: HashMap::new(),
             reads: HashMap::new(),
+            sweeps: Vec::new(),
         }
     }
 
@@ -115,6 +129,18 @@ impl Oracle {
         for operation in of_path.filter(|op| op.root == root && op.told == asked) {
             operation.told = told;
         }
+    }
+
+    /// An invalidation of `path` that began then has reached every node now.
+    pub(super) fn note_sweep(&mut self, path: Box<[u8]>, begun: Micros, ended: Micros) {
+        self.sweeps.push(Sweep { path, begun, ended });
+    }
+
+    /// What is told of `path` was asked of the backend since then: since the last invalidation that was over before the
+    /// hearer asked.
+    fn floor(&self, hearer: &Hearer, path: &[u8]) -> Micros {
+        let over = self.sweeps.iter().filter(|swept| swept.ended < hearer.asked && is_at_or_below(path, &swept.path));
+        over.map(|swept| swept.begun).max().unwrap_or_default()
     }
 
     pub(super) fn note_read(&mut self, root: usize, path: &[u8], version: Version, offset: u64) {
@@ -186,6 +212,10 @@ impl Oracle {
         let Some(newest) = of_it().next() else {
             return Err("attributes that the backend never told".to_owned());
         };
+        let floor = self.floor(hearer, path);
+        if newest.asked < floor {
+            return Err(format!("attributes asked for at {:?}, before the invalidation of {floor:?}", newest.asked));
+        }
         if !of_it().any(|op| op.is_good(hearer.now, ttl_us, hearer.travel_us)) {
             return Err(format!(
                 "attributes whose time was over: asked at {:?}, told at {:?}",
@@ -203,7 +233,8 @@ impl Oracle {
 
     fn absent(&self, hearer: &Hearer, tree: &Tree, path: &[u8]) -> Result<(), String> {
         let seen = self.seen.get(&(hearer.node, path.into())).copied().unwrap_or_default();
-        let is_proof = |op: &&Operation| op.looked >= seen && tree.was_absent(path, op.looked);
+        let floor = self.floor(hearer, path);
+        let is_proof = |op: &&Operation| op.looked >= seen && op.asked >= floor && tree.was_absent(path, op.looked);
         let is_good = |op: &Operation| op.is_good(hearer.now, self.ttls.enoent_us, hearer.travel_us);
         let mut above = path;
         let ancestors = std::iter::from_fn(|| {
@@ -239,6 +270,10 @@ impl Oracle {
         let Some(op) = self.of(hearer, path).find(is_it) else {
             return Err(format!("names that the backend never told as snapshot {}", listing.stamp));
         };
+        let floor = self.floor(hearer, path);
+        if op.asked < floor {
+            return Err(format!("names asked for at {:?}, before the invalidation of {floor:?}", op.asked));
+        }
         if op.is_good(hearer.now, self.ttls.dir_us, hearer.travel_us + in_parts) {
             return Ok(());
         }
@@ -274,7 +309,9 @@ impl Oracle {
                 continue;
             }
             let of_path = self.operations.get(path).into_iter().flatten();
-            let failures = of_path.filter(|op| op.root == *root && matches!(op.said, Said::Failed(_))).count() as u64;
+            let failures = of_path
+                .filter(|op| op.root == *root && matches!(op.said, Said::Failed(_) | Said::Young))
+                .count() as u64;
             if reads > 1 + failures + tree.changes_of(path) {
                 wrong = wrong.max(Some(Reads { root: *root, path, reads }));
             }
@@ -309,12 +346,13 @@ mod tests {
             medium_bytes: 5_000,
             large_bytes: 5_000,
             long_names: 0,
+            coarse_us: 0,
         };
         Tree::new(&config, &mut Rng::new(1))
     }
 
     fn hearer(now: u64) -> Hearer {
-        Hearer { node: 3, root: 0, now: Micros(now), travel_us: 5 }
+        Hearer { node: 3, root: 0, asked: Micros(now), now: Micros(now), travel_us: 5 }
     }
 
     fn operation(asked: u64, looked: u64, told: u64, said: Said) -> Operation {
