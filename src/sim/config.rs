@@ -176,7 +176,7 @@ impl SimConfig {
         let clients_per_node = if nodes > 200 { 1 } else { 2 };
         let clients = u64::from(nodes) * u64::from(clients_per_node);
         // Memory that is too small on every eighth seed. Releases of grants that are lost pin it for their lease.
-        let is_tight = rng.one_in(8) && !faults.loses();
+        let is_tight = rng.one_in(8) && faults.lost_per_mille == 0;
         SimConfig {
             seed,
             nodes,

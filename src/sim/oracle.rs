@@ -96,8 +96,9 @@ pub(super) struct Oracle {
     operations: HashMap<Box<[u8]>, Vec<Operation>>,
     /// By node and path: since when what the node told last was there.
     seen: HashMap<(usize, Box<[u8]>), Micros>,
-    /// By node and version: which of its contents the node told first.
-    contents: HashMap<(usize, Version), usize>,
+    /// By node, path and version: which of its contents the node told first. (A name that was made after the others
+    /// were gone may tell another: the kernel knows it as another file.)
+    contents: HashMap<(usize, Box<[u8]>, Version), usize>,
     /// How often each was read.
     reads: HashMap<ChunkAt, u64>,
     sweeps: Vec<Sweep>,
@@ -177,8 +178,8 @@ impl Oracle {
                 self.absent(hearer, tree, path)
             }
             (Object::List(path), Outcome::Listing { listing, .. }) => self.names(hearer, path, listing),
-            (Object::Chunk { version, index, .. }, Outcome::Chunk(chunk)) => {
-                self.bytes(hearer.node, tree, version, *index, chunk.bytes())
+            (Object::Chunk { path, version, index }, Outcome::Chunk(chunk)) => {
+                self.bytes((hearer.node, path), tree, version, *index, chunk.bytes())
             }
             (Object::Statfs, Outcome::Statfs(_)) => Ok(()),
             (_, Outcome::Failed { errno }) => self.failed(hearer, tree, object, *errno),
@@ -186,7 +187,14 @@ impl Oracle {
         }
     }
 
-    fn bytes(&mut self, node: usize, tree: &Tree, version: &Version, index: u32, bytes: &[u8]) -> Result<(), String> {
+    fn bytes(
+        &mut self,
+        (node, path): (usize, &[u8]),
+        tree: &Tree,
+        version: &Version,
+        index: u32,
+        bytes: &[u8],
+    ) -> Result<(), String> {
         let contents = tree.contents(&told_version(version));
         let first = contents.first().ok_or("bytes of a version that never was")?;
         let begin = index as usize * CHUNK_BYTES;
@@ -198,7 +206,7 @@ impl Oracle {
             let at = first[range].iter().zip(bytes).position(|(a, b)| a != b).unwrap_or_default();
             return Err(format!("other bytes than the backend's, from byte {} on", begin + at));
         };
-        let told = *self.contents.entry((node, *version)).or_insert(content);
+        let told = *self.contents.entry((node, path.into(), *version)).or_insert(content);
         if contents[told][range] == *bytes {
             return Ok(());
         }
