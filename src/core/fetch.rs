@@ -227,7 +227,11 @@ impl Node {
         if !matches!(message, Message::Pending) && std::mem::take(&mut flight.outdated) {
             // It was answered before the invalidation reached the parent, or asked before it: once more from the start.
             (flight.asked_at, flight.token, flight.parts) = (None, None, None);
-            return self.ask(now, id);
+            // Under another number: a second answer to the old question may be on its way.
+            return match self.flights.renumber(id) {
+                Some(id) => self.ask(now, id),
+                None => (),
+            };
         }
         let asked_at = flight.asked_at.unwrap_or(now);
         let (key, object) = (FlightKey::from(&*flight), flight.object.clone());

@@ -224,6 +224,18 @@ impl Flights {
         id
     }
 
+    /// Gives a request another number, so that no answer to what was asked before is taken for one to what will be. Not
+    /// while it waits for another one of ours, which knows it by its number.
+    pub(super) fn renumber(&mut self, id: FlightId) -> Option<FlightId> {
+        let mut flight = self.table.remove(&id)?;
+        let new = FlightId(self.next_id());
+        let timer = std::mem::replace(&mut flight.timer, Micros::FOREVER);
+        self.by_object.insert(flight.object.clone(), new);
+        self.table.insert(new, flight);
+        self.arm(new, timer);
+        Some(new)
+    }
+
     pub(super) fn end(&mut self, id: FlightId) -> Option<Flight> {
         let flight = self.table.remove(&id)?;
         self.by_object.remove(&flight.object);
