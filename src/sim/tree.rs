@@ -228,9 +228,11 @@ impl Tree {
         told.skip_while(|is| !is).any(|is| !is)
     }
 
-    /// How often something else came to be at `path`.
+    /// How often something else came to be at `path`, or at a directory above it, which a node may learn of later.
     pub(super) fn changes_of(&self, path: &[u8]) -> u64 {
-        self.history.get(path).map_or(0, |timeline| timeline.len() as u64 - 1)
+        let changes = |path: &[u8]| self.history.get(path).map_or(0, |timeline| timeline.len() as u64 - 1);
+        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| changes(&path[..at]));
+        changes(path) + above.sum::<u64>()
     }
 
     /// Makes one change somewhere among the paths that change. With `silent`, files are also rewritten with their
