@@ -22,6 +22,10 @@ pub const ENOENT_TTL_MS: RangeInclusive<u64> = 0..=3_600_000;
 pub const CACHE_BYTES: RangeInclusive<u64> = 16 << 20..=16 << 40;
 /// Range of `--trees`.
 pub const TREES: RangeInclusive<u64> = 1..=1024;
+/// Range of `--stripes`; also at most the nodes of a tree.
+pub const STRIPES: RangeInclusive<u64> = 1..=64;
+/// Range of `--detect-ms`.
+pub const DETECT_MS: RangeInclusive<u64> = 200..=30_000;
 /// Range of `--fanout`.
 pub const FANOUT: RangeInclusive<u64> = 1..=64;
 /// Range of `--attr-ttl-ms` and `--dir-ttl-ms`.
@@ -119,9 +123,15 @@ pub struct DaemonArgs {
     /// Number of trees the nodes are split into; each has a root that reads the filesystem [default: 1]
     #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(TREES))]
     pub trees: Option<u64>,
+    /// Number of roots that share each tree's load, every path having one of them [default: 1]
+    #[arg(long, allow_negative_numbers = true, value_name = "K", value_parser = number(STRIPES))]
+    pub stripes: Option<u64>,
     /// Children per parent [default: 2 to 7 by the number of nodes]
     #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(FANOUT))]
     pub fanout: Option<u64>,
+    /// How long a silent parent is waited for before another node is asked, in milliseconds [default: 2000]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(DETECT_MS))]
+    pub detect_ms: Option<u64>,
     /// How long attributes are remembered, in milliseconds [default: as long as the mount lives]
     #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(TTL_MS))]
     pub attr_ttl_ms: Option<u64>,

@@ -282,6 +282,11 @@ impl Backend {
         })
     }
 
+    /// The inode number of the target.
+    pub(super) fn root_ino(&self) -> u64 {
+        self.empty.st_ino
+    }
+
     /// Closes descriptors that were not used for a while. True when some are still open.
     pub fn close_idle(&self) -> bool {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);

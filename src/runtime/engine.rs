@@ -5,8 +5,8 @@
 //! idle daemon uses no CPU; before that it looks again for some microseconds, if there is a second CPU.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bornite_fuse::Errno;
@@ -24,7 +24,7 @@ use super::transport::Transport;
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::Names;
 use crate::cache::types::{Ino, Micros};
-use crate::core::{Node, Object, Output, ParentState, Swept, Waiter};
+use crate::core::{Asks, Node, Object, Output, ParentState, Swept, Waiter};
 use crate::observe::{Counter, Counters};
 
 /// Requests that FUSE threads may have handed over and the engine not yet taken. More than the kernel's
@@ -178,6 +178,9 @@ fn refuse(item: Item) {
 pub(super) struct Shown {
     pub(super) stop: AtomicBool,
     pub(super) parent: AtomicU64,
+    asks: Mutex<Vec<Asks>>,
+    /// [`Node::switches`] when they were put there.
+    switches: AtomicU64,
 }
 
 impl Shown {
@@ -188,6 +191,11 @@ impl Shown {
             2 => ParentState::NotServing,
             _ => ParentState::Ready,
         }
+    }
+
+    /// Whom the node asks, tree by tree.
+    pub(super) fn asks(&self) -> Vec<Asks> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn show(&self, state: ParentState) {
@@ -391,6 +399,7 @@ impl Engine {
     /// Makes the node's own counts visible.
     fn publish(&self) {
         let n = self.node.counters();
+        let n_switches = self.node.switches();
         let e = self.enoent.stats();
         let a = self.node.store().stats();
         let t = self.transport.counts();
@@ -402,6 +411,14 @@ impl Engine {
             (Counter::RequestsFromPeersProbe, n.peers_probe),
             (Counter::RequestsToParent, n.to_parent),
             (Counter::ProbesToParent, n.probes),
+            (Counter::Heartbeats, n.heartbeats),
+            (Counter::Suspicions, n.suspicions),
+            (Counter::Failovers, n.failovers),
+            (Counter::AskedAgain, n.asked_again),
+            (Counter::Substitutes, self.node.substitutes() as u64),
+            (Counter::RateLimited, n.rate_limited),
+            (Counter::FramesForeign, n.foreign),
+            (Counter::GrantsTaken, n.grants_taken),
             (Counter::FramesReceived, n.frames),
             (Counter::FramesSent, t.sent),
             (Counter::FramesDropped, n.dropped + t.dropped),
@@ -428,6 +445,9 @@ impl Engine {
         ] {
             self.counters.set(counter, value);
         }
-        self.shown.show(self.node.parent_state());
+        self.shown.show(self.node.parent_state(clock::now()));
+        if self.shown.switches.swap(n_switches, Ordering::Relaxed) != n_switches {
+            *self.shown.asks.lock().unwrap_or_else(PoisonError::into_inner) = self.node.asks().collect();
+        }
     }
 }

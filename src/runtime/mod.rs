@@ -10,6 +10,7 @@ mod daemon;
 mod engine;
 mod handler;
 mod kernel;
+mod lazy;
 mod mounts;
 mod pool;
 pub mod replies;

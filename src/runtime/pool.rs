@@ -17,8 +17,9 @@ use crossbeam::queue::SegQueue;
 
 use super::backend::Backend;
 use super::engine::Waker;
+use super::lazy::LazyBackend;
 use crate::cache::arena::Slot;
-use crate::core::{BackendOp, BackendReply, FlightId};
+use crate::core::{BackendOp, BackendReply, ChunkFailure, FlightId};
 
 /// Workers for checksums and large replies, which never wait for anything.
 const COMPUTING_WORKERS: usize = 2;
@@ -55,15 +56,15 @@ pub(super) struct Pool {
     pub(super) done: Arc<SegQueue<Done>>,
     /// Checksums and replies.
     computing: Lane,
-    /// On a root: attributes, listings and the like.
+    /// Of the backend: attributes, listings and the like.
     names: Lane,
-    /// On a root: reads of bytes.
+    /// Of the backend: reads of bytes.
     data: Lane,
 }
 
 impl Pool {
-    /// The workers of a node; `backend` on a root only.
-    pub(super) fn start(backend: Option<Arc<Backend>>, waker: &Arc<Waker>) -> std::io::Result<Pool> {
+    /// The workers of a node. Those of the backend come with the first questions to it, on a root at once.
+    pub(super) fn start(backend: Arc<LazyBackend>, waker: &Arc<Waker>) -> std::io::Result<Pool> {
         let done = Arc::new(SegQueue::new());
         let lane = |name, min, max| {
             Lane::start(name, min, max, |tasks, busy| Worker {
@@ -74,10 +75,8 @@ impl Pool {
                 backend: backend.clone(),
             })
         };
-        let (min, max) = match backend {
-            Some(_) => (BACKEND_LANE_WORKERS_MIN, BACKEND_LANE_WORKERS_MAX),
-            None => (0, 0),
-        };
+        let min = if backend.opened().is_some() { BACKEND_LANE_WORKERS_MIN } else { 0 };
+        let max = BACKEND_LANE_WORKERS_MAX;
         Ok(Pool {
             computing: lane("work", COMPUTING_WORKERS, COMPUTING_WORKERS)?,
             names: lane("names", min, max)?,
@@ -172,7 +171,7 @@ struct Worker {
     busy: Arc<AtomicUsize>,
     done: Arc<SegQueue<Done>>,
     waker: Arc<Waker>,
-    backend: Option<Arc<Backend>>,
+    backend: Arc<LazyBackend>,
 }
 
 impl Worker {
@@ -184,7 +183,7 @@ impl Worker {
                     Ok(task) => task,
                     Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => {
-                        open = self.backend.as_ref().is_some_and(|b| b.close_idle());
+                        open = self.backend.opened().is_some_and(Backend::close_idle);
                         continue;
                     }
                 }
@@ -202,9 +201,11 @@ impl Worker {
                     self.finish(Done::Verified { id, slot, crc });
                 }
                 Task::Backend { id, op } => {
-                    let Some(backend) = &self.backend else { continue };
                     open |= matches!(op, BackendOp::Chunk { .. });
-                    let reply = backend.answer(op);
+                    let reply = match self.backend.for_question() {
+                        Ok(backend) => backend.answer(op),
+                        Err(errno) => refused(&op, errno.raw_os_error()),
+                    };
                     self.finish(Done::Backend { id, reply });
                 }
             }
@@ -214,6 +215,17 @@ impl Worker {
     fn finish(&self, done: Done) {
         self.done.push(done);
         self.waker.wake();
+    }
+}
+
+/// The answer where the backend cannot be asked.
+fn refused(op: &BackendOp, errno: i32) -> BackendReply {
+    match op {
+        BackendOp::Attr { .. } => BackendReply::Attr(Err(errno)),
+        BackendOp::List { .. } => BackendReply::List(Err(errno)),
+        BackendOp::Chunk { .. } => BackendReply::Chunk(Err(ChunkFailure::Errno(errno))),
+        BackendOp::Recheck { .. } => BackendReply::Recheck(Err(errno)),
+        BackendOp::Statfs => BackendReply::Statfs(Err(errno)),
     }
 }
 

@@ -2,11 +2,10 @@
 
 use super::backend::{self, Question};
 use super::event::{Event, Life, Read};
+use super::network::{is_answer, spoil};
 use super::report::SimError;
-use super::rng::Rng;
 use super::world::World;
-use crate::cache::arena::Slot;
-use crate::core::limits::{FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
+use crate::core::limits::{FRAME_BYTES_MAX, GRANTS_PER_PEER_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::wire::{self, Message};
 use crate::core::{Node, Output};
 
@@ -23,7 +22,10 @@ impl World {
         let Some(node) = &self.places[at].node else { return Ok(()) };
         let load = node.load();
         self.report.counts.at_parent_max = self.report.counts.at_parent_max.max(load.at_parent as u64);
-        if load.at_parent > REQUESTS_AT_PARENT_MAX || load.line > load.flights || load.grants > load.leases {
+        if load.at_parent > REQUESTS_AT_PARENT_MAX
+            || load.line > load.flights
+            || load.grants_of_peer > GRANTS_PER_PEER_MAX
+        {
             return Err(self.wrong(at, b"", format!("a bound is broken: {load:?}")));
         }
         let next = node.next_deadline();
@@ -130,7 +132,11 @@ impl World {
         if let Ok((header, message)) = wire::decode(frame)
             && matches!(
                 message,
-                Message::Probe | Message::Attr { .. } | Message::List { .. } | Message::Chunk { .. } | Message::Statfs
+                Message::Probe { .. }
+                    | Message::Attr { .. }
+                    | Message::List { .. }
+                    | Message::Chunk { .. }
+                    | Message::Statfs
             )
         {
             *self.owed.entry((to, header.from.0 as usize, header.id)).or_insert(0) += 1;
@@ -165,31 +171,5 @@ impl World {
         self.report.counts.reads_failed += u64::from(!ok);
         let at = self.network.travel(&self.config, &mut self.rng, self.now, (parent, by.node), len);
         self.queue.push(at, Event::Pulled { by, id, slot, ok });
-    }
-}
-
-/// Whether a message answers a request for good.
-fn is_answer(message: &Message<'_>) -> bool {
-    matches!(
-        message,
-        Message::Alive { .. }
-            | Message::Found { .. }
-            | Message::Absent { .. }
-            | Message::Failed { .. }
-            | Message::Part { .. }
-            | Message::Inline { .. }
-            | Message::Granted(_)
-            | Message::Filesystem(_)
-    )
-}
-
-/// What a read finds in memory that was used again: other bytes.
-fn spoil(slot: &mut Slot, len: usize, rng: &mut Rng) {
-    let bytes = &mut slot.as_mut_slice()[..len];
-    match rng.below(3) {
-        0 => bytes.iter_mut().for_each(|byte| *byte = !*byte),
-        1 => bytes[rng.below(len)] ^= 1,
-        // The end of another one.
-        _ => bytes[len / 2..].iter_mut().for_each(|byte| *byte ^= 0x5a),
     }
 }

@@ -1,6 +1,7 @@
 //! What happens to the nodes: the plan of a run, starts and ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::event::Event;
 use super::report::SimError;
@@ -12,6 +13,7 @@ use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{NamesConfig, NamesWriter};
 use crate::cache::store::ChunkStore;
 use crate::cache::types::Micros;
+use crate::core::limits::{DETECT_DEFAULT_US, REQUESTS_AT_PARENT_MAX};
 use crate::core::{Node, NodeConfig};
 
 /// Longest pause before a node that ended starts again, microseconds.
@@ -69,6 +71,8 @@ impl World {
             enoent_ttl: self.config.enoent_ttl,
             dir_ttl: self.config.dir_ttl,
             attr_ttl: self.config.attr_ttl,
+            detect: Duration::from_micros(DETECT_DEFAULT_US),
+            receives: (place.topology.children().count() + 1) * REQUESTS_AT_PARENT_MAX,
         };
         let enoent = Arc::new(EnoentMap::new(enoent));
         place.enoent = Some(enoent.clone());

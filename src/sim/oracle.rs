@@ -14,7 +14,7 @@ use crate::cache::names::is_at_or_below;
 use crate::cache::types::{Attr, Listing, Micros, Version};
 use crate::core::limits::REQUEST_DEADLINE_US;
 use crate::core::wire::PART_BYTES_MAX;
-use crate::core::{Object, Outcome};
+use crate::core::{NodeId, Object, Outcome, Topology};
 
 const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
 const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
@@ -52,11 +52,13 @@ impl Operation {
 }
 
 /// Who is told something, and when.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Hearer {
     pub(super) node: usize,
-    /// The root of its tree.
-    pub(super) root: usize,
+    /// The first of its trees.
+    pub(super) topology: Topology,
+    /// Whether only the root of a path's tree may have asked the backend, and no node in its place.
+    pub(super) is_strict: bool,
     /// When it asked.
     pub(super) asked: Micros,
     pub(super) now: Micros,
@@ -150,8 +152,14 @@ impl Oracle {
 
     /// The newest operations on `path` first.
     fn of(&self, hearer: &Hearer, path: &[u8]) -> impl Iterator<Item = &Operation> {
-        let root = hearer.root;
-        self.operations.get(path).into_iter().flatten().rev().filter(move |operation| operation.root == root)
+        let node = |operation: &Operation| NodeId(u32::try_from(operation.root).unwrap_or(u32::MAX));
+        let tree = hearer.topology.tree(hearer.topology.tree_of(path));
+        let is_strict = hearer.is_strict;
+        let is_asked = move |operation: &&Operation| match is_strict {
+            true => node(operation) == tree.root(),
+            false => tree.place_of(node(operation)).is_some(),
+        };
+        self.operations.get(path).into_iter().flatten().rev().filter(is_asked)
     }
 
     /// Judges an answer.
@@ -164,7 +172,7 @@ impl Oracle {
     ) -> Result<(), String> {
         match (object, outcome) {
             (Object::Attr(path), Outcome::Entry(inode)) => {
-                if inode.path != *path {
+                if *inode.path != **path {
                     return Err(format!("told of \"{}\"", String::from_utf8_lossy(&inode.path)));
                 }
                 // The count of changes is the root's own: the backend knows nothing of it.
@@ -360,7 +368,8 @@ mod tests {
     }
 
     fn hearer(now: u64) -> Hearer {
-        Hearer { node: 3, root: 0, asked: Micros(now), now: Micros(now), travel_us: 5 }
+        let topology = Topology::new(9, NodeId(3), 1, None).unwrap();
+        Hearer { node: 3, topology, is_strict: true, asked: Micros(now), now: Micros(now), travel_us: 5 }
     }
 
     fn operation(asked: u64, looked: u64, told: u64, said: Said) -> Operation {
@@ -394,7 +403,8 @@ mod tests {
         assert!(judge(&mut oracle, 115) && !judge(&mut oracle, 116), "counted from when it was asked");
         oracle.note(b"gone", operation(200, 212, 500, Said::Absent));
         assert!(judge(&mut oracle, 505) && !judge(&mut oracle, 506), "but it may be told once in any case");
-        let other = Hearer { root: 9, ..hearer(505) };
+        let topology = Topology::new(9, NodeId(8), 2, None).unwrap();
+        let other = Hearer { topology, is_strict: false, ..hearer(505) };
         assert!(oracle.judge(&other, &tree, &path(b"gone"), &absent).is_err(), "to another tree's root");
         let long = Outcome::Absent { expires: Micros(606) };
         assert!(oracle.judge(&hearer(505), &tree, &path(b"gone"), &long).is_err(), "for longer than the TTL");
@@ -434,7 +444,7 @@ mod tests {
         assert!(oracle.judge(&hearer(9), &tree, &path(&name), &told_of(&name, &other)).is_err());
 
         let version = entry.attr.version();
-        let object = Object::Chunk { path: name, version, index: 0 };
+        let object = Object::Chunk { path: name.into(), version, index: 0 };
         let right = tree.content(&version).unwrap().clone();
         let mut flipped = right.to_vec();
         *flipped.last_mut().unwrap() ^= 1;
@@ -461,7 +471,7 @@ mod tests {
         let enoent = Outcome::Failed { errno: ENOENT };
         assert!(oracle.judge(&hearer(20), &tree, &path(b"f"), &enoent).is_err(), "absence is no failure");
 
-        let object = Object::List(Box::default());
+        let object = Object::List(std::sync::Arc::default());
         let told = |stamp| Outcome::Listing { listing: Arc::new(tree.list(b"", stamp)), expires: Micros(0) };
         oracle.note(b"", operation(10, 12, 20, Said::Names(Arc::new(tree.list(b"", 7)))));
         assert_eq!(oracle.judge(&hearer(1_015), &tree, &object, &told(7)), Ok(()));
