@@ -102,7 +102,8 @@ fn describe(status: &Status) -> String {
         ("longest turn", format!("{} us", status.counters.get(Counter::EngineTurnUsMax))),
     ];
     let mut text = String::new();
-    for (name, value) in rows {
+    let asks = status.asks.iter().map(|asks| ("asks", asks.clone()));
+    for (name, value) in rows.into_iter().chain(asks) {
         writeln!(text, "{name:<14} {value}").expect("a String takes every write");
     }
     text

@@ -10,9 +10,11 @@
 //! [`Node::poll_output`] after every call.
 //!
 //! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
-//! request per object, waiters parked), `fetch` (asking upstream), `serve` (answering peers), `peer` (readiness),
-//! `verify` (a root's watch over its files), `sweep` (invalidation), `budget` (room for names), `limits` (every bound, in one place).
+//! request per object, waiters parked), `fetch` (asking upstream), `upstream` (whom it asks, and fail-over), `peer` (who
+//! is there), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation),
+//! `budget` (room for names), `limits` (every bound, in one place).
 
+mod bucket;
 mod budget;
 mod fetch;
 mod flight;
@@ -23,6 +25,7 @@ mod peer;
 mod serve;
 mod sweep;
 pub mod topology;
+mod upstream;
 mod verify;
 pub mod wire;
 
@@ -32,3 +35,4 @@ pub use output::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Output
 pub use peer::ParentState;
 pub use sweep::Swept;
 pub use topology::{NodeId, Topology};
+pub use upstream::{Asked, Asks};

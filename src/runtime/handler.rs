@@ -31,8 +31,8 @@ const NEGATIVE_MARGIN_US: u64 = 20_000;
 /// Paths up to this length are put together in a small buffer: clearing a large one costs more than the lookup.
 const SHORT_PATH_BYTES: usize = 256;
 
-/// Replies of more bytes than this are written by a worker, not by the engine.
-pub(super) const REPLY_INLINE_BYTES: usize = 65_536;
+/// Replies of more bytes than this are written by a worker, not by the engine. The kernel's read-ahead asks for 128 KiB.
+pub(super) const REPLY_INLINE_BYTES: usize = 131_072;
 
 /// The filesystem as a client sees it.
 pub struct Handler<R> {
@@ -63,7 +63,7 @@ impl ReadAhead {
     /// The chunks that are not in memory, in order.
     pub fn missing(&self) -> impl Iterator<Item = Object> + '_ {
         let lacks = |index: &u32| self.inode.data().is_some_and(|data| data.chunk(*index).is_none());
-        let (path, version) = (&self.inode.path, self.inode.attr.version());
+        let (path, version): (Arc<[u8]>, _) = (self.inode.path[..].into(), self.inode.attr.version());
         self.chunks.clone().filter(lacks).map(move |index| Object::Chunk { path: path.clone(), version, index })
     }
 }
@@ -204,7 +204,7 @@ impl<R: Replies> Handler<R> {
             None if ino == Ino::ROOT.0 => Box::default(),
             None => return refused(reply, Errno::ESTALE),
         };
-        Some((Object::Attr(path), Job::Getattr { ino, reply, names: self.names.clone(), gone: 0 }))
+        Some((Object::Attr(path.into()), Job::Getattr { ino, reply, names: self.names.clone(), gone: 0 }))
     }
 
     /// The text of the symbolic link `ino`; answered always.
@@ -297,7 +297,7 @@ impl<R: Replies> Handler<R> {
             None if ino == Ino::ROOT.0 => Box::default(),
             None => return refused(reply, Errno::ESTALE),
         };
-        Some((Object::List(path), Job::Readdir { ino, cookie, reply, names: self.names.clone() }))
+        Some((Object::List(path.into()), Job::Readdir { ino, cookie, reply, names: self.names.clone() }))
     }
 
     /// The filesystem's sizes.
@@ -334,7 +334,7 @@ impl<R: Replies> ReadJob<R> {
                 self.have[place] = self.inode.data().and_then(|data| data.chunk(index));
             }
             if self.have[place].is_none() {
-                let (path, version) = (self.inode.path.clone(), self.inode.attr.version());
+                let (path, version) = (self.inode.path.as_ref().into(), self.inode.attr.version());
                 return Step::Missing(Object::Chunk { path, version, index }, self);
             }
         }
@@ -408,7 +408,7 @@ impl<R: Replies> Job<R> {
         match (self, outcome) {
             (Job::Lookup(reply), Outcome::Entry(inode)) => {
                 if !inode.hold() {
-                    return Next::More(Object::Attr(inode.path.clone()), Job::Lookup(reply));
+                    return Next::More(Object::Attr(inode.path[..].into()), Job::Lookup(reply));
                 }
                 entry(reply, &inode, now);
             }
@@ -423,7 +423,7 @@ impl<R: Replies> Job<R> {
                 match another_name(&names, ino, gone + 1) {
                     Some(inode) => {
                         let job = Job::Getattr { ino, reply, names, gone: gone + 1 };
-                        return Next::More(Object::Attr(inode.path.clone()), job);
+                        return Next::More(Object::Attr(inode.path.as_ref().into()), job);
                     }
                     None => reply.error(Errno::ESTALE),
                 }
