@@ -30,7 +30,9 @@ impl Usage {
         }
     }
 
-    fn add(self, other: Usage) -> Usage {
+    /// What both used.
+    #[must_use]
+    pub fn plus(self, other: Usage) -> Usage {
         Usage {
             cpu_ns: self.cpu_ns + other.cpu_ns,
             sleeps: self.sleeps + other.sleeps,
@@ -78,7 +80,7 @@ fn thread(dir: &Path) -> anyhow::Result<(String, Usage)> {
 /// # Errors
 /// As [`task_ids`].
 pub fn usage(pid: u32) -> anyhow::Result<Usage> {
-    Ok(threads(pid)?.into_iter().fold(Usage::default(), |sum, (_, usage)| sum.add(usage)))
+    Ok(threads(pid)?.into_iter().fold(Usage::default(), |sum, (_, usage)| sum.plus(usage)))
 }
 
 /// Memory of a process.
