@@ -242,6 +242,7 @@ impl World {
         match output {
             Output::Pull { id, slot, .. } => self.node.pulled(now, id, slot, !fails),
             // 7 is the checksum of most grants here.
+            Output::Arrange { id, parts, stamp } => self.node.arranged(now, id, parts.build(stamp)),
             Output::Verify { id, slot, .. } => self.node.verified(now, id, slot, if fails { 8 } else { 7 }),
             Output::Register { segment, .. } => self.node.registered(segment, u64::from(segment)),
             Output::Backend { id, op } => {

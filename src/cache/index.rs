@@ -190,15 +190,15 @@ impl<T> IndexWriter<T> {
         item
     }
 
-    /// Every item.
-    pub(super) fn for_each(&self, mut visit: impl FnMut(&Arc<T>)) {
-        for shard in &self.shared.shards {
-            for item in &shard.load().items {
-                if let Some(item) = item.load().as_ref() {
-                    visit(item);
-                }
+    /// Every item of one part of the table; false where there is no such part.
+    pub(super) fn for_each_of(&self, part: usize, mut visit: impl FnMut(&Arc<T>)) -> bool {
+        let Some(shard) = self.shared.shards.get(part) else { return false };
+        for item in &shard.load().items {
+            if let Some(item) = item.load().as_ref() {
+                visit(item);
             }
         }
+        true
     }
 }
 
@@ -234,7 +234,11 @@ mod tests {
                 }
             }
             let mut all = BTreeMap::new();
-            index.for_each(|item| { all.insert(item.0, item.1); });
+            let mut parts = 0;
+            while index.for_each_of(parts, |item| { all.insert(item.0, item.1); }) {
+                parts += 1;
+            }
+            prop_assert_eq!(parts, 2);
             prop_assert_eq!(all, model);
         }
     }

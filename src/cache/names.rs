@@ -103,7 +103,7 @@ struct Body {
 
 impl Inode {
     /// Until when the attributes (and that the path exists) may be believed: [`Micros::FOREVER`] unless told
-    /// otherwise, time 0 after [`NamesWriter::invalidate_below`].
+    /// otherwise, time 0 after [`NamesWriter::invalidate_part`].
     #[must_use]
     pub fn expires(&self) -> Micros {
         Micros(self.expires_us.load(Ordering::Acquire))
@@ -463,12 +463,13 @@ impl NamesWriter {
     }
 
     /// Lets what is at `path` and below it expire, drops the listings there, and gives all of it. Numbers and data stay:
-    /// what turns out to be the same version goes on, so that files in use live through it. Visits every inode (0.1 to
-    /// 0.3 us each).
-    pub fn invalidate_below(&mut self, path: &[u8]) -> Vec<Arc<Inode>> {
+    /// what turns out to be the same version goes on, so that files in use live through it. Does one part of all names,
+    /// of some 256 ([`NamesConfig::index_shards`]): to be called with 0, 1 and so on until `None`. What is inserted
+    /// meanwhile may expire or not. Visits every inode of the part (0.1 to 0.3 us each).
+    pub fn invalidate_part(&mut self, path: &[u8], part: usize) -> Option<Vec<Arc<Inode>>> {
         let mut dropped_bytes = 0;
         let mut found = Vec::new();
-        self.index.for_each(|inode| {
+        let is_part = self.index.for_each_of(part, |inode| {
             if is_at_or_below(&inode.path, path) {
                 inode.expires_us.store(0, Ordering::Release);
                 dropped_bytes += inode.body.listing.swap(None).map_or(0, |timed| timed_bytes(&timed));
@@ -477,7 +478,12 @@ impl NamesWriter {
         });
         self.listing_bytes -= dropped_bytes;
         self.sub_bytes(dropped_bytes);
-        found
+        is_part.then_some(found)
+    }
+
+    /// As [`NamesWriter::invalidate_part`], for all parts at once.
+    pub fn invalidate_below(&mut self, path: &[u8]) -> Vec<Arc<Inode>> {
+        (0..).map_while(|part| self.invalidate_part(path, part)).flatten().collect()
     }
 
     fn new_body(&mut self, path: &[u8], attr: Attr) -> (Ino, Arc<Body>) {

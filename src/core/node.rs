@@ -10,7 +10,7 @@ use super::bucket::Bucket;
 use super::budget::Relief;
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Stage, Waiter};
 use super::limits::{
-    AHEAD_LINE_MAX, AHEAD_MAX, DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US,
+    AHEAD_LINE_MAX, AHEAD_MAX, DETECT_MAX_US, DETECT_MIN_US, DUE_MAX, PENDING_US, REQUEST_DEADLINE_US, RETRY_US,
 };
 use super::output::Output;
 use super::peer::Peer;
@@ -325,7 +325,9 @@ impl Node {
         self.watch(now);
         self.end_leases(now);
         self.end_sweeps(now);
-        while let Some(id) = self.flights.due(now) {
+        // What is due beyond that comes with the next call, which is due at once.
+        for _ in 0..DUE_MAX {
+            let Some(id) = self.flights.due(now) else { break };
             self.look_at(now, id);
         }
     }

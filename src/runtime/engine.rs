@@ -40,6 +40,12 @@ use crate::observe::{Counter, Counters};
 /// `max_background`, so it is full only for moments.
 const INBOX_MAX: usize = 4096;
 
+/// A turn looks after the port again by then: peers' reads are served only while somebody does.
+const TURN_US: u64 = 200;
+
+/// Things done before it is looked at how long they took.
+const LOOK_EVERY: usize = 8;
+
 /// Things taken from one queue before the others get their turn.
 const BATCH: usize = 64;
 
@@ -63,6 +69,11 @@ const RELEASING_MAX: usize = 256;
 
 type Job = handler::Job<Kernel>;
 type ReadJob = handler::ReadJob<Kernel>;
+
+/// Whether a turn that began at `begin` has taken its time: looked at once in a while.
+fn is_over(at: usize, begin: Micros) -> bool {
+    at % LOOK_EVERY == LOOK_EVERY - 1 && clock::now().0.saturating_sub(begin.0) >= TURN_US
+}
 
 /// Wakes the engine from other threads; costs a system call only when it sleeps.
 #[derive(Debug)]
@@ -413,7 +424,10 @@ impl Engine {
     /// One turn, but for what arrives at the port. True when there was something to do.
     fn turn(&mut self, now: Micros) -> bool {
         let mut busy = false;
-        for _ in 0..BATCH {
+        for at in 0..BATCH {
+            if is_over(at, now) {
+                break;
+            }
             let Some(item) = self.inbox.queue.pop() else { break };
             busy = true;
             match item {
@@ -432,12 +446,16 @@ impl Engine {
                 }
             }
         }
-        for _ in 0..BATCH {
+        for at in 0..BATCH {
+            if is_over(at, now) {
+                break;
+            }
             let Some(done) = self.pool.done.pop() else { break };
             busy = true;
             match done {
                 Done::Backend { id, reply } => self.node.backend(now, id, reply),
                 Done::Verified { id, slot, crc } => self.node.verified(now, id, slot, crc),
+                Done::Arranged { id, listing } => self.node.arranged(now, id, listing),
                 Done::Prefaulted { segment, bytes } => {
                     self.counters.add(Counter::CacheBytesPrefaulted, bytes);
                     if !self.node.is_registered(segment) {
@@ -452,9 +470,14 @@ impl Engine {
         }
         let ask_max = RELEASING_MAX.saturating_sub(self.releasing.load(Ordering::Relaxed));
         busy |= self.node.make_room(now, ask_max);
-        while let Some(output) = self.node.poll_output() {
+        for at in 0.. {
+            let Some(output) = self.node.poll_output() else { break };
             busy = true;
             self.carry_out(now, output);
+            if is_over(at + 1, now) {
+                // What is left comes first in the next turn.
+                break;
+            }
         }
         busy | self.transport.retry(now, &mut self.node)
     }
@@ -471,6 +494,7 @@ impl Engine {
             Output::Pull { id, from, key, offset, len, slot } => {
                 self.transport.pull(now, id, from, (key, offset), len, slot);
             }
+            Output::Arrange { id, parts, stamp } => self.pool.submit(Task::Arrange { id, parts, stamp }),
             Output::Verify { id, slot, len } => self.pool.submit(Task::Verify { id, slot, len }),
             Output::Backend { id, op } => self.pool.submit(Task::Backend { id, op }),
             Output::Register { segment, spare } => {

@@ -46,6 +46,11 @@ impl World {
                 let at = self.network.travel(&self.config, &mut self.rng, now, link, 0);
                 self.queue.push(at, Event::Read(Read { by, from, id, key, offset, len, slot }));
             }
+            Output::Arrange { id, parts, stamp } => {
+                if let Some(node) = self.living(by) {
+                    node.arranged(now, id, parts.build(stamp));
+                }
+            }
             Output::Verify { id, mut slot, len } => {
                 let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
                 let done = now.after_us(self.rng.within(1..200));

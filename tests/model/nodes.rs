@@ -322,6 +322,10 @@ impl Nodes {
                     }
                     self.push_later(Event::Pulled { at, id, slot, ok });
                 }
+                Output::Arrange { id, parts, stamp } => {
+                    let now = self.micros();
+                    self.members[at].node.arranged(now, id, parts.build(stamp));
+                }
                 Output::Verify { id, mut slot, len } => {
                     let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
                     let now = self.micros();
