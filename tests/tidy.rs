@@ -28,9 +28,10 @@ const CRATES: [(&str, &str, &[&str]); 5] = [
 ];
 
 /// Where unsafe code may be: path prefixes with the reason.
-const UNSAFE_IN: [(&str, &str); 10] = [
+const UNSAFE_IN: [(&str, &str); 11] = [
     ("fabric/", "calls of libfabric"),
     ("src/cache/arena.rs", "slices of mapped memory"),
+    ("src/runtime/heap.rs", "mallopt(3)"),
     ("src/runtime/transport.rs", "remote reads land in slots of the arena"),
     ("src/job/", "process glue: descriptors inherited, setns, what runs between fork and exec"),
     ("bench/benches/rpc/", "the reference on libfabric's own interface; memory that is read into"),

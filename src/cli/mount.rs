@@ -64,6 +64,7 @@ fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
     if args.daemon && !args.foreground_child {
         return daemon::start(&settings, &mountpoint);
     }
+    runtime::use_one_heap();
     serve(args, settings, mountpoint)
 }
 
