@@ -359,12 +359,18 @@ fn main() -> anyhow::Result<()> {
             println!("{ms}");
             Ok(())
         }
+        // One measurement alone, for perf(1) and strace(1).
+        ["one", kind, provider, wait, bytes, count] => {
+            let mut couple = Couple::start(kind, provider, wait == "sleep")?;
+            println!("{:.2} us", couple.round_trip_us(bytes.parse()?, count.parse()?)?);
+            Ok(())
+        }
         ["start"] => start(),
         ["--quick"] => rpc(true),
         [] => {
             start()?;
             rpc(false)
         }
-        _ => bail!("usage: rpc [start | --quick]"),
+        _ => bail!("usage: rpc [start | --quick | one port|raw PROVIDER busy|sleep BYTES COUNT]"),
     }
 }
