@@ -183,7 +183,7 @@ fn pingpong_us(provider: &str, len: usize, count: u32) -> anyhow::Result<f64> {
     let common = ["-p", provider, "-e", "rdm", "-I", &count.to_string(), "-S", &len.to_string()].map(str::to_owned);
     let mut server = Command::new("fi_pingpong");
     server.args(&common).args(["-B", &port]).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut server = Server(server.spawn().context("fi_pingpong")?);
+    let _server = Server(server.spawn().context("fi_pingpong")?);
     for _ in 0..50 {
         std::thread::sleep(std::time::Duration::from_millis(100));
         let client = Command::new("fi_pingpong").args(&common).args(["-P", &port, "127.0.0.1"]).output()?;
@@ -191,7 +191,6 @@ fn pingpong_us(provider: &str, len: usize, count: u32) -> anyhow::Result<f64> {
         let text = String::from_utf8_lossy(&client.stdout);
         let row = text.lines().rev().find(|line| line.split_whitespace().count() >= 8);
         if let Some(us) = row.and_then(|row| row.split_whitespace().nth(6)?.parse::<f64>().ok()) {
-            let _ = server.0.wait();
             return Ok(2.0 * us);
         }
     }
