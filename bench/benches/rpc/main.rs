@@ -358,6 +358,22 @@ fn main() -> anyhow::Result<()> {
             println!("{ms}");
             Ok(())
         }
+        // What a look at an empty queue costs: the least of many short series, which other load hardly disturbs.
+        ["poll", provider] => {
+            for kind in ["port", "raw"] {
+                let mut side = open(kind, provider, false)?;
+                let mut least = f64::INFINITY;
+                for _ in 0..2000 {
+                    let begin = Instant::now();
+                    for _ in 0..100 {
+                        side.idle()?;
+                    }
+                    least = least.min(begin.elapsed().as_secs_f64() * 1e7);
+                }
+                println!("{kind:<5}{least:.1} ns");
+            }
+            Ok(())
+        }
         // One measurement alone, for perf(1) and strace(1).
         ["one", kind, provider, wait, bytes, count] => {
             let mut couple = Couple::start(kind, provider, wait == "sleep")?;
@@ -370,6 +386,6 @@ fn main() -> anyhow::Result<()> {
             start()?;
             rpc(false)
         }
-        _ => bail!("usage: rpc [start | --quick | one port|raw PROVIDER busy|sleep BYTES COUNT]"),
+        _ => bail!("usage: rpc [start | --quick | poll PROVIDER | one port|raw PROVIDER busy|sleep BYTES COUNT]"),
     }
 }
