@@ -161,15 +161,18 @@ pub fn is_root(nodes: usize, me: usize, trees: u32, stripes: u32) -> Result<bool
 }
 
 /// Decides between `--net` and FI_PROVIDER, and puts FI_PROVIDER right for libfabric; gives the network, if either
-/// names one. To be called while the process has one thread: see [`bornite_fabric::choose_provider_env`].
+/// names one, and what was changed in the environment and why, to be logged once there is a log. To be called while the
+/// process has one thread: see [`bornite_fabric::choose_provider_env`].
 ///
 /// # Errors
 /// Either names no network, or the environment cannot be changed any more.
-pub fn choose_net(net: Option<&str>) -> Result<Option<String>, StartError> {
+pub fn choose_net(net: Option<&str>) -> Result<(Option<String>, Vec<String>), StartError> {
     let wrong = |error: &dyn std::fmt::Display| StartError::Fabric(error.to_string());
     let net = net.map(str::parse::<Net>).transpose().map_err(|e| wrong(&e))?;
+    let plan = bornite_fabric::plan_environment(net.as_ref()).map_err(|e| wrong(&e))?;
     let chosen = bornite_fabric::choose_provider_env(net.as_ref()).map_err(|e| wrong(&e))?;
-    Ok(chosen.map(|net| net.to_string()))
+    let notes = plan.changes.iter().map(|change| format!("{}={}: {}", change.variable, change.to, change.reason));
+    Ok((chosen.map(|net| net.to_string()), notes.collect()))
 }
 
 /// A running daemon.
@@ -493,6 +496,8 @@ fn open_fabric(
     port.bind = Some(mine);
     port.frame_bytes_max = FRAME_BYTES_MAX;
     port.receives = receives + SPARE_RECEIVES;
+    // One peer gets a quarter of them: as many as a node asks its parent for.
+    port.reads = 4 * crate::core::limits::REQUESTS_AT_PARENT_MAX;
     port.peers = config.nodes.len();
     // The engine looks again by itself, at its other queues too.
     port.spin = Duration::ZERO;

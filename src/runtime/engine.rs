@@ -558,6 +558,8 @@ impl Engine {
             (Counter::FramesReceived, n.frames),
             (Counter::FramesSent, t.sent),
             (Counter::FramesDropped, n.dropped + t.dropped),
+            (Counter::FabricTimeouts, t.timeouts),
+            (Counter::FabricQuarantined, t.quarantined),
             (Counter::ReadsFromParent, n.pulls),
             (Counter::ReadBytesFromParent, n.chunk_bytes),
             (Counter::FlightsJoined, n.joined),
