@@ -9,7 +9,7 @@ use super::bucket::Bucket;
 use super::config::{Counters, Load, NodeConfig};
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Stage, Waiter};
 use super::limits::{
-    AHEAD_LINE_MAX, AHEAD_MAX, DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US,
+    AHEAD_LINE_MAX, AHEAD_MAX, DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX,
 };
 use super::output::Output;
 use super::peer::Peer;
@@ -215,7 +215,9 @@ impl Node {
         self.watch(now);
         self.end_leases(now);
         self.end_sweeps(now);
-        while let Some(id) = self.flights.due(now) {
+        // What is left is due in the next turn.
+        for _ in 0..TIMER_STEPS_MAX {
+            let Some(id) = self.flights.due(now) else { break };
             self.look_at(now, id);
         }
     }
@@ -237,7 +239,7 @@ impl Node {
             }
             return;
         }
-        let tree = self.tree_of(object.path());
+        let tree = if object == Object::Statfs { 0 } else { self.tree_of(object.path()) };
         if waiter == Waiter::Nobody {
             if !self.may_fetch_ahead(tree) {
                 self.counters.ahead_dropped += 1;
