@@ -20,6 +20,7 @@ use super::backend::Backend;
 use super::engine::Wheel;
 use super::lazy::LazyBackend;
 use crate::cache::arena::{SegmentInfo, Slot};
+use crate::cache::types::{Listing, ListingBuilder};
 use crate::core::{BackendOp, BackendReply, ChunkFailure, FlightId};
 
 /// Workers for checksums and large replies, which never wait for anything.
@@ -41,6 +42,8 @@ pub(super) enum Task {
     Backend { id: FlightId, op: BackendOp },
     /// Compute a checksum.
     Verify { id: FlightId, slot: Slot, len: usize },
+    /// Put a listing in order.
+    Arrange { id: FlightId, parts: ListingBuilder, stamp: u64 },
     /// Make the pages of new memory present.
     Prefault(SegmentInfo),
     /// Answer a client with many bytes.
@@ -53,6 +56,8 @@ pub(super) enum Done {
     Backend { id: FlightId, reply: BackendReply },
     /// The checksum.
     Verified { id: FlightId, slot: Slot, crc: u32 },
+    /// The listing.
+    Arranged { id: FlightId, listing: Listing },
     /// New memory is ready; how much of it was made present.
     Prefaulted { segment: u16, bytes: u64 },
 }
@@ -95,7 +100,7 @@ impl Pool {
 
     pub(super) fn submit(&mut self, task: Task) {
         let lane = match &task {
-            Task::Verify { .. } | Task::Reply(_) | Task::Prefault(_) => &mut self.computing,
+            Task::Verify { .. } | Task::Arrange { .. } | Task::Reply(_) | Task::Prefault(_) => &mut self.computing,
             Task::Backend { op: BackendOp::Chunk { .. } | BackendOp::Recheck { .. }, .. } => &mut self.data,
             Task::Backend { op: BackendOp::Attr { .. } | BackendOp::List { .. } | BackendOp::Statfs, .. } => {
                 &mut self.names
@@ -281,6 +286,10 @@ impl Worker {
                 Task::Verify { id, mut slot, len } => {
                     let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
                     self.finish(Done::Verified { id, slot, crc });
+                }
+                Task::Arrange { id, parts, stamp } => {
+                    let listing = parts.build(stamp);
+                    self.finish(Done::Arranged { id, listing });
                 }
                 Task::Prefault(segment) => {
                     // A kernel that cannot do so makes them present when they are used.

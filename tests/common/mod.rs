@@ -109,6 +109,7 @@ pub(crate) struct Plan {
     pub(crate) attr_ttl: Option<Duration>,
     pub(crate) dir_ttl: Duration,
     pub(crate) cache_bytes: u64,
+    pub(crate) names_bytes: u64,
     pub(crate) allow_other: bool,
 }
 
@@ -123,6 +124,7 @@ impl Plan {
             attr_ttl: None,
             dir_ttl: Duration::from_secs(60),
             cache_bytes: 64 << 20,
+            names_bytes: 32 << 20,
             allow_other: false,
         }
     }
@@ -191,6 +193,7 @@ impl Cluster {
             attr_ttl: self.plan.attr_ttl,
             dir_ttl: self.plan.dir_ttl,
             cache_bytes: self.plan.cache_bytes,
+            names_bytes: self.plan.names_bytes,
             fuse_threads: 2,
             allow_other: self.plan.allow_other,
         }
