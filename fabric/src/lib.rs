@@ -41,4 +41,4 @@ pub use error::{Code, Error, Post};
 pub use holder::Holder;
 pub use libfabric_sys::LoadError;
 pub use net::{EnvironmentError, Net, NetError, choose_provider_env};
-pub use port::{Counters, Event, Peer, Port, PortConfig, Region, Strict, Wake};
+pub use port::{Counters, Event, Peer, Port, PortConfig, Region, Sleep, Slept, Strict, Wake};

@@ -577,6 +577,20 @@ mod tests {
     }
 
     #[test]
+    fn a_comparison_that_meets_something_else_is_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        std::fs::write(&file, b"hello").unwrap();
+        let b = backend(dir.path());
+        let attr = b.attr(b"f").unwrap().attr;
+        let chunks = [(0, crc32c::crc32c(b"hello"))];
+        assert_eq!(b.recheck(b"f", &attr.version(), &chunks).unwrap().map(|now| now.version()), Some(attr.version()));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert_eq!(b.recheck(b"f", &attr.version(), &chunks), Err(Errno::STALE));
+    }
+
+    #[test]
     fn symlinks_stay_in_the_tree() {
         let dir = tempfile::tempdir().unwrap();
         let at = |p: &str| dir.path().join(p);

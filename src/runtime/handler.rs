@@ -31,8 +31,8 @@ const NEGATIVE_MARGIN_US: u64 = 20_000;
 /// Paths up to this length are put together in a small buffer: clearing a large one costs more than the lookup.
 const SHORT_PATH_BYTES: usize = 256;
 
-/// Replies of more bytes than this are written by a worker, not by the engine.
-pub(super) const REPLY_INLINE_BYTES: usize = 65_536;
+/// Replies of more bytes than this are written by a worker, not by the engine. The kernel's read-ahead asks for 128 KiB.
+pub(super) const REPLY_INLINE_BYTES: usize = 131_072;
 
 /// The filesystem as a client sees it.
 pub struct Handler<R> {

@@ -8,16 +8,16 @@
 //! its own before [`BACKEND_LANE_WORKERS_MAX`] operations hang. Workers that came later leave again when there is nothing to
 //! do.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crossbeam::queue::SegQueue;
 
 use super::backend::Backend;
-use super::engine::Waker;
+use super::engine::Wheel;
 use super::lazy::LazyBackend;
 use crate::cache::arena::Slot;
 use crate::core::{BackendOp, BackendReply, ChunkFailure, FlightId};
@@ -66,16 +66,15 @@ pub(super) struct Pool {
 
 impl Pool {
     /// The workers of a node. Those of the backend come with the first questions to it, on a root at once.
-    pub(super) fn start(backend: Arc<LazyBackend>, waker: &Arc<Waker>) -> std::io::Result<Pool> {
+    pub(super) fn start(backend: Arc<LazyBackend>, wheel: &Arc<Wheel>) -> std::io::Result<Pool> {
         let done = Arc::new(SegQueue::new());
         let lane = |name, min, max| {
             Lane::start(name, min, max, |tasks| Worker {
                 tasks,
                 busy: Arc::default(),
-                living: Arc::default(),
                 spare: false,
                 done: done.clone(),
-                waker: waker.clone(),
+                wheel: wheel.clone(),
                 backend: backend.clone(),
             })
         };
@@ -105,7 +104,7 @@ impl Pool {
         let lanes = [&mut self.computing, &mut self.names, &mut self.data];
         // All are told before any is waited for.
         let threads = lanes.map(|lane| {
-            lane.tasks = None;
+            lane.tasks.close();
             std::mem::take(&mut lane.threads)
         });
         for thread in threads.into_iter().flatten() {
@@ -123,7 +122,7 @@ impl Pool {
 /// A queue with workers of its own.
 struct Lane {
     name: &'static str,
-    tasks: Option<Sender<Task>>,
+    tasks: Arc<Tasks>,
     /// The workers' end; also kept for those that come later.
     worker: Worker,
     /// Some of them may have left.
@@ -137,11 +136,11 @@ impl Lane {
         name: &'static str,
         threads_min: usize,
         threads_max: usize,
-        worker: impl FnOnce(Receiver<Task>) -> Worker,
+        worker: impl FnOnce(Arc<Tasks>) -> Worker,
     ) -> std::io::Result<Lane> {
-        let (sender, tasks) = unbounded();
-        let worker = worker(tasks);
-        let mut lane = Lane { name, tasks: Some(sender), worker, threads: Vec::new(), threads_min, threads_max };
+        let tasks = Arc::<Tasks>::default();
+        let worker = worker(tasks.clone());
+        let mut lane = Lane { name, tasks, worker, threads: Vec::new(), threads_min, threads_max };
         for _ in 0..threads_min {
             lane.grow()?;
         }
@@ -154,39 +153,115 @@ impl Lane {
         let worker = Worker { spare: number >= self.threads_min, ..self.worker.clone() };
         let name = format!("bornite-{}-{number}", self.name);
         self.threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
-        self.worker.living.fetch_add(1, Ordering::Relaxed);
+        self.tasks.lock().workers += 1;
         Ok(())
     }
 
     fn submit(&mut self, task: Task) {
-        let Some(tasks) = &self.tasks else { return };
         // Only this thread adds; a worker that is just done makes this one worker too many at worst.
         let busy = self.worker.busy.fetch_add(1, Ordering::Relaxed) + 1;
-        // The receiver lives as long as this lane.
-        let _ = tasks.send(task);
-        // Against one that leaves: either it is not counted here, or it has seen the task. See `Worker::leaves`.
-        fence(Ordering::SeqCst);
-        let living = self.worker.living.load(Ordering::Relaxed);
-        if busy > living
-            && living < self.threads_max
+        let workers = self.tasks.put(task);
+        if busy > workers
+            && workers < self.threads_max
             && let Err(error) = self.grow()
         {
-            log::warn!("cannot start another worker: {error}; {living} must do");
+            log::warn!("cannot start another worker: {error}; {workers} must do");
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.tasks.close();
+    }
+}
+
+/// Tasks that wait for a worker. A worker that waits sleeps at once: looking again and again, as the queues of the
+/// libraries do first, costs more than the wake-up on a machine whose processors have other work.
+#[derive(Default)]
+struct Tasks {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<Task>,
+    /// Workers that have not left.
+    workers: usize,
+    closed: bool,
+}
+
+/// What a worker got.
+enum Taken {
+    Task(Task),
+    /// Nothing in its time.
+    Late,
+    /// Nothing any more.
+    Closed,
+}
+
+impl Tasks {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing that is done under the lock panics halfway.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a task; gives the number of workers that there are for it.
+    fn put(&self, task: Task) -> usize {
+        let mut queue = self.lock();
+        queue.tasks.push_back(task);
+        let workers = queue.workers;
+        drop(queue);
+        self.filled.notify_one();
+        workers
+    }
+
+    /// Counts a worker out, unless there is a task by now.
+    fn leave(&self) -> bool {
+        let mut queue = self.lock();
+        let leaves = queue.tasks.is_empty();
+        queue.workers -= usize::from(leaves);
+        leaves
+    }
+
+    /// What is queued is still done; then workers get [`Taken::Closed`].
+    fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+    }
+
+    fn take(&self, timeout: Option<Duration>) -> Taken {
+        let mut queue = self.lock();
+        loop {
+            match queue.tasks.pop_front() {
+                Some(task) => return Taken::Task(task),
+                None if queue.closed => return Taken::Closed,
+                None => {}
+            }
+            match timeout {
+                None => queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(timeout) => {
+                    let waited = self.filled.wait_timeout(queue, timeout).unwrap_or_else(PoisonError::into_inner);
+                    queue = waited.0;
+                    if waited.1.timed_out() && queue.tasks.is_empty() && !queue.closed {
+                        return Taken::Late;
+                    }
+                }
+            }
         }
     }
 }
 
 #[derive(Clone)]
 struct Worker {
-    tasks: Receiver<Task>,
+    tasks: Arc<Tasks>,
     /// Tasks of the lane that are queued or being done.
     busy: Arc<AtomicUsize>,
-    /// Workers of the lane that have not left.
-    living: Arc<AtomicUsize>,
     /// It came later than the lane began, and may leave.
     spare: bool,
     done: Arc<SegQueue<Done>>,
-    waker: Arc<Waker>,
+    wheel: Arc<Wheel>,
     backend: Arc<LazyBackend>,
 }
 
@@ -194,22 +269,15 @@ impl Worker {
     fn run(self) {
         let mut open = false;
         loop {
-            let task = if open || self.spare {
-                match self.tasks.recv_timeout(TIDY_EVERY) {
-                    Ok(task) => task,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => {
-                        open = self.backend.opened().is_some_and(Backend::close_idle);
-                        if self.spare && !open && self.leaves() {
-                            return;
-                        }
-                        continue;
+            let task = match self.tasks.take((open || self.spare).then_some(TIDY_EVERY)) {
+                Taken::Task(task) => task,
+                Taken::Closed => return,
+                Taken::Late => {
+                    open = self.backend.opened().is_some_and(Backend::close_idle);
+                    if self.spare && !open && self.tasks.leave() {
+                        return;
                     }
-                }
-            } else {
-                match self.tasks.recv() {
-                    Ok(task) => task,
-                    Err(_) => return,
+                    continue;
                 }
             };
             let _busy = Busy(&self.busy);
@@ -231,20 +299,9 @@ impl Worker {
         }
     }
 
-    /// Counts this worker out, unless there is a task by now.
-    fn leaves(&self) -> bool {
-        self.living.fetch_sub(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if self.tasks.is_empty() {
-            return true;
-        }
-        self.living.fetch_add(1, Ordering::Relaxed);
-        false
-    }
-
     fn finish(&self, done: Done) {
         self.done.push(done);
-        self.waker.wake();
+        self.wheel.help();
     }
 }
 

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bornite_fabric::{Address, Event, Peer, Port, Post, Region};
+use bornite_fabric::{Address, Event, Peer, Port, Post, Region, Sleep, Slept};
 use hashbrown::HashMap;
 
 use super::engine::Waker;
@@ -284,16 +284,23 @@ impl Transport {
         self.backlog.values().map(|b| b.next.remaining_us(now)).min().unwrap_or(u64::MAX)
     }
 
-    /// Waits until something arrives, the waker is called, or the time is over.
-    pub(super) fn wait(&mut self, waker: &Waker, timeout: Duration) {
-        let result = match &mut self.port {
-            Some(port) => port.wait(waker.as_fd(), timeout).map(|_| ()).map_err(|error| error.to_string()),
-            None => wait_for(waker, timeout).map_err(|errno| errno.to_string()),
-        };
-        if let Err(error) = result {
-            log::error!("waiting for the fabric failed: {error}");
-            // Whatever is wrong with the descriptor, the loop must not spin on it.
-            std::thread::park_timeout(timeout.min(Duration::from_millis(10)));
+    /// How the engine may sleep now without holding the transport; nothing where something has arrived.
+    pub(super) fn before_sleep(&mut self) -> Option<Nap> {
+        let Some(port) = &mut self.port else { return Some(Nap::Alone) };
+        match port.before_sleep() {
+            Ok(sleep) => sleep.map(Nap::Port),
+            Err(error) => {
+                log::error!("waiting for the fabric failed: {error}");
+                Some(Nap::Broken)
+            }
+        }
+    }
+
+    /// To be told how that sleep went.
+    pub(super) fn after_sleep(&mut self, slept: Option<Slept>) {
+        if let (Some(port), Some(slept)) = (&mut self.port, slept) {
+            // What is wrong with the port is told by the next sleep.
+            let _ = port.after_sleep(slept);
         }
     }
 
@@ -308,11 +315,35 @@ impl Transport {
     }
 }
 
-fn wait_for(waker: &Waker, timeout: Duration) -> Result<(), rustix::io::Errno> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-    match poll(&mut [PollFd::new(waker, PollFlags::IN)], Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno),
+/// A sleep of the engine's.
+pub(super) enum Nap {
+    /// On the port's descriptors and the waker's.
+    Port(Sleep),
+    /// On the waker's alone.
+    Alone,
+    /// Whatever is wrong with the port, the engine must not spin on it.
+    Broken,
+}
+
+impl Nap {
+    /// Sleeps until something arrives, the waker is called, or the time is over. Gives also whether it was called.
+    pub(super) fn sleep(&self, waker: &Waker, timeout: Duration) -> (Option<Slept>, bool) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let (timeout, failed) = match self {
+            Nap::Port(sleep) => match sleep.sleep(waker.as_fd(), timeout) {
+                Ok(slept) => return (Some(slept), slept.extra),
+                Err(error) => (Duration::from_millis(10), Some(error.to_string())),
+            },
+            Nap::Alone => (timeout, None),
+            Nap::Broken => (timeout.min(Duration::from_millis(10)), None),
+        };
+        let time = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let waited = poll(&mut [PollFd::new(waker, PollFlags::IN)], Some(&time));
+        let errno = waited.err().filter(|errno| *errno != rustix::io::Errno::INTR).map(|errno| errno.to_string());
+        if let Some(error) = failed.or(errno) {
+            log::error!("waiting for the fabric failed: {error}");
+            std::thread::park_timeout(timeout.min(Duration::from_millis(10)));
+        }
+        (None, waited != Ok(0))
     }
 }

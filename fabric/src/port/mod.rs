@@ -26,6 +26,7 @@ use crate::net::Net;
 use crate::provider::Provider;
 use objects::Objects;
 use queue::Sleeper;
+pub use wait::{Sleep, Slept};
 
 /// What a port is to be.
 #[derive(Clone, Debug)]
@@ -234,6 +235,7 @@ pub struct Port {
     /// The completion queue or all receives are broken; [`Port::wait`] says so.
     broken: Option<Error>,
     closing: bool,
+    lately: wait::Lately,
     counters: Counters,
 }
 

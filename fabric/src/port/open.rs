@@ -177,6 +177,7 @@ impl Port {
             receive_errors_in_row: 0,
             broken: None,
             closing: false,
+            lately: super::wait::Lately::default(),
             counters: Counters::default(),
         };
         port.post_receives();
