@@ -28,7 +28,7 @@ fn read_everywhere(library: &Arc<Library>, arguments: &str) -> Fleet {
 #[test]
 fn each_tree_reads_the_backend_once() {
     needs_fuse!("each_tree_reads_the_backend_once");
-    let library = Library::generate(150);
+    let library = Library::generate(100);
     let fleet = read_everywhere(&library, "--trees 4");
     fleet.assert_readers(0..NODES, &ROOTS);
     for root in ROOTS {
@@ -40,7 +40,7 @@ fn each_tree_reads_the_backend_once() {
 #[test]
 fn stripes_share_one_read_of_the_backend() {
     needs_fuse!("stripes_share_one_read_of_the_backend");
-    let library = Library::generate(150);
+    let library = Library::generate(100);
     let fleet = read_everywhere(&library, "--stripes 4");
     fleet.assert_readers(0..NODES, &ROOTS);
     let sum = |counter| -> u64 { ROOTS.iter().map(|&root| fleet.count(root, counter)).sum() };
