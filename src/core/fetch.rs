@@ -322,17 +322,27 @@ impl Node {
 
     /// The bytes of [`Output::Pull`] are in `slot`, or could not be had.
     pub fn pulled(&mut self, now: Micros, id: FlightId, slot: Slot, ok: bool) {
+        self.pull_ended(now, id, ok.then_some(slot));
+    }
+
+    /// The bytes of [`Output::Pull`] could not be had in time, and the slot is kept by whoever may still write to it.
+    pub fn pull_lost(&mut self, now: Micros, id: FlightId) {
+        self.pull_ended(now, id, None);
+    }
+
+    fn pull_ended(&mut self, now: Micros, id: FlightId, slot: Option<Slot>) {
         // What was asked elsewhere meanwhile has another number: the slot is given back.
         let Some(flight) = self.flights.get(id) else { return };
         let (Stage::Pulling { grant, crc }, Some(node)) = (flight.stage, flight.asked) else { return };
         let Object::Chunk { version, index, .. } = &flight.object else { return };
         let len = chunk_len(version.size, *index).unwrap_or(0);
         self.send(node, id.0, &Message::Release { grant });
-        if ok {
-            self.check(now, id, slot, len, crc);
-        } else {
-            self.counters.retries += 1;
-            self.pause(now, id, PULL_RETRY_US);
+        match slot {
+            Some(slot) => self.check(now, id, slot, len, crc),
+            None => {
+                self.counters.retries += 1;
+                self.pause(now, id, PULL_RETRY_US);
+            }
         }
     }
 

@@ -183,6 +183,8 @@ pub struct Node {
     foreign: HashSet<NodeId>,
     /// Keys of the arena's segments as they go on the wire.
     pub(super) keys: Vec<Option<u64>>,
+    /// The segment of the arena that is not used yet.
+    spare: Option<u16>,
     pub(super) grants: BTreeMap<u64, Granted>,
     pub(super) statfs: Option<(Statfs, Micros)>,
     pub(super) sweeps: Vec<Sweep>,
@@ -234,6 +236,7 @@ impl Node {
             sharers,
             foreign: HashSet::new(),
             keys: Vec::new(),
+            spare: None,
             grants: BTreeMap::new(),
             statfs: None,
             sweeps: Vec::new(),
@@ -261,6 +264,11 @@ impl Node {
     #[must_use]
     pub fn store(&self) -> &ChunkStore {
         &self.store
+    }
+
+    /// Goes on with the search for pinned chunks; see [`ChunkStore::look_for_pins`].
+    pub fn look_for_pins(&mut self) {
+        self.store.look_for_pins();
     }
 
     /// Trees in which this node asks the backend in place of others.
@@ -609,9 +617,22 @@ impl Node {
     pub(super) fn alloc(&mut self, len: usize) -> Option<Slot> {
         let slot = self.store.alloc(len).ok();
         while let Some(segment) = self.store.new_segments() {
-            self.out.push_back(Output::Register { segment: segment.index });
+            let spare = !self.store.is_in_use(segment.index);
+            self.spare = spare.then_some(segment.index);
+            self.out.push_back(Output::Register { segment: segment.index, spare });
+        }
+        if let Some(segment) = self.spare.take_if(|segment| self.store.is_in_use(*segment))
+            && !self.is_registered(segment)
+        {
+            self.out.push_back(Output::Register { segment, spare: false });
         }
         slot
+    }
+
+    /// Whether a segment of the arena is registered.
+    #[must_use]
+    pub fn is_registered(&self, segment: u16) -> bool {
+        self.keys.get(usize::from(segment)).is_some_and(Option::is_some)
     }
 
     /// A segment of the arena is registered under `key`.

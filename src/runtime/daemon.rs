@@ -16,7 +16,7 @@ use super::handler::Handler;
 use super::kernel::Mounted;
 use super::lazy::LazyBackend;
 use super::pool::Pool;
-use super::transport::Transport;
+use super::transport::{self, Transport};
 use crate::cache::arena::ArenaConfig;
 use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{Names, NamesConfig, NamesWriter};
@@ -256,13 +256,14 @@ impl Daemon {
         });
         let engine = Engine {
             node,
-            transport: Transport::new(port, addresses, arena),
+            transport: Transport::new(port, addresses, arena.clone()),
             pool,
             inbox: inbox.clone(),
             shown: shown.clone(),
             counters: counters.clone(),
             enoent: enoent.clone(),
             names: reader.clone(),
+            arena,
             notify,
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
             work: Work::default(),
@@ -495,6 +496,7 @@ fn open_fabric(
     port.peers = config.nodes.len();
     // The engine looks again by itself, at its other queues too.
     port.spin = Duration::ZERO;
+    port.strict = transport::strict(config.me).map_err(StartError::Fabric)?;
     let port = Port::open(port).map_err(|e| StartError::Fabric(e.to_string()))?;
     counters.set(Counter::StartupUsFabric, micros(begin));
     Ok((Some(port), addresses))

@@ -173,6 +173,11 @@ impl Port {
                 (Descriptors::default(), nap, false)
             }
         };
+        // An operation that becomes late is something to poll. The clock of those times is a coarse one.
+        let at_most = match self.operations.next_due() {
+            Some(due) => at_most.min(Duration::from_millis(due.saturating_sub(self.now()).max(1))),
+            None => at_most,
+        };
         Ok(Some(Sleep { descriptors, at_most, blind }))
     }
 
@@ -196,7 +201,7 @@ impl Port {
 
     /// Whether there is something to poll; an error when nothing will ever come.
     fn has_news(&mut self) -> Result<bool, Error> {
-        match (self.refill(), &self.broken) {
+        match (self.refill() || self.has_waiting(), &self.broken) {
             (true, _) => {
                 self.lately = Lately::default();
                 Ok(true)
@@ -219,7 +224,7 @@ impl Port {
     pub(super) fn drive(&mut self, timeout: Duration) {
         let end = Instant::now() + timeout;
         let mut nap = NAP_FIRST;
-        while !self.refill() && self.broken.is_none() {
+        while !self.refill() && !self.has_waiting() && self.broken.is_none() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
