@@ -232,9 +232,12 @@ impl Node {
             return;
         }
         let asked_at = flight.asked_at.unwrap_or(now);
-        let (key, object) = (FlightKey::from(&*flight), flight.object.clone());
+        let (key, object, tree) = (FlightKey::from(&*flight), flight.object.clone(), flight.tree);
+        if message == Message::Pending {
+            return;
+        }
+        self.note_answer(tree);
         let outcome = match (&object, message) {
-            (_, Message::Pending) => return,
             (_, Message::Failed { errno }) => self.failed(&object, errno),
             (Object::Attr(_), Message::Found { attr, remaining_us, target }) => {
                 let target = (attr.kind() == crate::cache::types::Kind::Symlink).then_some(target);
