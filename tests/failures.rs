@@ -356,3 +356,80 @@ fn nodes_that_fail_and_return_for_a_minute() {
     }
     assert_came_back(&fleet, &before);
 }
+
+#[test]
+fn a_killed_root_of_a_stripe_is_replaced_in_its_stripe() {
+    needs_fuse!("a_killed_root_of_a_stripe_is_replaced_in_its_stripe");
+    const NODES: usize = 8;
+    let library = Library::generate(FILES);
+    // 0 is the root of one half of all paths, 4 of the other.
+    let mut fleet = FleetPlan::new(NODES, library.path()).with("--stripes 2").start();
+    let load = Load::start(&library, &fleet, 1..NODES, 3 * PACE);
+    wait_until(Instant::now() + CALM);
+    fleet.assert_readers(0..NODES, &[0, 4]);
+    let event = Instant::now();
+    fleet.kill(&[0]);
+    assert!(load.renewed(event, RECOVERY_MAX), "no new answers");
+    wait_until(Instant::now() + CALM + OUTAGE / 4);
+    fleet.assert_readers(1..NODES, &[1, 4]);
+    assert_eq!(fleet.count(1, Counter::Substitutes), 1, "node 1 is the first standby of one tree");
+    assert_eq!(fleet.count(4, Counter::Substitutes), 0);
+    fleet.restart(0);
+    assert_used_again(&fleet, 0, &[1, 2, 3, 4, 5, 6, 7]);
+    assert_well(&load.end(), event, RECOVERY_MAX);
+    fleet.assert_readers(0..NODES, &[0, 1, 4]);
+}
+
+#[test]
+#[ignore = "soak: idle time"]
+fn a_parent_that_dies_unnoticed_costs_the_next_request_no_more() {
+    needs_fuse!("a_parent_that_dies_unnoticed_costs_the_next_request_no_more");
+    let library = Library::generate(FILES);
+    let mut fleet = FleetPlan::new(5, library.path()).with("--fanout 2").start();
+    for (pause, killed) in [(0, 1), (3, 2), (12, 0)] {
+        let load = Load::start(&library, &fleet, [3, 4], PACE);
+        wait_until(Instant::now() + CALM);
+        drop(load.end());
+        fleet.kill(&[killed]);
+        wait_until(Instant::now() + Duration::from_secs(pause));
+        let event = Instant::now();
+        let load = Load::start(&library, &fleet, [3, 4], PACE);
+        assert!(load.renewed(event, RECOVERY_MAX), "no new answers");
+        println!("{killed} killed {pause} s before");
+        wait_until(Instant::now() + CALM);
+        assert_well(&load.end(), event, RECOVERY_MAX);
+    }
+}
+
+#[test]
+#[ignore = "soak: slow by design"]
+fn nodes_without_root_and_standbys_ask_the_backend_themselves_and_slowly() {
+    needs_fuse!("nodes_without_root_and_standbys_ask_the_backend_themselves_and_slowly");
+    const NODES: usize = 8;
+    let library = Library::generate(FILES);
+    let mut fleet = FleetPlan::new(NODES, library.path()).with("--fanout 2").start();
+    let load = Load::start(&library, &fleet, 4..NODES, PACE);
+    wait_until(Instant::now() + CALM);
+    let event = Instant::now();
+    fleet.kill(&[0, 1, 2, 3]);
+    assert!(load.renewed(event, 2 * RECOVERY_MAX), "no new answers");
+    wait_until(Instant::now() + OUTAGE);
+    for node in 4..NODES {
+        let (count, limited) = (fleet.backend_ops(node), fleet.count(node, Counter::RateLimited));
+        println!("node {node}: {count} backend operations in {:?}, limited {limited}", event.elapsed());
+        // Each question is some operations: to look a name up, to open a file and to read it.
+        let questions = 200 + 20 * event.elapsed().as_secs();
+        assert!(limited > 0 && count <= 4 * questions, "node {node}: {count} backend operations");
+    }
+    for node in 0..4 {
+        fleet.restart(node);
+    }
+    let instead = |node: usize| fleet.status(node).is_none_or(|status| !status.asks.is_empty());
+    assert!(eventually(RETURN_MAX, || !(1..NODES).any(instead)), "some still ask others");
+    let event = Instant::now();
+    assert!(load.renewed(event, RECOVERY_MAX), "no new answers");
+    for (node, record) in load.end() {
+        println!("node {node}: {} operations, the longest {:?}", record.done.len(), record.longest());
+        assert_eq!(record.wrong, None);
+    }
+}
