@@ -370,7 +370,7 @@ fn a_killed_root_of_a_stripe_is_replaced_in_its_stripe() {
     let event = Instant::now();
     fleet.kill(&[0]);
     assert!(load.renewed(event, RECOVERY_MAX), "no new answers");
-    wait_until(Instant::now() + CALM + OUTAGE / 4);
+    wait_until(Instant::now() + CALM);
     fleet.assert_readers(1..NODES, &[1, 4]);
     assert_eq!(fleet.count(1, Counter::Substitutes), 1, "node 1 is the first standby of one tree");
     assert_eq!(fleet.count(4, Counter::Substitutes), 0);

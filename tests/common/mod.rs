@@ -99,6 +99,8 @@ pub(crate) struct Plan {
     pub(crate) dir_ttl: Duration,
     pub(crate) cache_bytes: u64,
     pub(crate) allow_other: bool,
+    pub(crate) trees: u32,
+    pub(crate) stripes: u32,
 }
 
 impl Plan {
@@ -113,6 +115,8 @@ impl Plan {
             dir_ttl: Duration::from_secs(60),
             cache_bytes: 64 << 20,
             allow_other: false,
+            trees: 1,
+            stripes: 1,
         }
     }
 
@@ -172,8 +176,8 @@ impl Cluster {
             nodes: self.book.clone(),
             me: node,
             net: None,
-            trees: 1,
-            stripes: 1,
+            trees: self.plan.trees,
+            stripes: self.plan.stripes,
             fanout: None,
             detect: Duration::from_secs(2),
             enoent_ttl: self.plan.enoent_ttl,
