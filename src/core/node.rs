@@ -186,6 +186,8 @@ pub struct Node {
     /// The segment of the arena that is not used yet.
     spare: Option<u16>,
     pub(super) grants: BTreeMap<u64, Granted>,
+    /// Grants of others that are to be released, and when at the latest.
+    pub(super) owed: (Vec<(NodeId, u64)>, Micros),
     pub(super) statfs: Option<(Statfs, Micros)>,
     pub(super) sweeps: Vec<Sweep>,
     pub(super) sweep_runs: Vec<SweepRun>,
@@ -238,6 +240,7 @@ impl Node {
             keys: Vec::new(),
             spare: None,
             grants: BTreeMap::new(),
+            owed: (Vec::new(), Micros::FOREVER),
             statfs: None,
             sweeps: Vec::new(),
             sweep_runs: Vec::new(),
@@ -312,13 +315,15 @@ impl Node {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
         let lease = self.grants.first_key_value().map(|(_, granted)| granted.until);
-        [self.flights.next_timer(), self.next_watch(), lease, self.next_sweep()].into_iter().flatten().min()
+        let owed = (!self.owed.0.is_empty()).then_some(self.owed.1);
+        [self.flights.next_timer(), self.next_watch(), lease, self.next_sweep(), owed].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn timer(&mut self, now: Micros) {
         self.watch(now);
         self.end_leases(now);
+        self.release_late(now);
         self.end_sweeps(now);
         while let Some(id) = self.flights.due(now) {
             self.look_at(now, id);
