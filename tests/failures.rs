@@ -24,7 +24,7 @@ const PACE: Duration = Duration::from_millis(15);
 const CALM: Duration = Duration::from_millis(1500);
 
 /// A node that lost its parent has answers again after 3 s; a busy machine adds to that.
-const RECOVERY_MAX: Duration = Duration::from_secs(6);
+const RECOVERY_MAX: Duration = Duration::from_secs(8);
 
 /// How long what came back may take to be used again.
 const RETURN_MAX: Duration = Duration::from_secs(15);
