@@ -111,6 +111,8 @@ pub(crate) struct Plan {
     pub(crate) cache_bytes: u64,
     pub(crate) names_bytes: u64,
     pub(crate) allow_other: bool,
+    pub(crate) trees: u32,
+    pub(crate) stripes: u32,
 }
 
 impl Plan {
@@ -126,6 +128,8 @@ impl Plan {
             cache_bytes: 64 << 20,
             names_bytes: 32 << 20,
             allow_other: false,
+            trees: 1,
+            stripes: 1,
         }
     }
 
@@ -185,8 +189,8 @@ impl Cluster {
             nodes: self.book.clone(),
             me: node,
             net: None,
-            trees: 1,
-            stripes: 1,
+            trees: self.plan.trees,
+            stripes: self.plan.stripes,
             fanout: None,
             detect: Duration::from_secs(2),
             enoent_ttl: self.plan.enoent_ttl,
