@@ -55,6 +55,8 @@ fn lone_root() -> bornite::core::Node {
         enoent_ttl: Duration::from_secs(2),
         dir_ttl: Duration::from_secs(60),
         attr_ttl: None,
+        detect: Duration::from_secs(2),
+        receives: 64,
     };
     let arena = ArenaConfig { first_segment_bytes: BYTES, segment_bytes: BYTES, max_bytes: BYTES };
     let enoent = std::sync::Arc::new(EnoentMap::new(EnoentConfig::new([1, 2])));

@@ -59,13 +59,13 @@ pub(crate) fn path<'a>(bytes: &mut Bytes<'a>) -> &'a [u8] {
 /// A message of any kind, by its first byte.
 pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
     match bytes.u8() % 17 {
-        0 => Message::Probe,
+        0 => Message::Probe { begun: bytes.u64() },
         1 => Message::Attr { path: path(bytes) },
         2 => Message::List { stamp: bytes.u64(), from: bytes.u32(), path: path(bytes) },
         3 => Message::Chunk { version: version(bytes), index: bytes.u32(), path: path(bytes) },
         4 => Message::Statfs,
         5 => Message::Release { grant: bytes.u64() },
-        6 => Message::Alive { serving: bytes.u8() & 1 == 1 },
+        6 => Message::Alive { serving: bytes.u8() & 1 == 1, credits: bytes.u32(), begun: bytes.u64() },
         7 => {
             let (attr, remaining_us, text) = (attr(bytes), bytes.u64(), bytes.piece(TARGET_BYTES_MAX));
             Message::Found { attr, remaining_us, target: if text.contains(&0) { b"" } else { text } }
@@ -88,7 +88,7 @@ pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
             len: bytes.u32(),
             crc: bytes.u32(),
         }),
-        14 => Message::Sweep { down: bytes.u8() & 1 == 1, path: path(bytes) },
+        14 => Message::Sweep { tree: bytes.u8(), down: bytes.u8() & 1 == 1, path: path(bytes) },
         15 => Message::Swept(Swept { reached: bytes.u32(), missing: bytes.u32() }),
         _ => Message::Filesystem(statfs(bytes)),
     }

@@ -77,6 +77,8 @@ impl World {
             enoent_ttl: Duration::from_secs(2),
             dir_ttl: Duration::from_secs(3),
             attr_ttl: Some(Duration::from_secs(5)),
+            detect: Duration::from_secs(2),
+            receives: 128,
         };
         let reader = names.1.clone();
         let mut node = Node::new(config, names, enoent.clone(), store);
@@ -131,7 +133,7 @@ impl World {
 
     /// An object of those that there are, its version the one that the node knows or another one.
     fn object(&self, bytes: &mut Bytes<'_>) -> Object {
-        let path: Box<[u8]> = PATHS[usize::from(bytes.u8() % 8)].into();
+        let path: std::sync::Arc<[u8]> = PATHS[usize::from(bytes.u8() % 8)].into();
         match bytes.u8() % 5 {
             0 | 1 => Object::Attr(path),
             2 => Object::List(path),
@@ -197,7 +199,7 @@ impl World {
         let id = self.asked.iter().rev().nth(back).copied().unwrap_or(back as u64);
         let remaining_us = u64::from(bytes.u16()) << 8;
         match bytes.u8() % 8 {
-            0 => self.frame(parent, id, &Message::Alive { serving: true }),
+            0 => self.frame(parent, id, &Message::Alive { serving: true, credits: 64, begun: 1 }),
             1 => self.frame(parent, id, &Message::Absent { remaining_us }),
             2 => self.frame(parent, id, &Message::Found { attr: World::attr(bytes), remaining_us, target: b"t" }),
             3 => self.frame(parent, id, &Message::Failed { errno: 3 + i32::from(bytes.u8()) }),
@@ -303,7 +305,11 @@ impl World {
         let (header, message) = wire::decode(frame).expect("a node sends what peers can read");
         assert_eq!((header.from, header.job), (self.node.topology().me(), JOB));
         match message {
-            Message::Attr { .. } | Message::List { .. } | Message::Chunk { .. } | Message::Statfs | Message::Probe => {
+            Message::Attr { .. }
+            | Message::List { .. }
+            | Message::Chunk { .. }
+            | Message::Statfs
+            | Message::Probe { .. } => {
                 assert_eq!(Some(to), self.node.topology().parent(), "only the parent is asked");
                 self.asked.push(header.id);
             }

@@ -22,6 +22,10 @@ pub const ENOENT_TTL_MS: RangeInclusive<u64> = 0..=3_600_000;
 pub const CACHE_BYTES: RangeInclusive<u64> = 16 << 20..=16 << 40;
 /// Range of `--trees`.
 pub const TREES: RangeInclusive<u64> = 1..=1024;
+/// Range of `--stripes`; also at most the nodes of a tree.
+pub const STRIPES: RangeInclusive<u64> = 1..=64;
+/// Range of `--detect-ms`.
+pub const DETECT_MS: RangeInclusive<u64> = 200..=30_000;
 /// Range of `--fanout`.
 pub const FANOUT: RangeInclusive<u64> = 1..=64;
 /// Range of `--attr-ttl-ms` and `--dir-ttl-ms`.
@@ -86,6 +90,13 @@ pub enum Command {
     Invalidate(InvalidateArgs),
     /// Import a Python stack through four local nodes and show where the requests went
     Demo(DemoArgs),
+    /// Check what this machine lacks, and with --fabric what its libfabric offers
+    ///
+    /// One line for each check: ok, a note, or a problem with the next step. With --fabric: libfabric and its version, the
+    /// environment that it reads and what is changed in it, the providers of this machine with their domains, which one
+    /// would be chosen and why, and the table of providers with the reason and source of each entry. Exit code 1 where
+    /// something does not work.
+    Doctor(DoctorArgs),
     /// Simulate many nodes in this process, with faults, and check every answer
     ///
     /// Runs the daemons' own protocol over a simulated network, clock and backend. Everything follows from the seed;
@@ -106,7 +117,7 @@ pub struct DaemonArgs {
     /// Directory to serve [default: /]
     #[arg(long, value_name = "DIR")]
     pub target: Option<PathBuf>,
-    /// Network: cxi, cxi://cxiN, tcp, shm or another libfabric provider [default: by the address book]
+    /// Network: cxi, cxi://cxiN (with ?vni=app, ?vni=job or ?vni=NUMBER), tcp, shm or another libfabric provider [default: by the address book]
     #[arg(long, value_name = "NET")]
     pub net: Option<String>,
     /// How long an absent name is remembered, in milliseconds; 0 = not at all [default: 2000]
@@ -119,9 +130,15 @@ pub struct DaemonArgs {
     /// Number of trees the nodes are split into; each has a root that reads the filesystem [default: 1]
     #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(TREES))]
     pub trees: Option<u64>,
+    /// Number of roots that share each tree's load, every path having one of them [default: 1]
+    #[arg(long, allow_negative_numbers = true, value_name = "K", value_parser = number(STRIPES))]
+    pub stripes: Option<u64>,
     /// Children per parent [default: 2 to 7 by the number of nodes]
     #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(FANOUT))]
     pub fanout: Option<u64>,
+    /// How long a silent parent is waited for before another node is asked, in milliseconds [default: 2000]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(DETECT_MS))]
+    pub detect_ms: Option<u64>,
     /// How long attributes are remembered, in milliseconds [default: as long as the mount lives]
     #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(TTL_MS))]
     pub attr_ttl_ms: Option<u64>,
@@ -252,6 +269,20 @@ pub struct DemoArgs {
     /// Write all figures to FILE
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// Show the fabric: libfabric, its providers, the choice, the table
+    #[arg(long)]
+    pub fabric: bool,
+    /// The network to look at, as `mount --net` [default: all that are known, or FI_PROVIDER's]
+    #[arg(long, value_name = "NET")]
+    pub net: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `sim`.

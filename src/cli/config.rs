@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::args::{
-    self, ENOENT_TTL_MS, FANOUT, FUSE_THREADS, LOG_LEVEL, LogType, MountArgs, TREES, TTL_MS, number, parse_size,
+    self, DETECT_MS, ENOENT_TTL_MS, FANOUT, FUSE_THREADS, LOG_LEVEL, LogType, MountArgs, STRIPES, TREES, TTL_MS,
+    number, parse_size,
 };
 
 /// The file that every daemon of a machine reads, if it exists.
@@ -20,7 +21,7 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "target",
     "address_book",
     "hostname",
@@ -28,7 +29,9 @@ const KEYS: [&str; 15] = [
     "enoent_ttl_ms",
     "cache_size",
     "trees",
+    "stripes",
     "fanout",
+    "detect_ms",
     "attr_ttl_ms",
     "dir_ttl_ms",
     "fuse_threads",
@@ -38,8 +41,8 @@ const KEYS: [&str; 15] = [
     "output_dir",
 ];
 
-/// Variables of ours that are no settings: [`FILE_VARIABLE`], and what a launch tells its command.
-const OTHER_VARIABLES: [&str; 3] = [FILE_VARIABLE, "BORNITE_MOUNT", "BORNITE_NODES"];
+/// Variables of ours that are no settings: [`FILE_VARIABLE`], what a launch tells its command, and what testers set.
+const OTHER_VARIABLES: [&str; 4] = [FILE_VARIABLE, "BORNITE_MOUNT", "BORNITE_NODES", "BORNITE_STRICT"];
 
 /// Those of the names that look like our variables and are none: misspelled, most likely.
 pub(super) fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
@@ -71,7 +74,9 @@ pub(super) struct Settings {
     pub(super) enoent_ttl_ms: u64,
     pub(super) cache_size: Option<u64>,
     pub(super) trees: u64,
+    pub(super) stripes: u64,
     pub(super) fanout: Option<u64>,
+    pub(super) detect_ms: u64,
     pub(super) attr_ttl_ms: Option<u64>,
     pub(super) dir_ttl_ms: u64,
     pub(super) fuse_threads: u64,
@@ -91,7 +96,9 @@ impl Default for Settings {
             enoent_ttl_ms: 2000,
             cache_size: None,
             trees: 1,
+            stripes: 1,
             fanout: None,
+            detect_ms: 2000,
             attr_ttl_ms: None,
             dir_ttl_ms: 60_000,
             fuse_threads: 2,
@@ -192,7 +199,9 @@ impl Settings {
             enoent_ttl_ms,
             cache_size,
             trees,
+            stripes,
             fanout,
+            detect_ms,
             attr_ttl_ms,
             dir_ttl_ms,
             fuse_threads,
@@ -206,7 +215,9 @@ impl Settings {
         replace(&mut self.enoent_ttl_ms, enoent_ttl_ms);
         replace_some(&mut self.cache_size, cache_size);
         replace(&mut self.trees, trees);
+        replace(&mut self.stripes, stripes);
         replace_some(&mut self.fanout, fanout);
+        replace(&mut self.detect_ms, detect_ms);
         replace_some(&mut self.attr_ttl_ms, attr_ttl_ms);
         replace(&mut self.dir_ttl_ms, dir_ttl_ms);
         replace(&mut self.fuse_threads, fuse_threads);
@@ -226,6 +237,8 @@ impl Settings {
             "enoent_ttl_ms" => self.enoent_ttl_ms = number(ENOENT_TTL_MS)(text)?,
             "cache_size" => self.cache_size = Some(parse_size(text)?),
             "trees" => self.trees = number(TREES)(text)?,
+            "stripes" => self.stripes = number(STRIPES)(text)?,
+            "detect_ms" => self.detect_ms = number(DETECT_MS)(text)?,
             "fanout" => self.fanout = Some(number(FANOUT)(text)?),
             "attr_ttl_ms" => self.attr_ttl_ms = Some(number(TTL_MS)(text)?),
             "dir_ttl_ms" => self.dir_ttl_ms = number(TTL_MS)(text)?,
@@ -263,6 +276,8 @@ impl Settings {
                     "enoent_ttl_ms" => count(&self.enoent_ttl_ms),
                     "cache_size" => self.cache_size.as_ref().and_then(count),
                     "trees" => count(&self.trees),
+                    "stripes" => count(&self.stripes),
+                    "detect_ms" => count(&self.detect_ms),
                     "fanout" => self.fanout.as_ref().and_then(count),
                     "attr_ttl_ms" => self.attr_ttl_ms.as_ref().and_then(count),
                     "dir_ttl_ms" => count(&self.dir_ttl_ms),
@@ -352,7 +367,9 @@ mod tests {
             ("enoent_ttl_ms", "1"),
             ("cache_size", "33554432"),
             ("trees", "3"),
+            ("stripes", "2"),
             ("fanout", "4"),
+            ("detect_ms", "500"),
             ("attr_ttl_ms", "5"),
             ("dir_ttl_ms", "6"),
             ("fuse_threads", "3"),

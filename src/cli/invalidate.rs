@@ -80,6 +80,7 @@ mod tests {
             provider: None,
             address: None,
             state: String::new(),
+            asks: Vec::new(),
             uptime_s: 0.0,
             cache: CacheStatus::default(),
             counters: Snapshot::zero(),

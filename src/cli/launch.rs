@@ -23,6 +23,13 @@ pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
         let text = format!("--trees {trees} is more than --nodes {}; each tree needs a node", args.nodes);
         return Err(UsageError(text).into());
     }
+    if let Some(stripes) = args.daemon_options.stripes {
+        let of_tree = args.nodes / args.daemon_options.trees.unwrap_or(1).max(1);
+        if stripes > of_tree {
+            let text = format!("--stripes {stripes} is more than the {of_tree} nodes of a tree; each needs a root");
+            return Err(UsageError(text).into());
+        }
+    }
     let interrupts = signals::catch(false)?;
     let mount_dir = args.mount.clone().unwrap_or_else(default_mount_dir);
     let plan = LocalPlan {
@@ -107,7 +114,9 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
         enoent_ttl_ms,
         cache_size,
         trees,
+        stripes,
         fanout,
+        detect_ms,
         attr_ttl_ms,
         dir_ttl_ms,
         fuse_threads,
@@ -129,7 +138,9 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
         ("--enoent-ttl-ms", enoent_ttl_ms),
         ("--cache-size", cache_size),
         ("--trees", trees),
+        ("--stripes", stripes),
         ("--fanout", fanout),
+        ("--detect-ms", detect_ms),
         ("--attr-ttl-ms", attr_ttl_ms),
         ("--dir-ttl-ms", dir_ttl_ms),
         ("--fuse-threads", fuse_threads),
@@ -159,7 +170,9 @@ mod tests {
             enoent_ttl_ms: Some(1),
             cache_size: Some(1 << 25),
             trees: Some(2),
+            stripes: Some(4),
             fanout: Some(3),
+            detect_ms: Some(500),
             attr_ttl_ms: Some(4),
             dir_ttl_ms: Some(5),
             fuse_threads: Some(1),

@@ -82,6 +82,10 @@ impl Node {
                 let text = format!("--trees {} needs as many nodes: add --address-book FILE", settings.trees);
                 return Err(UsageError(text).into());
             }
+            if settings.stripes > 1 {
+                let text = format!("--stripes {} needs as many nodes: add --address-book FILE", settings.stripes);
+                return Err(UsageError(text).into());
+            }
             return Ok(Node { nodes: vec![(hostname, String::new())], me: 0, is_root: true });
         };
         let book = AddressBook::read(file)?;
@@ -97,7 +101,8 @@ impl Node {
             );
             return Err(UsageError(text).into());
         }
-        let is_root = runtime::is_root(nodes.len(), me, settings.trees as u32)?;
+        let is_root = runtime::is_root(nodes.len(), me, settings.trees as u32, settings.stripes as u32)
+            .map_err(|error| UsageError(error.to_string()))?;
         Ok(Node { nodes, me, is_root })
     }
 
@@ -185,9 +190,11 @@ fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBuf) -> Daemo
         nodes: node.nodes.clone(),
         me: node.me,
         net: settings.net.clone(),
-        // The ranges of both flags fit.
+        // The ranges of these flags fit.
         trees: settings.trees as u32,
+        stripes: settings.stripes as u32,
         fanout: settings.fanout.map(|fanout| fanout as u32),
+        detect: Duration::from_millis(settings.detect_ms),
         enoent_ttl: Duration::from_millis(settings.enoent_ttl_ms),
         attr_ttl: settings.attr_ttl_ms.map(Duration::from_millis),
         dir_ttl: Duration::from_millis(settings.dir_ttl_ms),
@@ -256,6 +263,7 @@ impl Source for Desk {
             provider: daemon.provider,
             address: daemon.address,
             state: daemon.state,
+            asks: daemon.asks,
             uptime_s: self.began.elapsed().as_secs_f64(),
             cache: CacheStatus {
                 capacity_bytes: counters.get(Counter::CacheBytesCapacity),

@@ -94,7 +94,8 @@ fn describe(status: &Status) -> String {
         ("from parent", bytes(status.counters.get(Counter::ReadBytesFromParent))),
     ];
     let mut text = String::new();
-    for (name, value) in rows {
+    let asks = status.asks.iter().map(|asks| ("asks", asks.clone()));
+    for (name, value) in rows.into_iter().chain(asks) {
         writeln!(text, "{name:<14} {value}").expect("a String takes every write");
     }
     text

@@ -1,11 +1,12 @@
-//! Asking upstream: the parent, or on a root the backend; and what becomes of the answers.
+//! Asking upstream: another node, or the backend; and what becomes of the answers.
 
-use super::flight::{FlightId, Object, Outcome, Stage, Waiter};
+use super::flight::{Flight, FlightId, Object, Outcome, Stage, Waiter};
 use super::limits::{
-    CHECKSUM_RETRIES_MAX, LISTING_BYTES_MAX, MEMORY_RETRY_US, REQUESTS_AT_PARENT_MAX, RETRY_US, VERIFY_INLINE_BYTES,
+    CHECKSUM_RETRIES_MAX, HEARTBEATS_PER_DETECT, LISTING_BYTES_MAX, MEMORY_RETRY_US, RETRY_US, VERIFY_INLINE_BYTES,
 };
 use super::node::{EIO, ENOTDIR, ESTALE, FlightKey, Node, chunk_len, describe};
 use super::output::{BackendOp, BackendReply, ChunkFailure, Output};
+use super::topology::NodeId;
 use super::wire::{Grant, Header, Message};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::CHUNK_BYTES;
@@ -15,7 +16,7 @@ use crate::cache::types::{Attr, ListingBuilder, Micros};
 const PULL_RETRY_US: u64 = 50_000;
 
 impl Node {
-    /// Takes a request one step further: what it needs first, then the backend or the parent.
+    /// Takes a request one step further: what it needs first, then the backend or whoever is asked in its tree.
     pub(super) fn lead(&mut self, now: Micros, id: FlightId) {
         self.lead_on(now, id, false);
     }
@@ -37,15 +38,14 @@ impl Node {
                 }
             }
         }
-        if self.topology().is_root() {
-            self.ask_backend(now, id, object);
-        } else {
-            if let Some(flight) = self.flights.get(id) {
-                flight.stage = Stage::InLine;
-            }
-            self.line.push_back(id);
-            self.pump(now);
+        let Some(flight) = self.flights.get(id) else { return };
+        let tree = flight.tree;
+        if self.trees[tree].is_answerer() {
+            return self.ask_backend(now, id);
         }
+        flight.stage = Stage::InLine;
+        self.trees[tree].line.push_back(id);
+        self.pump(now, tree);
     }
 
     /// The attributes that request `id` waited for are here.
@@ -64,27 +64,16 @@ impl Node {
         }
     }
 
-    /// Sends what stands in line, as far as the parent is ready and takes more.
-    pub(super) fn pump(&mut self, now: Micros) {
-        while self.parent.as_ref().is_some_and(super::peer::Parent::is_ready) && self.under_way < REQUESTS_AT_PARENT_MAX
-        {
-            let Some(id) = self.line.pop_front() else { return };
-            let Some(flight) = self.flights.get(id) else { continue };
-            if flight.stage != Stage::InLine {
-                continue;
-            }
-            if !flight.credit {
-                flight.credit = true;
-                self.under_way += 1;
-            }
-            self.ask(now, id);
-        }
-    }
-
-    /// Asks the parent, for the first time or again.
-    pub(super) fn ask(&mut self, now: Micros, id: FlightId) {
-        let Some(parent) = self.parent.as_ref().map(|parent| parent.node) else { return };
+    /// Asks a node, for the first time or again.
+    pub(super) fn ask(&mut self, now: Micros, id: FlightId, node: NodeId) {
         let Some(flight) = self.flights.get(id) else { return };
+        if flight.asked.replace(node).is_none()
+            && let Some(peer) = self.peers.get_mut(&node)
+        {
+            peer.asked(now, id);
+            // The heartbeat that it may need.
+            self.watch_at = self.watch_at.min(now.after_us(self.detect_us / HEARTBEATS_PER_DETECT));
+        }
         flight.stage = Stage::Asked;
         flight.sign_at = now;
         flight.asked_at.get_or_insert(now);
@@ -103,10 +92,11 @@ impl Node {
             Object::Chunk { path, version, index } => Message::Chunk { path, version: *version, index: *index },
             Object::Statfs => Message::Statfs,
         };
-        self.send(parent, id.0, &message);
+        self.send(node, id.0, &message);
     }
 
-    fn ask_backend(&mut self, now: Micros, id: FlightId, object: Object) {
+    pub(super) fn ask_backend(&mut self, now: Micros, id: FlightId) {
+        let Some(object) = self.flights.get(id).map(|flight| flight.object.clone()) else { return };
         let op = match object {
             Object::Attr(path) => {
                 let token = self.enoent.begin(&path);
@@ -140,8 +130,8 @@ impl Node {
         let until = now.after_us(pause_us);
         if let Some(flight) = self.flights.get(id) {
             flight.stage = Stage::Pausing(until);
-            self.under_way -= usize::from(std::mem::take(&mut flight.credit));
             self.flights.arm(id, until);
+            self.give_back(id);
         }
     }
 
@@ -211,14 +201,14 @@ impl Node {
         Outcome::Failed { errno }
     }
 
-    /// The parent answered.
+    /// A node that was asked answered.
     pub(super) fn reply(&mut self, now: Micros, header: &Header, message: Message<'_>) {
         let id = FlightId(header.id);
-        let from_parent = self.parent.as_ref().is_some_and(|parent| parent.node == header.from);
-        let Some(flight) = self.flights.get(id).filter(|flight| from_parent && flight.stage == Stage::Asked) else {
+        let is_asked = |flight: &&mut Flight| flight.asked == Some(header.from) && flight.stage == Stage::Asked;
+        let Some(flight) = self.flights.get(id).filter(is_asked) else {
             self.counters.dropped += 1;
             if let Message::Granted(grant) = message {
-                // The answer to a repeated request: nobody will read it.
+                // The answer to a request that was repeated, or asked elsewhere: nobody will read it.
                 self.send(header.from, header.id, &Message::Release { grant: grant.grant });
             }
             return;
@@ -226,8 +216,11 @@ impl Node {
         flight.sign_at = now;
         if !matches!(message, Message::Pending) && std::mem::take(&mut flight.outdated) {
             // It was answered before the invalidation reached the parent, or asked before it: once more from the start.
-            (flight.asked_at, flight.token, flight.parts) = (None, None, None);
-            return self.ask(now, id);
+            self.give_back(id);
+            if let Some(id) = self.flights.renew(id) {
+                self.lead(now, id);
+            }
+            return;
         }
         let asked_at = flight.asked_at.unwrap_or(now);
         let (key, object) = (FlightKey::from(&*flight), flight.object.clone());
@@ -243,7 +236,7 @@ impl Node {
             }
             (Object::List(_), Message::Part { stamp, remaining_us, from, total, bytes }) => {
                 match self.add_part(id, stamp, from, total, bytes) {
-                    Ok(None) => return self.ask(now, id),
+                    Ok(None) => return self.ask(now, id, header.from),
                     Ok(Some(parts)) => {
                         self.learn_listing(&key.path, parts.build(stamp), asked_at.after_us(remaining_us))
                     }
@@ -320,17 +313,27 @@ impl Node {
 
     /// The bytes of [`Output::Pull`] are in `slot`, or could not be had.
     pub fn pulled(&mut self, now: Micros, id: FlightId, slot: Slot, ok: bool) {
-        let Some(parent) = self.parent.as_ref().map(|parent| parent.node) else { return };
+        self.pull_ended(now, id, ok.then_some(slot));
+    }
+
+    /// The bytes of [`Output::Pull`] could not be had in time, and the slot is kept by whoever may still write to it.
+    pub fn pull_lost(&mut self, now: Micros, id: FlightId) {
+        self.pull_ended(now, id, None);
+    }
+
+    fn pull_ended(&mut self, now: Micros, id: FlightId, slot: Option<Slot>) {
+        // What was asked elsewhere meanwhile has another number: the slot is given back.
         let Some(flight) = self.flights.get(id) else { return };
-        let Stage::Pulling { grant, crc } = flight.stage else { return };
+        let (Stage::Pulling { grant, crc }, Some(node)) = (flight.stage, flight.asked) else { return };
         let Object::Chunk { version, index, .. } = &flight.object else { return };
         let len = chunk_len(version.size, *index).unwrap_or(0);
-        self.send(parent, id.0, &Message::Release { grant });
-        if ok {
-            self.check(now, id, slot, len, crc);
-        } else {
-            self.counters.retries += 1;
-            self.pause(now, id, PULL_RETRY_US);
+        self.send(node, id.0, &Message::Release { grant });
+        match slot {
+            Some(slot) => self.check(now, id, slot, len, crc),
+            None => {
+                self.counters.retries += 1;
+                self.pause(now, id, PULL_RETRY_US);
+            }
         }
     }
 

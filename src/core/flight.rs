@@ -22,13 +22,13 @@ use crate::cache::types::{Listing, ListingBuilder, Micros, Version};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Object {
     /// What is at a path.
-    Attr(Box<[u8]>),
+    Attr(Arc<[u8]>),
     /// All names in a directory.
-    List(Box<[u8]>),
+    List(Arc<[u8]>),
     /// One chunk of one version of a file.
     Chunk {
         /// The file.
-        path: Box<[u8]>,
+        path: Arc<[u8]>,
         /// Whose bytes.
         version: Version,
         /// Which chunk, from 0.
@@ -45,6 +45,14 @@ impl Object {
         match self {
             Object::Attr(path) | Object::List(path) | Object::Chunk { path, .. } => path,
             Object::Statfs => b"",
+        }
+    }
+
+    /// The path, sharing its bytes.
+    pub(super) fn path_shared(&self) -> Arc<[u8]> {
+        match self {
+            Object::Attr(path) | Object::List(path) | Object::Chunk { path, .. } => path.clone(),
+            Object::Statfs => Arc::default(),
         }
     }
 }
@@ -104,7 +112,7 @@ pub struct FlightId(pub u64);
 /// Where a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// In line for the parent: it is not ready yet, or has enough of ours under way.
+    /// In line for the one that is asked: it is not ready yet, or has enough of ours under way.
     InLine,
     /// To be tried again at a time.
     Pausing(Micros),
@@ -156,8 +164,10 @@ pub(super) struct Flight {
     pub(super) parts: Option<(u64, ListingBuilder)>,
     /// Answers whose bytes did not match their checksum.
     pub(super) bad_checksums: u32,
-    /// Counts among the requests that are under way at the parent.
-    pub(super) credit: bool,
+    /// The tree that it belongs to.
+    pub(super) tree: usize,
+    /// At whom it is under way, with one of that node's credits.
+    pub(super) asked: Option<NodeId>,
     /// What waits for a comparison with what was read before.
     pub(super) held: Option<Held>,
     /// What is under way was asked before an invalidation: its answer is not to be believed.
@@ -202,7 +212,14 @@ impl Flights {
         self.table.get_mut(&id)
     }
 
-    pub(super) fn start(&mut self, now: Micros, object: Object, waiter: Waiter, deadline: Micros) -> FlightId {
+    pub(super) fn start(
+        &mut self,
+        now: Micros,
+        object: Object,
+        tree: usize,
+        waiter: Waiter,
+        deadline: Micros,
+    ) -> FlightId {
         let id = FlightId(self.next_id());
         self.by_object.insert(object.clone(), id);
         let flight = Flight {
@@ -215,7 +232,8 @@ impl Flights {
             token: None,
             parts: None,
             bad_checksums: 0,
-            credit: false,
+            tree,
+            asked: None,
             held: None,
             outdated: false,
             timer: Micros::FOREVER,
@@ -224,18 +242,32 @@ impl Flights {
         id
     }
 
+    /// Has a request begin anew under another number, so that no answer to what was asked so far is taken for one to what
+    /// will be asked, whose time counts from then. Gives the number.
+    pub(super) fn renew(&mut self, id: FlightId) -> Option<FlightId> {
+        let mut flight = self.table.remove(&id)?;
+        let new = FlightId(self.next_id());
+        self.by_object.insert(flight.object.clone(), new);
+        flight.stage = Stage::InLine;
+        (flight.asked_at, flight.token, flight.parts, flight.outdated) = (None, None, None, false);
+        let timer = std::mem::replace(&mut flight.timer, Micros::FOREVER);
+        self.table.insert(new, flight);
+        self.arm(new, timer);
+        Some(new)
+    }
+
     pub(super) fn end(&mut self, id: FlightId) -> Option<Flight> {
         let flight = self.table.remove(&id)?;
         self.by_object.remove(&flight.object);
         Some(flight)
     }
 
-    /// What was asked of `path` and what is below it is not to be believed when it is answered. Bytes are: they are
-    /// asked for by their version.
-    pub(super) fn outdate(&mut self, path: &[u8]) {
+    /// What was asked in `tree` of `path` and what is below it is not to be believed when it is answered. Bytes are:
+    /// they are asked for by their version. Visits every request that is under way.
+    pub(super) fn outdate(&mut self, tree: usize, path: &[u8]) {
         for flight in self.table.values_mut() {
             let names = matches!(flight.object, Object::Attr(_) | Object::List(_));
-            if names && is_at_or_below(flight.object.path(), path) {
+            if names && flight.tree == tree && is_at_or_below(flight.object.path(), path) {
                 flight.outdated = true;
             }
         }

@@ -9,8 +9,50 @@ pub const PATH_BYTES_MAX: usize = 4_095;
 /// Longest symlink text on the wire, bytes.
 pub const TARGET_BYTES_MAX: usize = 4_095;
 
-/// Requests that a node has under way at its parent at once; the others wait in line at the node.
+/// Requests that a node has under way at another one at once; the others wait in line at the node.
 pub const REQUESTS_AT_PARENT_MAX: usize = 64;
+
+/// Requests that every child may have under way, however many children there are.
+pub const CREDITS_MIN: usize = 2;
+
+/// A peer that was not heard for so long no longer has a share of the credits.
+pub const SHARER_FORGOTTEN_US: u64 = 3 * HEARTBEAT_IDLE_US;
+
+/// How often the credits of a node are divided anew.
+pub const SHARES_EVERY_US: u64 = 1_000_000;
+
+/// Grants that one peer holds at once; the oldest is taken back for another one: its release was lost.
+pub const GRANTS_PER_PEER_MAX: usize = 2 * REQUESTS_AT_PARENT_MAX;
+
+/// Nodes after the root that ask the backend in its place, one after the other.
+pub const STANDBYS: u32 = 3;
+
+/// How long a node that is asked may be silent, by default, until another one is asked (`--detect-ms`).
+pub const DETECT_DEFAULT_US: u64 = 2_000_000;
+
+/// The least that `--detect-ms` may be.
+pub const DETECT_MIN_US: u64 = 200_000;
+
+/// The most that `--detect-ms` may be.
+pub const DETECT_MAX_US: u64 = 30_000_000;
+
+/// Heartbeats in the time after which a silent node is given up, while something is under way at it.
+pub const HEARTBEATS_PER_DETECT: u64 = 4;
+
+/// Heartbeats while nothing is under way come this far apart.
+pub const HEARTBEAT_IDLE_US: u64 = 5_000_000;
+
+/// A parent that was never ready is waited for so long before its own parent is asked.
+pub const BYPASS_US: u64 = 2_000_000;
+
+/// Requests that a node which reaches nobody, and is no standby, asks its own backend for at once at most.
+pub const ALONE_BURST: u64 = 200;
+
+/// Requests that such a node asks its own backend for in a second.
+pub const ALONE_PER_S: u64 = 20;
+
+/// Requests that are taken from the line in one turn.
+pub const PUMP_STEPS_MAX: usize = 256;
 
 /// A request without an answer or a sign of life is sent again after this long.
 pub const RETRY_US: u64 = 2_000_000;
@@ -37,8 +79,9 @@ pub const GRANT_LEASE_US: u64 = 60_000_000;
 /// Pause before memory is tried again when everything in the arena is pinned.
 pub const MEMORY_RETRY_US: u64 = 2_000;
 
-/// Bytes up to which a pulled chunk is verified in the turn that received it; larger ones go to a worker.
-pub const VERIFY_INLINE_BYTES: usize = 65_536;
+/// Bytes up to which a pulled chunk is verified in the turn that received it (some 20 us, less than another thread takes to
+/// wake up); larger ones go to a worker.
+pub const VERIFY_INLINE_BYTES: usize = 262_144;
 
 /// How often a chunk whose checksum does not match is asked for again before it fails with EIO.
 pub const CHECKSUM_RETRIES_MAX: u32 = 3;
@@ -46,8 +89,8 @@ pub const CHECKSUM_RETRIES_MAX: u32 = 3;
 /// An invalidation that a node did not answer is asked for again after this long.
 pub const SWEEP_RETRY_US: u64 = 1_000_000;
 
-/// Invalidations that a node has under way at once; what comes beyond is asked again by who wants it.
-pub const SWEEPS_MAX: usize = 64;
+/// Invalidations that a node has under way at once, one for each tree; what comes beyond is asked again by who wants it.
+pub const SWEEPS_MAX: usize = 256;
 
 /// Nodes that have not answered an invalidation by then are reported as missing by the root.
 pub const SWEEP_DEADLINE_US: u64 = 8_000_000;
@@ -68,6 +111,12 @@ const _: () = {
     assert!(HEADER_BYTES + PATH_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
     assert!(HEADER_BYTES + size_of::<AttrWire>() + TARGET_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
     assert!(PENDING_US < RETRY_US);
+    assert!(CREDITS_MIN <= REQUESTS_AT_PARENT_MAX && REQUESTS_AT_PARENT_MAX < GRANTS_PER_PEER_MAX);
+    assert!(DETECT_MIN_US <= DETECT_DEFAULT_US && DETECT_DEFAULT_US <= DETECT_MAX_US);
+    // Some heartbeats fit into the shortest time, and a node is given up before its requests fail.
+    assert!(DETECT_MIN_US / HEARTBEATS_PER_DETECT > PROBE_PAUSE_MIN_US);
+    assert!(DETECT_MAX_US + DETECT_MAX_US / HEARTBEATS_PER_DETECT < REQUEST_DEADLINE_US);
+    assert!(HEARTBEAT_IDLE_US < SHARER_FORGOTTEN_US && SWEEPS_MAX >= 4 * super::topology::STRIPES_MAX as usize);
     assert!(SWEEP_RETRY_US * 2 < SWEEP_DEADLINE_MIN_US && SWEEP_DEADLINE_MIN_US < SWEEP_DEADLINE_US);
     assert!(SWEEP_HOP_US < SWEEP_RETRY_US);
     assert!(RETRY_US * 4 < REQUEST_DEADLINE_US);

@@ -10,9 +10,10 @@
 //! [`Node::poll_output`] after every call.
 //!
 //! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
-//! request per object, waiters parked), `fetch` (asking upstream), `serve` (answering peers), `peer` (readiness),
-//! `verify` (a root's watch over its files), `sweep` (invalidation), `limits` (every bound, in one place).
+//! request per object, waiters parked), `fetch` (asking upstream), `upstream` (whom it asks, and fail-over), `peer` (who
+//! is there), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation), `limits` (every bound, in one place).
 
+mod bucket;
 mod fetch;
 mod flight;
 pub mod limits;
@@ -22,6 +23,7 @@ mod peer;
 mod serve;
 mod sweep;
 pub mod topology;
+mod upstream;
 mod verify;
 pub mod wire;
 
@@ -31,3 +33,4 @@ pub use output::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Output
 pub use peer::ParentState;
 pub use sweep::Swept;
 pub use topology::{NodeId, Topology};
+pub use upstream::{Asked, Asks};

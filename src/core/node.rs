@@ -1,17 +1,20 @@
 //! The node: its memory, what it waits for, and the calls by which the world reaches it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
+use super::bucket::Bucket;
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Stage, Waiter};
-use super::limits::{PENDING_US, REQUEST_DEADLINE_US, RETRY_US};
+use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US};
 use super::output::Output;
-use super::peer::{Parent, ParentState};
-use super::sweep::Sweep;
+use super::peer::Peer;
+use super::serve::Sharers;
+use super::sweep::{Sweep, SweepRun};
 use super::topology::{NodeId, Topology};
+use super::upstream::Upstream;
 use super::verify::Seen;
 use super::wire::{self, Header, Message, Statfs};
 use crate::cache::arena::Slot;
@@ -31,7 +34,7 @@ const STATFS_TTL_US: u64 = 1_000_000;
 /// What a node is told at its start.
 #[derive(Debug)]
 pub struct NodeConfig {
-    /// Its place in the tree.
+    /// Its place in the first of its trees; the others follow from that.
     pub topology: Topology,
     /// Names the job: frames of another job are dropped.
     pub job: u64,
@@ -43,6 +46,10 @@ pub struct NodeConfig {
     pub dir_ttl: Duration,
     /// How long attributes of all else may be used; none: until they are invalidated.
     pub attr_ttl: Option<Duration>,
+    /// How long the one that is asked may be silent until another one is asked: 0.2 s to 30 s.
+    pub detect: Duration,
+    /// Requests that the transport can receive at once; its peers share them.
+    pub receives: usize,
 }
 
 /// What a node counted since its start.
@@ -58,10 +65,24 @@ pub struct Counters {
     pub peers_statfs: u64,
     /// Probes of peers.
     pub peers_probe: u64,
-    /// Requests sent to the parent, repeats included.
+    /// Requests sent to other nodes, repeats included.
     pub to_parent: u64,
-    /// Probes sent to the parent.
+    /// Probes sent to other nodes.
     pub probes: u64,
+    /// Those of them that were heartbeats.
+    pub heartbeats: u64,
+    /// Nodes that were suspected because they were silent.
+    pub suspicions: u64,
+    /// Nodes that were given up, and another one or the backend asked instead.
+    pub failovers: u64,
+    /// Requests that were asked again elsewhere, or of another life of the same node.
+    pub asked_again: u64,
+    /// Times that requests had to wait because this node is cut off, and asks the backend at a small rate.
+    pub rate_limited: u64,
+    /// Frames of nodes that are of another job: with another book, or other options.
+    pub foreign: u64,
+    /// Grants that were taken back because the peer held too many.
+    pub grants_taken: u64,
     /// Frames that arrived.
     pub frames: u64,
     /// Frames that were dropped: malformed, of another job, from no node of the book, or answers to nothing.
@@ -101,12 +122,21 @@ pub struct Load {
     pub flights: usize,
     /// Places in the line for the parent.
     pub line: usize,
-    /// Requests that the parent was asked for and that are not over.
+    /// Requests that one node was asked and that are not over: of the node with the most.
     pub at_parent: usize,
     /// Grants that were not released.
     pub grants: usize,
-    /// Grants whose lease is running, released ones included.
-    pub leases: usize,
+    /// Those of the peer with the most.
+    pub grants_of_peer: usize,
+}
+
+/// Leave to read a chunk that a peer has.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) chunk: Arc<Chunk>,
+    pub(super) to: NodeId,
+    /// When it is taken back.
+    pub(super) until: Micros,
 }
 
 /// One node.
@@ -118,19 +148,36 @@ pub struct Node {
     pub(super) enoent: Arc<EnoentMap>,
     pub(super) store: ChunkStore,
     pub(super) flights: Flights,
-    pub(super) line: VecDeque<FlightId>,
-    pub(super) under_way: usize,
-    pub(super) parent: Option<Parent>,
+    /// One for each tree that this node takes part in.
+    pub(super) trees: Vec<Upstream>,
+    /// Whom it may ask in any of them.
+    pub(super) peers: BTreeMap<NodeId, Peer>,
+    pub(super) detect_us: u64,
+    /// When they are to be looked after.
+    pub(super) watch_at: Micros,
+    /// When a line is to be gone on with.
+    pub(super) pump_at: Option<Micros>,
+    /// The tree whose turn it was.
+    pub(super) turn: usize,
+    /// The trees, one bit each, whose root was ready once.
+    pub(super) begun: u64,
+    pub(super) bucket: Bucket,
+    pub(super) switches: u64,
     pub(super) serving: bool,
+    /// Who asks this node.
+    pub(super) sharers: Sharers,
+    /// Nodes that were complained about because they are of another job.
+    foreign: HashSet<NodeId>,
     /// Keys of the arena's segments as they go on the wire.
     pub(super) keys: Vec<Option<u64>>,
-    pub(super) grants: HashMap<u64, Arc<Chunk>>,
-    pub(super) leases: VecDeque<(Micros, u64)>,
+    pub(super) grants: BTreeMap<u64, Granted>,
     pub(super) statfs: Option<(Statfs, Micros)>,
     pub(super) sweeps: Vec<Sweep>,
+    pub(super) sweep_runs: Vec<SweepRun>,
     /// Of a root: what it has read of each file version that is not gone.
     pub(super) seen: HashMap<Ino, Seen>,
-    /// Of a root: files, by device and inode number, that had other bytes under the same version, and how often.
+    /// Files, by device and inode number, that had other bytes under the same version, and how often, as far as this node
+    /// found out or has heard.
     pub(super) changes: HashMap<(u64, u64), u32>,
     pub(super) out: VecDeque<Output>,
     pub(super) counters: Counters,
@@ -145,7 +192,12 @@ impl Node {
         enoent: Arc<EnoentMap>,
         store: ChunkStore,
     ) -> Node {
-        let parent = config.topology.parent().map(Parent::new);
+        let stripes = config.topology.stripes();
+        let trees: Vec<_> = (0..stripes).map(|tree| Upstream::new(config.topology.tree(tree))).collect();
+        let candidates = trees.iter().flat_map(Upstream::chain);
+        let peers = candidates.map(|node| (*node, Peer::new(*node))).collect();
+        let detect_us = u64::try_from(config.detect.as_micros()).unwrap_or(u64::MAX);
+        let sharers = Sharers::new(config.receives);
         let flights = Flights::new(config.incarnation);
         Node {
             config,
@@ -154,15 +206,23 @@ impl Node {
             enoent,
             store,
             flights,
-            line: VecDeque::new(),
-            under_way: 0,
-            parent,
+            trees,
+            peers,
+            detect_us: detect_us.clamp(DETECT_MIN_US, DETECT_MAX_US),
+            watch_at: Micros(0),
+            pump_at: None,
+            turn: 0,
+            begun: 0,
+            bucket: Bucket::default(),
+            switches: 0,
             serving: false,
+            sharers,
+            foreign: HashSet::new(),
             keys: Vec::new(),
-            grants: HashMap::new(),
-            leases: VecDeque::new(),
+            grants: BTreeMap::new(),
             statfs: None,
             sweeps: Vec::new(),
+            sweep_runs: Vec::new(),
             seen: HashMap::new(),
             changes: HashMap::new(),
             out: VecDeque::new(),
@@ -170,7 +230,7 @@ impl Node {
         }
     }
 
-    /// This node's place in the tree.
+    /// This node's place in the first of its trees.
     #[must_use]
     pub fn topology(&self) -> &Topology {
         &self.config.topology
@@ -188,10 +248,10 @@ impl Node {
         &self.store
     }
 
-    /// How far this node has come with its parent.
+    /// Trees in which this node asks the backend in place of others.
     #[must_use]
-    pub fn parent_state(&self) -> ParentState {
-        self.parent.as_ref().map_or(ParentState::None, |p| p.state)
+    pub fn substitutes(&self) -> usize {
+        self.trees.iter().filter(|up| up.is_substitute()).count()
     }
 
     /// Requests that are under way.
@@ -205,16 +265,19 @@ impl Node {
     pub fn load(&self) -> Load {
         Load {
             flights: self.flights.len(),
-            line: self.line.len(),
-            at_parent: self.under_way,
+            line: self.trees.iter().map(|up| up.line.len()).sum(),
+            at_parent: self.peers.values().map(|peer| peer.under_way.len()).max().unwrap_or(0),
             grants: self.grants.len(),
-            leases: self.leases.len(),
+            grants_of_peer: self.sharers.grants_max(),
         }
     }
 
     /// From now on probes are answered with "ready".
     pub fn open_for_service(&mut self) {
         self.serving = true;
+        for up in self.trees.iter().filter(|up| up.topology.is_root()) {
+            self.begun |= 1 << up.topology.number();
+        }
     }
 
     /// What is to be done next.
@@ -225,14 +288,13 @@ impl Node {
     /// The time at which [`Node::timer`] must be called at the latest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
-        let probe = self.parent.as_ref().and_then(Parent::next_probe);
-        let lease = self.leases.front().map(|(at, _)| *at);
-        [self.flights.next_timer(), probe, lease, self.next_sweep()].into_iter().flatten().min()
+        let lease = self.grants.first_key_value().map(|(_, granted)| granted.until);
+        [self.flights.next_timer(), self.next_watch(), lease, self.next_sweep()].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn timer(&mut self, now: Micros) {
-        self.probe_parent(now);
+        self.watch(now);
         self.end_leases(now);
         self.end_sweeps(now);
         while let Some(id) = self.flights.due(now) {
@@ -254,7 +316,8 @@ impl Node {
             }
             return;
         }
-        let id = self.flights.start(now, object, waiter, now.after_us(REQUEST_DEADLINE_US));
+        let tree = self.tree_of(object.path());
+        let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
         self.flights.arm(id, now.after_us(PENDING_US));
         self.lead(now, id);
     }
@@ -263,8 +326,14 @@ impl Node {
     pub fn frame(&mut self, now: Micros, frame: &[u8]) {
         self.counters.frames += 1;
         match wire::decode(frame) {
-            Ok((header, message)) if self.accepts(&header) => self.message(now, &header, message),
-            Ok(_) => self.counters.dropped += 1,
+            Ok((header, message)) if self.accepts(&header) => {
+                self.note_life(now, &header);
+                self.message(now, &header, message);
+            }
+            Ok((header, _)) => {
+                self.counters.dropped += 1;
+                self.note_foreign(&header);
+            }
             Err(error) => {
                 self.counters.dropped += 1;
                 log::debug!("{error}");
@@ -277,17 +346,37 @@ impl Node {
         header.job == self.config.job && header.from.0 < topology.nodes() && header.from != topology.me()
     }
 
+    /// Says once of a node that it is of another job.
+    fn note_foreign(&mut self, header: &Header) {
+        let (node, nodes) = (header.from, self.topology().nodes());
+        if header.job == self.config.job || node.0 >= nodes {
+            return;
+        }
+        self.counters.foreign += 1;
+        if self.foreign.insert(node) {
+            log::warn!(
+                "node {node} was started with another address book, --trees, --stripes or --fanout than this node: nothing of \
+                 it is taken; give all nodes of a job the same"
+            );
+        }
+    }
+
+    pub(super) fn tree_of(&self, path: &[u8]) -> usize {
+        self.topology().tree_of(path) as usize
+    }
+
     fn message(&mut self, now: Micros, header: &Header, message: Message<'_>) {
         match message {
-            Message::Probe
+            Message::Probe { .. }
             | Message::Attr { .. }
             | Message::List { .. }
             | Message::Chunk { .. }
             | Message::Statfs
             | Message::Release { .. } => self.serve(now, header, message),
-            Message::Sweep { path, down } => self.sweep_asked(now, header, path, down),
+            Message::Sweep { tree, path, down } => self.sweep_asked(now, header, tree, path, down),
+            Message::Pending if self.is_sweep(header.id) => {}
             Message::Swept(swept) => self.sweep_answered(now, header, swept),
-            Message::Alive { serving } => self.parent_alive(now, header, serving),
+            Message::Alive { serving, credits, begun } => self.peer_alive(now, header, serving, credits, begun),
             _ => self.reply(now, header, message),
         }
     }
@@ -296,28 +385,6 @@ impl Node {
         let header =
             Header { from: self.topology().me(), job: self.config.job, incarnation: self.config.incarnation, id };
         self.out.push_back(Output::Send { to, frame: message.encode(&header) });
-    }
-
-    fn probe_parent(&mut self, now: Micros) {
-        let Some(parent) = &mut self.parent else { return };
-        if parent.next_probe().is_none_or(|at| at > now) {
-            return;
-        }
-        let id = self.flights.next_id();
-        parent.probed(now, id);
-        let node = parent.node;
-        self.counters.probes += 1;
-        self.send(node, id, &Message::Probe);
-    }
-
-    fn parent_alive(&mut self, now: Micros, header: &Header, serving: bool) {
-        let Some(parent) = self.parent.as_mut().filter(|p| p.node == header.from) else {
-            self.counters.dropped += 1;
-            return;
-        };
-        if parent.answered(now, header.id, serving) {
-            self.pump(now);
-        }
     }
 
     /// A request's timer ran out: it may be past its deadline, due for another try, or its peers for a sign of life.
@@ -340,9 +407,11 @@ impl Node {
                 return;
             }
             self.lead(now, id);
-        } else if flight.stage == Stage::Asked && now.0.saturating_sub(flight.sign_at.0) >= RETRY_US {
+        } else if let (Stage::Asked, Some(node)) = (flight.stage, flight.asked)
+            && now.0.saturating_sub(flight.sign_at.0) >= RETRY_US
+        {
             self.counters.retries += 1;
-            self.ask(now, id);
+            self.ask(now, id, node);
         }
         let Some(flight) = self.flights.get(id) else { return };
         let peers: Vec<_> = flight
@@ -387,12 +456,12 @@ impl Node {
 
     /// Ends a request: everyone who waits for it is answered.
     pub(super) fn finish(&mut self, now: Micros, id: FlightId, outcome: &Outcome) {
+        self.give_back(id);
         let Some(flight) = self.flights.end(id) else { return };
-        self.under_way -= usize::from(flight.credit);
         for waiter in flight.waiters {
             self.answer(now, waiter, outcome);
         }
-        self.pump(now);
+        self.pump_all(now);
     }
 
     pub(super) fn fail(&mut self, now: Micros, id: FlightId, errno: i32) {
@@ -417,6 +486,7 @@ impl Node {
     ) -> Outcome {
         let path = &flight.path;
         self.enoent.clear(path);
+        self.note_change(&attr);
         let before = self.names.get(path);
         let inode = self.writer.insert(path, attr, target, expires);
         if let Some(before) = before.filter(|before| before.ino != inode.ino) {
@@ -513,7 +583,7 @@ impl Node {
     /// The chunk that a peer may read under `key` at `offset` now: what an RDMA read would find there.
     #[must_use]
     pub fn granted(&self, key: u64, offset: u64) -> Option<&Arc<Chunk>> {
-        self.grants.values().find(|chunk| {
+        self.grants.values().map(|granted| &granted.chunk).find(|chunk| {
             chunk.offset() == offset && self.keys.get(usize::from(chunk.segment())).copied().flatten() == Some(key)
         })
     }
@@ -526,13 +596,13 @@ impl Node {
 
 /// What must be kept of a flight to learn from its answer.
 pub(super) struct FlightKey {
-    pub(super) path: Box<[u8]>,
+    pub(super) path: Arc<[u8]>,
     pub(super) token: Option<crate::cache::enoent::Token>,
 }
 
 impl From<&Flight> for FlightKey {
     fn from(flight: &Flight) -> FlightKey {
-        FlightKey { path: flight.object.path().into(), token: flight.token }
+        FlightKey { path: flight.object.path_shared(), token: flight.token }
     }
 }
 

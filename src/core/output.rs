@@ -2,6 +2,8 @@
 //!
 //! Made by the node, carried out by the runtime or the simulation.
 
+use std::sync::Arc;
+
 use super::flight::{FlightId, Outcome};
 use super::sweep::Swept;
 use super::topology::NodeId;
@@ -98,17 +100,17 @@ pub enum BackendOp {
     /// `lstat`, and `readlink` for a symlink.
     Attr {
         /// The path.
-        path: Box<[u8]>,
+        path: Arc<[u8]>,
     },
     /// All names in a directory.
     List {
         /// The path.
-        path: Box<[u8]>,
+        path: Arc<[u8]>,
     },
     /// A piece of a file, checked to be of that version after it was read.
     Chunk {
         /// The path.
-        path: Box<[u8]>,
+        path: Arc<[u8]>,
         /// The attributes' version.
         version: Version,
         /// Where to begin, bytes.
@@ -121,7 +123,7 @@ pub enum BackendOp {
     /// Whether chunks of a file are still as they were read, without keeping them.
     Recheck {
         /// The path.
-        path: Box<[u8]>,
+        path: Arc<[u8]>,
         /// The attributes' version.
         version: Version,
         /// Chunk numbers and the CRC-32C of each, in order.

@@ -1,22 +1,28 @@
-//! Readiness of the parent: unreachable, reached but not serving yet, and ready are three states.
+//! What a node knows of one that it may ask: whether it is there, whether it serves, and how much it takes.
 //!
-//! A node probes its parent from its own start on, first after 10 ms, then at pauses that double up to 1 s. What it
-//! asks meanwhile waits in line; its own children are answered from memory all the while. Success is remembered.
+//! Used by the node only. Evidence is all there is: any frame of a peer is a sign of its life, and silence counts from the
+//! first probe that nothing followed. A slow backend is not silence: who waits for one says "pending".
 
-use super::limits::{PROBE_BUDGET_US, PROBE_PAUSE_MAX_US, PROBE_PAUSE_MIN_US};
+use std::collections::BTreeSet;
+
+use super::flight::FlightId;
+use super::limits::{
+    HEARTBEAT_IDLE_US, HEARTBEATS_PER_DETECT, PROBE_BUDGET_US, PROBE_PAUSE_MAX_US, PROBE_PAUSE_MIN_US,
+    REQUESTS_AT_PARENT_MAX,
+};
 use super::topology::NodeId;
 use crate::cache::types::Micros;
 
-/// How far this node has come with its parent.
+/// How far this node has come with those whom it asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParentState {
-    /// A root has none.
+    /// A root asks nobody.
     None,
-    /// No answer yet.
+    /// No answer.
     Unreachable,
     /// It answers, but does not serve yet.
     NotServing,
-    /// It serves.
+    /// It serves, or this node asks the backend in its place.
     Ready,
 }
 
@@ -33,63 +39,215 @@ impl ParentState {
     }
 }
 
+/// Why a peer is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It is not.
+    None,
+    /// It is the one that is asked, or something is under way there.
+    Asked,
+    /// It would be asked if it answered.
+    Sought,
+}
+
 #[derive(Debug)]
-pub(super) struct Parent {
+pub(super) struct Peer {
     pub(super) node: NodeId,
-    pub(super) state: ParentState,
+    pub(super) role: Role,
+    /// What was asked of it and is not over, each with a credit.
+    pub(super) under_way: BTreeSet<FlightId>,
+    /// Since when something is under way.
+    busy_since: Micros,
+    /// How many requests it takes at once.
+    credits: usize,
+    /// Its present life, and the one before.
+    incarnation: Option<u64>,
+    previous: Option<u64>,
+    /// What it said last about whether it serves; nothing in this life of it.
+    serving: Option<bool>,
+    /// It served once, in whichever life.
+    was_ready: bool,
+    heard: Micros,
+    /// The first probe that nothing followed.
+    silent_since: Option<Micros>,
+    /// The last probe; none in this role.
+    probed: Option<Micros>,
+    probe: u64,
+    pause_us: u64,
+    /// Since when it is sought, how often it was probed since, and whether that was complained about.
     since: Option<Micros>,
     probes: u32,
-    pause_us: u64,
-    next: Micros,
-    probe: u64,
     complained: bool,
 }
 
-impl Parent {
-    pub(super) fn new(node: NodeId) -> Parent {
-        Parent {
+impl Peer {
+    pub(super) fn new(node: NodeId) -> Peer {
+        Peer {
             node,
-            state: ParentState::Unreachable,
+            role: Role::None,
+            under_way: BTreeSet::new(),
+            busy_since: Micros(0),
+            credits: 0,
+            incarnation: None,
+            previous: None,
+            serving: None,
+            was_ready: false,
+            heard: Micros(0),
+            silent_since: None,
+            probed: None,
+            probe: 0,
+            pause_us: PROBE_PAUSE_MIN_US,
             since: None,
             probes: 0,
-            pause_us: PROBE_PAUSE_MIN_US,
-            next: Micros(0),
-            probe: 0,
             complained: false,
         }
     }
 
+    /// Whether it said that it serves. It may be silent since.
     pub(super) fn is_ready(&self) -> bool {
-        self.state == ParentState::Ready
+        self.serving == Some(true)
     }
 
-    /// When the next probe is to be sent; never once the parent is ready.
-    pub(super) fn next_probe(&self) -> Option<Micros> {
-        (!self.is_ready()).then_some(self.next)
+    pub(super) fn was_ready(&self) -> bool {
+        self.was_ready
+    }
+
+    /// Microseconds since the first probe that nothing followed.
+    pub(super) fn silent_us(&self, now: Micros) -> u64 {
+        self.silent_since.map_or(0, |since| now.0.saturating_sub(since.0))
+    }
+
+    /// Whether it may be asked, as far as is known: it serves, and answered what it was asked a while ago.
+    pub(super) fn is_usable(&self, now: Micros, detect_us: u64) -> bool {
+        self.is_ready() && self.silent_us(now) < detect_us / 4
+    }
+
+    pub(super) fn state(&self, now: Micros, detect_us: u64) -> ParentState {
+        match self.serving {
+            Some(_) if self.silent_us(now) >= detect_us => ParentState::Unreachable,
+            Some(true) => ParentState::Ready,
+            Some(false) => ParentState::NotServing,
+            None => ParentState::Unreachable,
+        }
+    }
+
+    /// Whether it takes one more request.
+    pub(super) fn takes(&self) -> bool {
+        self.is_ready() && self.under_way.len() < self.credits.min(REQUESTS_AT_PARENT_MAX)
+    }
+
+    /// Takes note of a request to it.
+    pub(super) fn asked(&mut self, now: Micros, id: FlightId) {
+        if self.under_way.is_empty() {
+            self.busy_since = now;
+        }
+        self.under_way.insert(id);
+    }
+
+    /// Takes note of a frame. True when it is the first one of another life: what was asked of it is lost.
+    pub(super) fn heard(&mut self, now: Micros, incarnation: u64) -> bool {
+        // Frames of an earlier life may come late, and are no sign of this one.
+        if self.previous == Some(incarnation) {
+            return false;
+        }
+        self.heard = now;
+        self.silent_since = None;
+        if self.incarnation == Some(incarnation) {
+            return false;
+        }
+        self.previous = self.incarnation.replace(incarnation);
+        self.serving = None;
+        if self.previous.is_some() {
+            log::info!("node {} was started again", self.node);
+        }
+        self.previous.is_some()
+    }
+
+    /// It answered a probe.
+    pub(super) fn answered(&mut self, now: Micros, incarnation: u64, id: u64, serving: bool, credits: usize) {
+        if self.incarnation != Some(incarnation) || id > self.probe {
+            return;
+        }
+        if serving && !self.is_ready() {
+            log::info!(
+                "parent readiness confirmed at node {} after {} us across {} probe(s)",
+                self.node,
+                now.0.saturating_sub(self.since.unwrap_or(now).0),
+                self.probes
+            );
+            (self.since, self.probes, self.complained) = (None, 0, false);
+        }
+        self.serving = Some(serving);
+        self.was_ready |= serving;
+        self.credits = credits;
+    }
+
+    pub(super) fn set_role(&mut self, role: Role) {
+        if self.role == role {
+            return;
+        }
+        if role == Role::Sought {
+            self.pause_us = PROBE_PAUSE_MIN_US;
+            // At once.
+            self.probed = None;
+        }
+        self.role = role;
+    }
+
+    /// When the next probe is to be sent.
+    pub(super) fn next_probe(&self, detect_us: u64) -> Option<Micros> {
+        let beat_us = detect_us / HEARTBEATS_PER_DETECT;
+        let busy = !self.under_way.is_empty();
+        let pause_us = match self.role {
+            Role::None => return None,
+            Role::Sought => self.pause_us,
+            // It was not answered: it may have been lost.
+            Role::Asked if self.silent_since.is_some() => beat_us,
+            Role::Asked => HEARTBEAT_IDLE_US,
+        };
+        let Some(probed) = self.probed else { return Some(Micros(0)) };
+        let next = probed.after_us(pause_us);
+        if !busy {
+            return Some(next);
+        }
+        // A request is as good as a probe as long as it is young, and a frame is as good as an answer.
+        let sign = probed.max(self.heard).max(self.busy_since);
+        Some(next.min(sign.after_us(beat_us)))
     }
 
     /// Takes note of a probe that goes out now under `id`.
     pub(super) fn probed(&mut self, now: Micros, id: u64) {
-        let since = *self.since.get_or_insert(now);
+        self.probed = Some(now);
         self.probe = id;
+        self.silent_since.get_or_insert(now);
+        if self.role != Role::Sought {
+            return;
+        }
+        let pause_us = self.pause_us;
+        self.pause_us = (pause_us * 2).min(PROBE_PAUSE_MAX_US);
+        if self.is_ready() && self.since.is_none() {
+            // It is asked whether it would do, before anything is wrong with it.
+            return;
+        }
+        let since = *self.since.get_or_insert(now);
         self.probes += 1;
-        self.next = now.after_us(self.pause_us);
+        let state = if self.serving == Some(false) { ParentState::NotServing } else { ParentState::Unreachable };
+        let waited_us = now.0.saturating_sub(since.0);
         if self.probes == 1 || self.probes.is_multiple_of(25) {
             log::info!(
                 "{} for node {}, waited {} ms so far; attempts={}; next_retry_sleep_ms={}",
-                self.state.as_str(),
+                state.as_str(),
                 self.node,
-                now.0.saturating_sub(since.0) / 1000,
+                waited_us / 1000,
                 self.probes,
-                self.pause_us / 1000
+                pause_us / 1000
             );
         }
-        self.pause_us = (self.pause_us * 2).min(PROBE_PAUSE_MAX_US);
-        if !self.complained && now.0.saturating_sub(since.0) > PROBE_BUDGET_US {
+        if !self.complained && waited_us > PROBE_BUDGET_US {
             self.complained = true;
             log::error!(
                 "{} after {} s and {} probes of node {}: is its daemon running, and is its address right? Probing goes on",
-                self.state.as_str(),
+                state.as_str(),
                 PROBE_BUDGET_US / 1_000_000,
                 self.probes,
                 self.node
@@ -97,22 +255,70 @@ impl Parent {
         }
     }
 
-    /// The answer to probe `id`. True when the parent became ready by it.
-    pub(super) fn answered(&mut self, now: Micros, id: u64, serving: bool) -> bool {
-        if self.is_ready() || id > self.probe {
-            return false;
-        }
-        if !serving {
-            self.state = ParentState::NotServing;
-            return false;
-        }
-        self.state = ParentState::Ready;
-        log::info!(
-            "parent readiness confirmed at node {} after {} us across {} probe(s)",
-            self.node,
-            now.0.saturating_sub(self.since.unwrap_or(now).0),
-            self.probes
-        );
-        true
+    /// The next time at which its silence means more, if it goes on.
+    pub(super) fn next_silence(&self, now: Micros, patience_us: u64) -> Option<Micros> {
+        let since = self.silent_since?;
+        [patience_us / 2, patience_us].map(|us| since.after_us(us)).into_iter().find(|at| *at > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DETECT_US: u64 = 2_000_000;
+
+    fn ready() -> Peer {
+        let mut peer = Peer::new(NodeId(1));
+        peer.set_role(Role::Sought);
+        peer.probed(Micros(0), 1);
+        assert!(!peer.heard(Micros(10), 7), "the first life is no other one");
+        peer.answered(Micros(10), 7, 1, true, 64);
+        peer.set_role(Role::Asked);
+        peer
+    }
+
+    #[test]
+    fn silence_counts_from_the_first_probe_that_nothing_followed() {
+        let mut peer = ready();
+        assert_eq!(peer.silent_us(Micros(900_000)), 0, "nothing was asked of it");
+        peer.probed(Micros(1_000_000), 2);
+        peer.probed(Micros(1_500_000), 3);
+        assert_eq!(peer.silent_us(Micros(1_900_000)), 900_000);
+        assert!(peer.is_usable(Micros(1_499_999), DETECT_US) && !peer.is_usable(Micros(1_500_000), DETECT_US));
+        peer.heard(Micros(2_000_000), 7);
+        assert_eq!(peer.silent_us(Micros(2_500_000)), 0);
+    }
+
+    #[test]
+    fn heartbeats_come_often_only_while_something_is_under_way_and_nothing_is_heard() {
+        let mut peer = ready();
+        assert_eq!(peer.next_probe(DETECT_US), Some(Micros(HEARTBEAT_IDLE_US)));
+        peer.asked(Micros(1_000_000), FlightId(1));
+        assert_eq!(peer.next_probe(DETECT_US), Some(Micros(1_500_000)));
+        // More requests are no signs of its life, answers are.
+        peer.asked(Micros(1_400_000), FlightId(2));
+        assert_eq!(peer.next_probe(DETECT_US), Some(Micros(1_500_000)));
+        peer.heard(Micros(1_450_000), 7);
+        assert_eq!(peer.next_probe(DETECT_US), Some(Micros(1_950_000)));
+        // Even where all is heard all the time, it is asked for its credits now and then.
+        peer.heard(Micros(60_000_000), 7);
+        assert_eq!(peer.next_probe(DETECT_US), Some(Micros(HEARTBEAT_IDLE_US)));
+    }
+
+    #[test]
+    fn another_life_has_to_say_that_it_serves() {
+        let mut peer = ready();
+        assert!(peer.heard(Micros(20), 8) && !peer.is_ready() && peer.was_ready());
+        // A late frame of the life before is no sign of life, and does not turn back.
+        peer.probed(Micros(30), 2);
+        assert!(!peer.heard(Micros(40), 7));
+        peer.answered(Micros(40), 7, 2, true, 64);
+        assert!(!peer.is_ready() && peer.silent_us(Micros(50)) == 20);
+        assert!(!peer.heard(Micros(60), 8));
+        peer.answered(Micros(60), 8, 2, true, 3);
+        assert!(peer.takes());
+        (0..3).for_each(|id| peer.asked(Micros(70), FlightId(id)));
+        assert!(!peer.takes(), "it gave three credits");
     }
 }

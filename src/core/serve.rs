@@ -3,9 +3,15 @@
 //! What travels is what this node knows, with the time that is left of it: by induction no node is staler than the
 //! root's TTL allows.
 
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
+
 use super::flight::{Object, Outcome, Waiter};
-use super::limits::GRANT_LEASE_US;
-use super::node::{ESTALE, Node};
+use super::limits::{
+    CREDITS_MIN, GRANT_LEASE_US, GRANTS_PER_PEER_MAX, REQUESTS_AT_PARENT_MAX, SHARER_FORGOTTEN_US, SHARES_EVERY_US,
+};
+use super::node::{ESTALE, Granted, Node};
 use super::topology::NodeId;
 use super::wire::{Grant, Header, INLINE_BYTES_MAX, Message, PART_BYTES_MAX};
 use crate::cache::types::Micros;
@@ -13,14 +19,18 @@ use crate::cache::types::Micros;
 impl Node {
     /// A peer asks.
     pub(super) fn serve(&mut self, now: Micros, header: &Header, message: Message<'_>) {
+        self.sharers.note(now, header.from);
         let object = match message {
-            Message::Probe => {
+            Message::Probe { begun } => {
                 self.counters.peers_probe += 1;
-                let serving = self.serving;
-                return self.send(header.from, header.id, &Message::Alive { serving });
+                self.note_begun(now, begun);
+                let (serving, credits, begun) = (self.serving, self.sharers.credits(now), self.begun);
+                return self.send(header.from, header.id, &Message::Alive { serving, credits, begun });
             }
             Message::Release { grant } => {
-                self.grants.remove(&grant);
+                if self.grants.get(&grant).is_some_and(|granted| granted.to == header.from) {
+                    self.take_back(grant);
+                }
                 return;
             }
             Message::Attr { path } => {
@@ -83,8 +93,12 @@ impl Node {
                     return self.send(node, id, &Message::Pending);
                 };
                 let grant = self.flights.next_id();
-                self.grants.insert(grant, chunk.clone());
-                self.leases.push_back((now.after_us(GRANT_LEASE_US), grant));
+                if let Some(oldest) = self.sharers.grant(node, grant) {
+                    self.grants.remove(&oldest);
+                    self.counters.grants_taken += 1;
+                }
+                let granted = Granted { chunk: chunk.clone(), to: node, until: now.after_us(GRANT_LEASE_US) };
+                self.grants.insert(grant, granted);
                 let len = u32::try_from(chunk.len()).unwrap_or(0);
                 let grant = Grant { grant, key, offset: chunk.offset(), len, crc: chunk.crc() };
                 self.send(node, id, &Message::Granted(grant));
@@ -100,11 +114,76 @@ impl Node {
 
     /// Takes back the grants whose lease has run out.
     pub(super) fn end_leases(&mut self, now: Micros) {
-        while let Some((_, grant)) = self.leases.front().copied().filter(|(at, _)| *at <= now) {
-            self.leases.pop_front();
-            if self.grants.remove(&grant).is_some() {
-                self.counters.leases_ended += 1;
-            }
+        // Their numbers go up with their times.
+        while let Some((grant, _)) = self.grants.first_key_value().filter(|(_, granted)| granted.until <= now) {
+            self.take_back(*grant);
+            self.counters.leases_ended += 1;
         }
+    }
+
+    fn take_back(&mut self, grant: u64) {
+        if let Some(granted) = self.grants.remove(&grant) {
+            self.sharers.released(granted.to, grant);
+        }
+    }
+}
+
+/// Those who ask a node: they share what it can receive.
+#[derive(Debug)]
+pub(super) struct Sharers {
+    receives: usize,
+    peers: HashMap<NodeId, Sharer>,
+    /// What each may have under way, and since when that is so.
+    credits: usize,
+    divided: Option<Micros>,
+}
+
+#[derive(Debug)]
+struct Sharer {
+    heard: Micros,
+    grants: BTreeSet<u64>,
+}
+
+impl Sharers {
+    pub(super) fn new(receives: usize) -> Sharers {
+        Sharers { receives, peers: HashMap::new(), credits: CREDITS_MIN, divided: None }
+    }
+
+    fn of(&mut self, node: NodeId) -> &mut Sharer {
+        self.peers.entry(node).or_insert_with(|| Sharer { heard: Micros(0), grants: BTreeSet::new() })
+    }
+
+    fn note(&mut self, now: Micros, node: NodeId) {
+        self.of(node).heard = now;
+    }
+
+    /// What each of those who were heard lately may have under way.
+    fn credits(&mut self, now: Micros) -> u32 {
+        if self.divided.is_none_or(|at| now.0.saturating_sub(at.0) >= SHARES_EVERY_US) {
+            self.divided = Some(now);
+            let is_here = |sharer: &Sharer| now.0.saturating_sub(sharer.heard.0) < SHARER_FORGOTTEN_US;
+            self.peers.retain(|_, sharer| is_here(sharer) || !sharer.grants.is_empty());
+            let here = self.peers.values().filter(|sharer| is_here(sharer)).count();
+            self.credits = (self.receives / here.max(1)).clamp(CREDITS_MIN, REQUESTS_AT_PARENT_MAX);
+        }
+        u32::try_from(self.credits).unwrap_or(u32::MAX)
+    }
+
+    /// Takes note of a grant. Gives the one that it takes the place of, if the peer holds too many.
+    fn grant(&mut self, node: NodeId, grant: u64) -> Option<u64> {
+        let grants = &mut self.of(node).grants;
+        grants.insert(grant);
+        if grants.len() > GRANTS_PER_PEER_MAX { grants.pop_first() } else { None }
+    }
+
+    fn released(&mut self, node: NodeId, grant: u64) {
+        if let Some(sharer) = self.peers.get_mut(&node) {
+            sharer.grants.remove(&grant);
+        }
+    }
+
+    /// Grants of the peer with the most.
+    pub(super) fn grants_max(&self) -> usize {
+        self.peers.values().map(|sharer| sharer.grants.len()).max().unwrap_or(0)
     }
 }

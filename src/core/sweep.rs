@@ -1,14 +1,19 @@
 //! Invalidation of a path on every node of the tree, root first.
 //!
-//! A node that is asked passes the question up; the root lets everything at and below the path expire, then its
-//! children do, and so on down, so that no node can ask one that does not know yet. Each answers when it and all below
-//! it are done, its kernel included. What turns out to be the same afterwards keeps its number and data: files in use
-//! live through it.
+//! A node that is asked passes the question up; the root, or who stands in for it, lets everything at and below the path
+//! expire, then its children do, and so on down, so that no node can ask one that does not know yet. Each answers when it
+//! and all below it are done, its kernel included. A node that gives no sign is counted, and its children are told in its
+//! place. What turns out to be the same afterwards keeps its number and data: files in use live through it.
+//!
+//! With several trees each has its own invalidation, beginning at its own root; a path's own tree is what counts for it.
+
+use std::sync::Arc;
 
 use super::limits::{SWEEP_DEADLINE_MIN_US, SWEEP_DEADLINE_US, SWEEP_HOP_US, SWEEP_RETRY_US, SWEEPS_MAX};
 use super::node::Node;
 use super::output::Output;
 use super::topology::NodeId;
+use super::upstream::Target;
 use super::wire::{Header, Message};
 use crate::cache::types::Micros;
 
@@ -17,7 +22,7 @@ use crate::cache::types::Micros;
 pub struct Swept {
     /// Nodes that did it.
     pub reached: u32,
-    /// Nodes that did not answer, those below them not counted.
+    /// Nodes that did not answer.
     pub missing: u32,
 }
 
@@ -28,18 +33,30 @@ enum Asker {
     Peer { node: NodeId, id: u64 },
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Stage {
-    /// The parent was asked.
-    Up,
-    /// This node is done, but for its kernel while `fence`; these children are not.
-    Down { fence: bool, children: Vec<NodeId> },
+/// A node that was told, and has not done it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    node: NodeId,
+    /// It gave a sign of life since.
+    heard: bool,
+    /// How often it was told.
+    times: u32,
 }
 
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    /// The question was passed up.
+    Up,
+    /// This node is done, but for its kernel while `fence`; these are not.
+    Down { fence: bool, told: Vec<Told> },
+}
+
+/// The invalidation of a path in one tree.
 #[derive(Debug)]
 pub(super) struct Sweep {
     id: u64,
-    path: Box<[u8]>,
+    tree: usize,
+    path: Arc<[u8]>,
     asker: Asker,
     stage: Stage,
     swept: Swept,
@@ -47,11 +64,24 @@ pub(super) struct Sweep {
     deadline: Micros,
 }
 
+/// The invalidations of a path in all trees that a client of this node wants.
+#[derive(Debug)]
+pub(super) struct SweepRun {
+    waiter: u64,
+    trees_left: usize,
+    swept: Swept,
+}
+
 impl Node {
     /// A client of this node wants what is at `path` and below it asked for anew, everywhere. Ends in
-    /// [`Output::Swept`].
+    /// [`Output::Swept`], with the counts of the tree in which the fewest nodes did it.
     pub fn sweep(&mut self, now: Micros, path: &[u8], waiter: u64) {
-        self.begin_sweep(now, path, Asker::Local(waiter), false);
+        let swept = Swept { reached: u32::MAX, missing: 0 };
+        self.sweep_runs.push(SweepRun { waiter, trees_left: self.trees.len(), swept });
+        let path: Arc<[u8]> = path.into();
+        for tree in 0..self.trees.len() {
+            self.begin_sweep(now, tree, path.clone(), Asker::Local(waiter), false);
+        }
     }
 
     /// The kernel of this node knows of all that [`Output::Fence`] came after.
@@ -64,48 +94,98 @@ impl Node {
         self.end_sweeps(now);
     }
 
-    /// A peer asks: a child that the question be passed up, or the parent that it be done here and below.
-    pub(super) fn sweep_asked(&mut self, now: Micros, header: &Header, path: &[u8], down: bool) {
+    /// A peer asks: one below that the question be passed up, or one above that it be done here and below.
+    pub(super) fn sweep_asked(&mut self, now: Micros, header: &Header, tree: u8, path: &[u8], down: bool) {
+        let tree = usize::from(tree);
+        if tree >= self.trees.len() {
+            self.counters.dropped += 1;
+            return;
+        }
+        // That it is under way is said each time: who hears nothing goes around this node.
+        self.send(header.from, header.id, &Message::Pending);
         let asker = Asker::Peer { node: header.from, id: header.id };
-        // A repeated question is under way already.
         if self.sweeps.len() < SWEEPS_MAX && self.sweeps.iter().all(|sweep| sweep.asker != asker) {
-            self.begin_sweep(now, path, asker, down);
+            self.begin_sweep(now, tree, path.into(), asker, down);
         }
     }
 
-    fn begin_sweep(&mut self, now: Micros, path: &[u8], asker: Asker, down: bool) {
+    fn begin_sweep(&mut self, now: Micros, tree: usize, path: Arc<[u8]>, asker: Asker, down: bool) {
         let id = self.flights.next_id();
-        let hops = u64::from(self.topology().depth()) * SWEEP_HOP_US;
-        let wait = match down || self.topology().is_root() {
+        let up = &self.trees[tree];
+        let here = down || up.target == Target::Backend;
+        let hops = u64::from(up.topology.depth()) * SWEEP_HOP_US;
+        let wait = match here {
             true => SWEEP_DEADLINE_US.saturating_sub(hops).max(SWEEP_DEADLINE_MIN_US),
             false => SWEEP_DEADLINE_US + SWEEP_RETRY_US + hops,
         };
         let (retry, deadline) = (now.after_us(SWEEP_RETRY_US), now.after_us(wait));
-        let mut sweep =
-            Sweep { id, path: path.into(), asker, stage: Stage::Up, swept: Swept::default(), retry, deadline };
-        if down || self.topology().is_root() {
-            self.expire_below(path);
-            self.out.push_back(Output::Fence { id });
-            let children: Vec<_> = self.topology().children().collect();
-            for child in &children {
-                self.send(*child, id, &Message::Sweep { path, down: true });
-            }
-            sweep.swept.reached = 1;
-            sweep.stage = Stage::Down { fence: true, children };
-        } else if let Some(parent) = self.topology().parent() {
-            self.send(parent, id, &Message::Sweep { path, down: false });
-        }
+        let sweep =
+            Sweep { id, tree, path: path.clone(), asker, stage: Stage::Up, swept: Swept::default(), retry, deadline };
+        let asked = up.asked();
         self.sweeps.push(sweep);
+        if here {
+            self.sweep_here(id, down);
+        } else if let Some(node) = asked {
+            self.send_sweep(node, id, tree, &path, false);
+            // Should it be dead, that is to be found out now.
+            self.hurry(now, node);
+        }
     }
 
-    /// Everything at and below `path` is to be asked for anew, by this node and its kernel.
-    fn expire_below(&mut self, path: &[u8]) {
-        self.enoent.clear_all();
-        self.flights.outdate(path);
-        for inode in self.writer.invalidate_below(path) {
-            let dir = inode.attr.is_dir();
-            self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir });
+    fn send_sweep(&mut self, to: NodeId, id: u64, tree: usize, path: &[u8], down: bool) {
+        let tree = u8::try_from(tree).unwrap_or(u8::MAX);
+        self.send(to, id, &Message::Sweep { tree, path, down });
+    }
+
+    /// Lets everything expire here, and tells the nodes below: on behalf of one above, or where the sweep begins.
+    fn sweep_here(&mut self, id: u64, down: bool) {
+        let Some(sweep) = self.sweeps.iter().find(|sweep| sweep.id == id) else { return };
+        let (tree, path) = (sweep.tree, sweep.path.clone());
+        self.expire_below(tree, &path);
+        self.out.push_back(Output::Fence { id });
+        let up = &self.trees[tree];
+        let (me, topology) = (up.topology.me(), &up.topology);
+        let mut below: Vec<_> = topology.children().collect();
+        // Where it stands in for the root, all who would be asked before it are dead.
+        let dead = if down { &[][..] } else { up.chain() };
+        let orphans = dead.iter().flat_map(|node| topology.children_of(*node));
+        below.extend(orphans.filter(|node| *node != me && !dead.contains(node)));
+        let missing = u32::try_from(dead.len()).unwrap_or(u32::MAX);
+        for node in &below {
+            self.send_sweep(*node, id, tree, &path, true);
         }
+        if let Some(sweep) = self.sweeps.iter_mut().find(|sweep| sweep.id == id) {
+            sweep.swept = Swept { reached: 1, missing };
+            let told = below.into_iter().map(|node| Told { node, heard: false, times: 1 }).collect();
+            sweep.stage = Stage::Down { fence: true, told };
+        }
+    }
+
+    /// Everything of `tree` at and below `path` is to be asked for anew, by this node and its kernel. What belongs to
+    /// another tree expires as well, which is no harm: its kernel entries go with its own tree. Visits every inode.
+    fn expire_below(&mut self, tree: usize, path: &[u8]) {
+        self.enoent.clear_all();
+        self.flights.outdate(tree, path);
+        for inode in self.writer.invalidate_below(path) {
+            if self.tree_of(&inode.path) == tree {
+                let dir = inode.attr.is_dir();
+                self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir });
+            }
+        }
+    }
+
+    /// A frame of a node arrived: if it was told of an invalidation, it is at it.
+    pub(super) fn note_sweeper(&mut self, node: NodeId) {
+        for sweep in &mut self.sweeps {
+            if let Stage::Down { told, .. } = &mut sweep.stage {
+                told.iter_mut().filter(|told| told.node == node).for_each(|told| told.heard = true);
+            }
+        }
+    }
+
+    /// Whether a number is that of an invalidation.
+    pub(super) fn is_sweep(&self, id: u64) -> bool {
+        self.sweeps.iter().any(|sweep| sweep.id == id)
     }
 
     /// A peer says how its part ended.
@@ -114,12 +194,12 @@ impl Node {
         match &mut sweep.stage {
             Stage::Up => {
                 sweep.swept = swept;
-                sweep.stage = Stage::Down { fence: false, children: Vec::new() };
+                sweep.stage = Stage::Down { fence: false, told: Vec::new() };
             }
-            Stage::Down { children, .. } => {
-                let before = children.len();
-                children.retain(|child| *child != header.from);
-                if children.len() < before {
+            Stage::Down { told, .. } => {
+                let before = told.len();
+                told.retain(|told| told.node != header.from);
+                if told.len() < before {
                     sweep.swept.reached += swept.reached;
                     sweep.swept.missing += swept.missing;
                 }
@@ -135,39 +215,75 @@ impl Node {
 
     /// Asks again what was not answered, and ends what is over.
     pub(super) fn end_sweeps(&mut self, now: Micros) {
-        let (over, mut on): (Vec<_>, Vec<_>) =
+        if self.sweeps.is_empty() {
+            return;
+        }
+        let due: Vec<_> = self.sweeps.iter().filter(|sweep| sweep.retry <= now).map(|sweep| sweep.id).collect();
+        for id in due {
+            self.sweep_again(now, id);
+        }
+        let (over, on): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.sweeps).into_iter().partition(|sweep| sweep.deadline <= now || sweep.is_done());
-        let parent = self.topology().parent();
-        let mut again = Vec::new();
-        for sweep in on.iter_mut().filter(|sweep| sweep.retry <= now) {
-            sweep.retry = now.after_us(SWEEP_RETRY_US);
-            match &sweep.stage {
-                Stage::Up => again.extend(parent.map(|to| (to, sweep.id, sweep.path.clone(), false))),
-                Stage::Down { children, .. } => {
-                    again.extend(children.iter().map(|to| (*to, sweep.id, sweep.path.clone(), true)));
-                }
-            }
-        }
         self.sweeps = on;
-        for (to, id, path, down) in again {
-            self.send(to, id, &Message::Sweep { path: &path, down });
-        }
         for sweep in over {
             let silent = match &sweep.stage {
                 Stage::Up => 1,
-                Stage::Down { children, .. } => u32::try_from(children.len()).unwrap_or(u32::MAX),
+                Stage::Down { told, .. } => u32::try_from(told.len()).unwrap_or(u32::MAX),
             };
             let swept = Swept { missing: sweep.swept.missing + silent, ..sweep.swept };
             match sweep.asker {
-                Asker::Local(waiter) => self.out.push_back(Output::Swept { waiter, swept }),
+                Asker::Local(waiter) => self.swept_in_tree(waiter, swept),
                 Asker::Peer { node, id } => self.send(node, id, &Message::Swept(swept)),
             }
+        }
+    }
+
+    fn swept_in_tree(&mut self, waiter: u64, swept: Swept) {
+        let Some(at) = self.sweep_runs.iter().position(|run| run.waiter == waiter) else { return };
+        let run = &mut self.sweep_runs[at];
+        run.trees_left -= 1;
+        run.swept.reached = run.swept.reached.min(swept.reached);
+        run.swept.missing = run.swept.missing.max(swept.missing);
+        if run.trees_left == 0 {
+            let SweepRun { swept, .. } = self.sweep_runs.swap_remove(at);
+            self.out.push_back(Output::Swept { waiter, swept });
+        }
+    }
+
+    fn sweep_again(&mut self, now: Micros, id: u64) {
+        let Some(sweep) = self.sweeps.iter_mut().find(|sweep| sweep.id == id) else { return };
+        sweep.retry = now.after_us(SWEEP_RETRY_US);
+        let (tree, path) = (sweep.tree, sweep.path.clone());
+        let up = &self.trees[tree];
+        let Stage::Down { told, .. } = &mut sweep.stage else {
+            match up.asked() {
+                Some(node) => self.send_sweep(node, id, tree, &path, false),
+                // Nobody above lives any more.
+                None if up.target == Target::Backend => self.sweep_here(id, false),
+                None => {}
+            }
+            return;
+        };
+        // Who gave no sign although told twice is gone: its children are told in its place.
+        let (gone, mut on): (Vec<_>, Vec<_>) = told.drain(..).partition(|told| !told.heard && told.times > 1);
+        for told in &gone {
+            let children = up.topology.children_of(told.node);
+            on.extend(children.map(|node| Told { node, heard: false, times: 0 }));
+        }
+        for told in &mut on {
+            told.times += 1;
+        }
+        let again: Vec<_> = on.iter().map(|told| told.node).collect();
+        *told = on;
+        sweep.swept.missing += u32::try_from(gone.len()).unwrap_or(u32::MAX);
+        for node in again {
+            self.send_sweep(node, id, tree, &path, true);
         }
     }
 }
 
 impl Sweep {
     fn is_done(&self) -> bool {
-        matches!(&self.stage, Stage::Down { fence: false, children } if children.is_empty())
+        matches!(&self.stage, Stage::Down { fence: false, told } if told.is_empty())
     }
 }

@@ -1,10 +1,14 @@
-//! Who is whose parent: the overlay tree over the nodes of the address book.
+//! Who is whose parent: the overlay trees over the nodes of the address book.
 //!
-//! Nodes are filled breadth first in book order; with several trees the book is cut into contiguous groups of nearly
-//! equal size, each a tree of its own whose first node is its root.
+//! Nodes are filled breadth first in book order; with several groups (`--trees`) the book is cut into contiguous groups
+//! of nearly equal size, each a tree of its own whose first node is its root. With several stripes (`--stripes`) every
+//! node takes part in as many trees of its group, each the same shape over the group's nodes rotated, and an object's
+//! tree is told by its path: so that as many roots share the backend's load.
 
 use std::fmt;
 use std::ops::Range;
+
+use super::limits::STANDBYS;
 
 /// A node: its place in the address book, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,13 +20,18 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// The overlay tree as one node sees it.
+/// Trees that a node takes part in at most: one bit each in a probe.
+pub const STRIPES_MAX: u32 = 64;
+
+/// One of the overlay trees as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
     nodes: u32,
     me: NodeId,
     fanout: u32,
     group: Range<u32>,
+    stripes: u32,
+    tree: u32,
 }
 
 /// Children per parent for a tree of `nodes` nodes: the rule that users of Copper know.
@@ -57,6 +66,16 @@ pub enum TopologyError {
         /// How many nodes there are.
         nodes: u32,
     },
+    /// More stripes than a tree has nodes, more than [`STRIPES_MAX`], or none.
+    #[error("{stripes} stripes over trees of {nodes} nodes: --stripes must be between 1 and {max}")]
+    Stripes {
+        /// The stripes asked for.
+        stripes: u32,
+        /// Nodes of the smallest tree.
+        nodes: u32,
+        /// The most that is possible.
+        max: u32,
+    },
     /// No children at all.
     #[error("--fanout must be at least 1")]
     Fanout,
@@ -85,7 +104,60 @@ impl Topology {
         let group = cut(tree)..cut(tree + 1);
         debug_assert!(group.contains(&me.0));
         let fanout = fanout.unwrap_or_else(|| default_fanout(group.end - group.start));
-        Ok(Topology { nodes, me, fanout, group })
+        Ok(Topology { nodes, me, fanout, group, stripes: 1, tree: 0 })
+    }
+
+    /// The first of `stripes` trees of the same shape.
+    ///
+    /// # Errors
+    /// [`TopologyError::Stripes`] where `trees`, into which the nodes are cut, are too small for as many.
+    pub fn striped(self, trees: u32, stripes: u32) -> Result<Topology, TopologyError> {
+        let nodes = self.nodes / trees.max(1);
+        let max = nodes.min(STRIPES_MAX);
+        if stripes == 0 || stripes > max {
+            return Err(TopologyError::Stripes { stripes, nodes, max });
+        }
+        Ok(Topology { stripes, ..self })
+    }
+
+    /// The tree number `tree` of [`Topology::stripes`].
+    #[must_use]
+    pub fn tree(&self, tree: u32) -> Topology {
+        debug_assert!(tree < self.stripes);
+        Topology { tree, ..self.clone() }
+    }
+
+    /// The number of this one among them.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.tree
+    }
+
+    /// Trees that each node takes part in.
+    #[must_use]
+    pub fn stripes(&self) -> u32 {
+        self.stripes
+    }
+
+    /// The tree of what is at `path`: the same on every node. Attributes, listing and bytes of one path go through one
+    /// tree, so that one root watches over them.
+    #[must_use]
+    pub fn tree_of(&self, path: &[u8]) -> u32 {
+        if self.stripes == 1 {
+            return 0;
+        }
+        // FNV-1a (Fowler, Noll, Vo), and a multiplication that carries its lower bits up (Knuth).
+        let hash = path
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+        let upper = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        u32::try_from((upper * u64::from(self.stripes)) >> 32).unwrap_or(0)
+    }
+
+    /// Children per parent: of groups of unequal size, of this node's.
+    #[must_use]
+    pub fn fanout(&self) -> u32 {
+        self.fanout
     }
 
     /// This node.
@@ -100,23 +172,58 @@ impl Topology {
         self.nodes
     }
 
-    /// The root of this node's tree.
-    #[must_use]
-    pub fn root(&self) -> NodeId {
-        NodeId(self.group.start)
+    fn size(&self) -> u32 {
+        self.group.end - self.group.start
     }
 
-    /// Whether this node is a root, and so the one that asks the backend.
+    /// The place of the root among the group's nodes.
+    fn rotation(&self) -> u32 {
+        u32::try_from(u64::from(self.tree) * u64::from(self.size()) / u64::from(self.stripes)).unwrap_or(0)
+    }
+
+    /// The place of a node in its tree, breadth first; none for nodes of other groups.
+    #[must_use]
+    pub fn place_of(&self, node: NodeId) -> Option<u32> {
+        let at = self.group.contains(&node.0).then(|| node.0 - self.group.start)?;
+        let rotation = self.rotation();
+        Some(if at >= rotation { at - rotation } else { at + self.size() - rotation })
+    }
+
+    /// The node at a place, below the group's size.
+    fn at(&self, place: u32) -> NodeId {
+        let at = u64::from(place) + u64::from(self.rotation());
+        NodeId(self.group.start + u32::try_from(at % u64::from(self.size())).unwrap_or(0))
+    }
+
+    /// The root of this tree.
+    #[must_use]
+    pub fn root(&self) -> NodeId {
+        self.at(0)
+    }
+
+    /// Whether this node is the root, and so the one that asks the backend while all is well.
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.me == self.root()
     }
 
+    /// Whether this node is the root of any of the trees that it takes part in.
+    #[must_use]
+    pub fn is_root_of_any(&self) -> bool {
+        (0..self.stripes).any(|tree| self.tree(tree).is_root())
+    }
+
+    /// Whether this node asks the backend when the root and the standbys before it are dead.
+    #[must_use]
+    pub fn is_standby(&self) -> bool {
+        self.place_of(self.me).is_some_and(|place| (1..=STANDBYS).contains(&place))
+    }
+
     /// The parent of `node`, a node of this group; none for the root and for nodes of other groups.
     #[must_use]
     pub fn parent_of(&self, node: NodeId) -> Option<NodeId> {
-        let place = node.0.checked_sub(self.group.start).filter(|_| node.0 < self.group.end)?;
-        (place > 0).then(|| NodeId(self.group.start + (place - 1) / self.fanout))
+        let place = self.place_of(node)?;
+        (place > 0).then(|| self.at((place - 1) / self.fanout))
     }
 
     /// This node's parent; none for a root.
@@ -125,13 +232,35 @@ impl Topology {
         self.parent_of(self.me)
     }
 
+    /// Whom this node may ask, in the order in which it does: its parent, the parent's parent and so on to the root, then
+    /// the standbys (the nodes after the root in book order, the same for everyone). All of them have places before this
+    /// node's own, so that no two nodes can ask each other.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<NodeId> {
+        let Some(place) = self.place_of(self.me) else { return Vec::new() };
+        let mut nodes: Vec<_> = std::iter::successors(self.parent(), |node| self.parent_of(*node)).collect();
+        let standbys = (1..=STANDBYS).take_while(|standby| *standby < place).map(|standby| self.at(standby));
+        for standby in standbys {
+            if !nodes.contains(&standby) {
+                nodes.push(standby);
+            }
+        }
+        debug_assert!(nodes.iter().all(|node| self.place_of(*node) < Some(place)), "requests would go in circles");
+        nodes
+    }
+
     /// This node's children.
     pub fn children(&self) -> impl Iterator<Item = NodeId> + use<> {
-        let place = u64::from(self.me.0 - self.group.start);
-        let size = u64::from(self.group.end - self.group.start);
-        let first = place * u64::from(self.fanout) + 1;
-        let (start, last) = (self.group.start, (first + u64::from(self.fanout)).min(size));
-        (first..last).map(move |p| NodeId(start + u32::try_from(p).unwrap_or(u32::MAX)))
+        self.children_of(self.me)
+    }
+
+    /// The children of a node of this group.
+    pub fn children_of(&self, node: NodeId) -> impl Iterator<Item = NodeId> + use<> {
+        let size = u64::from(self.size());
+        let first = self.place_of(node).map_or(size, |place| u64::from(place) * u64::from(self.fanout) + 1);
+        let last = (first + u64::from(self.fanout)).min(size);
+        let this = self.clone();
+        (first..last).map(move |place| this.at(u32::try_from(place).unwrap_or(u32::MAX)))
     }
 
     /// Hops from this node to its root.
@@ -178,7 +307,67 @@ mod tests {
         assert_eq!(Topology::new(4, NodeId(0), 1, Some(0)), Err(TopologyError::Fanout));
     }
 
+    #[test]
+    fn stripes_turn_the_tree() {
+        let t = |me, tree| Topology::new(8, NodeId(me), 1, None).unwrap().striped(1, 4).unwrap().tree(tree);
+        assert_eq!((0..4).map(|tree| t(0, tree).root().0).collect::<Vec<_>>(), [0, 2, 4, 6]);
+        assert_eq!(t(6, 3).children().collect::<Vec<_>>(), [NodeId(7), NodeId(0)]);
+        assert!(t(6, 0).is_root_of_any() && !t(7, 0).is_root_of_any());
+        let refused = |trees, stripes| Topology::new(8, NodeId(0), trees, None).unwrap().striped(trees, stripes);
+        assert_eq!(refused(1, 9), Err(TopologyError::Stripes { stripes: 9, nodes: 8, max: 8 }));
+        assert_eq!(refused(2, 5), Err(TopologyError::Stripes { stripes: 5, nodes: 4, max: 4 }));
+        assert!(refused(1, 0).is_err() && refused(2, 4).is_ok());
+    }
+
+    #[test]
+    fn paths_are_spread_evenly_and_the_same_way_everywhere() {
+        let topology = Topology::new(64, NodeId(0), 1, None).unwrap().striped(1, 7).unwrap();
+        let mut counts = [0; 7];
+        for n in 0..7000 {
+            counts[topology.tree_of(format!("lib/python3.12/site-packages/m{n}/__init__.py").as_bytes()) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+        // Another value would divide the nodes of a job that runs two versions of the program.
+        assert_eq!((topology.tree_of(b""), topology.tree_of(b"lib/a.so")), (3, 2));
+    }
+
+    #[test]
+    fn candidates_are_the_ancestors_and_then_the_standbys() {
+        let of = |me| {
+            let topology = Topology::new(16, NodeId(me), 1, None).unwrap();
+            topology.candidates().into_iter().map(|node| node.0).collect::<Vec<_>>()
+        };
+        assert_eq!(of(0), [0; 0]);
+        assert_eq!((of(1), of(2), of(3)), (vec![0], vec![0, 1], vec![1, 0, 2]));
+        assert_eq!((of(9), of(15)), (vec![4, 1, 0, 2, 3], vec![7, 3, 1, 0, 2]));
+    }
+
     proptest! {
+        #[test]
+        fn candidates_come_before_the_node_in_every_tree(
+            nodes in 1u32..200, me in any::<proptest::sample::Index>(), fanout in proptest::option::of(1u32..9),
+            trees in 1u32..4, stripes in any::<proptest::sample::Index>(),
+        ) {
+            prop_assume!(trees <= nodes);
+            let stripes = 1 + u32::try_from(stripes.index((nodes / trees).min(STRIPES_MAX) as usize)).unwrap();
+            let me = NodeId(u32::try_from(me.index(nodes as usize)).unwrap());
+            let first = Topology::new(nodes, me, trees, fanout).unwrap().striped(trees, stripes).unwrap();
+            let mut roots = Vec::new();
+            for topology in (0..stripes).map(|tree| first.tree(tree)) {
+                let candidates = topology.candidates();
+                prop_assert_eq!(candidates.first().copied(), topology.parent());
+                prop_assert_eq!(candidates.is_empty(), topology.is_root());
+                prop_assert!(topology.is_root() || candidates.contains(&topology.root()));
+                for (at, node) in candidates.iter().enumerate() {
+                    prop_assert!(topology.place_of(*node) < topology.place_of(me));
+                    prop_assert!(!candidates[..at].contains(node));
+                }
+                roots.push(topology.root());
+            }
+            roots.dedup();
+            prop_assert_eq!(roots.len(), stripes as usize);
+        }
+
         #[test]
         fn every_node_hangs_below_one_root(nodes in 1u32..400, trees in 1u32..8, fanout in proptest::option::of(1u32..9)) {
             prop_assume!(trees <= nodes);

@@ -135,6 +135,15 @@ impl Node {
         Outcome::Failed { errno: ESTALE }
     }
 
+    /// Upstream told how often a file had other bytes under the same version: should this node have to ask the backend in
+    /// place of others, it counts on from there.
+    pub(super) fn note_change(&mut self, attr: &Attr) {
+        if attr.change > 0 {
+            let count = self.changes.entry(backend_id(attr)).or_insert(0);
+            *count = attr.change.max(*count);
+        }
+    }
+
     fn count_change(&mut self, attr: &Attr) -> u32 {
         let count = self.changes.entry(backend_id(attr)).or_insert(0);
         *count += 1;

@@ -11,7 +11,7 @@ use super::topology::NodeId;
 use crate::cache::types::{Attr, AttrWire, Timestamp, Version};
 
 const MAGIC: [u8; 2] = *b"Bo";
-const WIRE_VERSION: u8 = 1;
+const WIRE_VERSION: u8 = 2;
 
 /// What stands before every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,14 @@ struct ListHead {
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
+struct AliveWire {
+    serving: u8,
+    credits: le::U32,
+    begun: le::U64,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
 struct PartHead {
     stamp: le::U64,
     remaining_us: le::U64,
@@ -124,7 +132,10 @@ pub struct Grant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// Are you there, and do you serve?
-    Probe,
+    Probe {
+        /// The trees, one bit each, whose root was ready once as far as the sender knows.
+        begun: u64,
+    },
     /// What is at this path?
     Attr {
         /// The path.
@@ -152,6 +163,8 @@ pub enum Message<'a> {
     Statfs,
     /// What is at and below this path is to be asked for anew.
     Sweep {
+        /// The tree, whose objects are meant.
+        tree: u8,
         /// The path.
         path: &'a [u8],
         /// By the peer and what is below it; otherwise the question is to be passed up first.
@@ -166,6 +179,10 @@ pub enum Message<'a> {
     Alive {
         /// Whether requests are answered yet.
         serving: bool,
+        /// How many requests the asker may have under way at once.
+        credits: u32,
+        /// See [`Message::Probe`].
+        begun: u64,
     },
     /// There is this.
     Found {
@@ -186,7 +203,7 @@ pub enum Message<'a> {
         /// `errno`(3), never 0 or ENOENT.
         errno: i32,
     },
-    /// Not yet; the sender is alive and at it.
+    /// Not yet; the sender is alive and at it. To a [`Message::Sweep`]: it was heard.
     Pending,
     /// Names of a directory.
     Part {
@@ -276,7 +293,8 @@ impl Message<'_> {
         };
         out.extend_from_slice(head.as_bytes());
         match *self {
-            Message::Probe | Message::Statfs | Message::Pending => {}
+            Message::Statfs | Message::Pending => {}
+            Message::Probe { begun } => out.extend_from_slice(&begun.to_le_bytes()),
             Message::Attr { path } => out.extend_from_slice(path),
             Message::List { path, stamp, from } => {
                 out.extend_from_slice(ListHead { stamp: stamp.into(), from: from.into() }.as_bytes());
@@ -294,12 +312,15 @@ impl Message<'_> {
                 out.extend_from_slice(&index.to_le_bytes());
                 out.extend_from_slice(path);
             }
-            Message::Sweep { path, down } => {
-                out.push(u8::from(down));
+            Message::Sweep { tree, path, down } => {
+                out.extend_from_slice(&[u8::from(down), tree]);
                 out.extend_from_slice(path);
             }
             Message::Release { grant } => out.extend_from_slice(&grant.to_le_bytes()),
-            Message::Alive { serving } => out.push(u8::from(serving)),
+            Message::Alive { serving, credits, begun } => {
+                let alive = AliveWire { serving: u8::from(serving), credits: credits.into(), begun: begun.into() };
+                out.extend_from_slice(alive.as_bytes());
+            }
             Message::Found { attr, remaining_us, target } => {
                 out.extend_from_slice(AttrWire::from(attr).as_bytes());
                 out.extend_from_slice(&remaining_us.to_le_bytes());
@@ -349,7 +370,7 @@ impl Message<'_> {
 
     fn kind(&self) -> u8 {
         match self {
-            Message::Probe => kind::PROBE,
+            Message::Probe { .. } => kind::PROBE,
             Message::Attr { .. } => kind::ATTR,
             Message::List { .. } => kind::LIST,
             Message::Chunk { .. } => kind::CHUNK,
@@ -408,16 +429,13 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
         id: head.id.get(),
     };
     let message = match head.kind {
-        kind::PROBE | kind::STATFS | kind::PENDING => {
+        kind::STATFS | kind::PENDING => {
             if !body.is_empty() {
                 return Err(Malformed("wrong length"));
             }
-            match head.kind {
-                kind::PROBE => Message::Probe,
-                kind::STATFS => Message::Statfs,
-                _ => Message::Pending,
-            }
+            if head.kind == kind::STATFS { Message::Statfs } else { Message::Pending }
         }
+        kind::PROBE => Message::Probe { begun: word(body)? },
         kind::ATTR => Message::Attr { path: path(body)? },
         kind::LIST => {
             let (list, rest) = prefix::<ListHead>(body)?;
@@ -431,16 +449,18 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
             let version = Version { ino: version.ino.get(), size: version.size.get(), mtime, change };
             Message::Chunk { path: path(rest)?, version, index: index.get() }
         }
-        kind::SWEEP => match body.split_first() {
-            Some((down @ (0 | 1), rest)) => Message::Sweep { path: path(rest)?, down: *down == 1 },
+        kind::SWEEP => match body {
+            [down @ (0 | 1), tree, rest @ ..] => Message::Sweep { tree: *tree, path: path(rest)?, down: *down == 1 },
             _ => return Err(Malformed("no truth value")),
         },
         kind::RELEASE => Message::Release { grant: word(body)? },
-        kind::ALIVE => match body {
-            [0] => Message::Alive { serving: false },
-            [1] => Message::Alive { serving: true },
-            _ => return Err(Malformed("no truth value")),
-        },
+        kind::ALIVE => {
+            let alive = exact::<AliveWire>(body)?;
+            if alive.serving > 1 {
+                return Err(Malformed("no truth value"));
+            }
+            Message::Alive { serving: alive.serving == 1, credits: alive.credits.get(), begun: alive.begun.get() }
+        }
         kind::FOUND => {
             let (attr, rest) = prefix::<AttrWire>(body)?;
             let (remaining, target) = prefix::<le::U64>(rest)?;
@@ -546,15 +566,15 @@ mod tests {
         };
         let small = bytes.len() as u32;
         vec![
-            Message::Probe,
+            Message::Probe { begun: a },
             Message::Attr { path },
             Message::List { path, stamp: a, from: g },
             Message::Chunk { path, version: Version { ino: a, size: b, mtime, change: i }, index: h },
             Message::Statfs,
             Message::Release { grant: a },
-            Message::Sweep { path, down: a & 1 == 1 },
+            Message::Sweep { tree: b as u8, path, down: a & 1 == 1 },
             Message::Swept(Swept { reached: g, missing: h }),
-            Message::Alive { serving: a & 1 == 1 },
+            Message::Alive { serving: a & 1 == 1, credits: g, begun: b },
             Message::Found { attr, remaining_us: b, target: bytes },
             Message::Absent { remaining_us: a },
             Message::Failed { errno: 5 },

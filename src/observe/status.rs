@@ -212,6 +212,9 @@ pub struct Status {
     pub address: Option<String>,
     /// `starting`, `probing parent`, `ready`, `stopping` or another word of the daemon.
     pub state: String,
+    /// Whom the node asks where that is not its parent: `node3 instead of node1`, one for each such tree.
+    #[serde(default)]
+    pub asks: Vec<String>,
     /// Seconds since the daemon started.
     pub uptime_s: f64,
     /// Chunk memory.

@@ -93,11 +93,18 @@ counters! {
     RequestsFromPeersChunk requests_from_peers_chunk Count Total "Chunk requests that other nodes sent here.";
     RequestsFromPeersStatfs requests_from_peers_statfs Count Total "Statfs requests that other nodes sent here.";
     RequestsFromPeersProbe requests_from_peers_probe Count Total "Readiness probes that other nodes sent here.";
-    RequestsToParent requests_to_parent Count Total "Requests that this node sent to its parent.";
-    ProbesToParent probes_to_parent Count Total "Readiness probes that this node sent to its parent.";
+    RequestsToParent requests_to_parent Count Total "Requests that this node sent to its parent, or to others in its place.";
+    ProbesToParent probes_to_parent Count Total "Probes that this node sent to its parent, or to others in its place.";
+    Heartbeats heartbeats Count Total "Probes that were heartbeats: of a node that is asked, to know that it lives.";
+    Suspicions suspicions Count Total "Nodes that were suspected because they were silent.";
+    Failovers failovers Count Total "Nodes that were given up, and another one or the backend asked instead.";
+    AskedAgain asked_again Count Total "Requests that were asked again elsewhere because a node was given up or started again.";
+    Substitutes substitutes Count Gauge "Trees in which this node asks the backend in place of nodes that do not answer.";
+    RateLimited rate_limited Count Total "Times that requests waited because this node is cut off and asks the backend slowly.";
     FramesSent frames_sent Count Total "Frames handed to the fabric.";
     FramesReceived frames_received Count Total "Frames that arrived from the fabric.";
     FramesDropped frames_dropped Count Total "Frames dropped as undecodable, foreign or out of session.";
+    FramesForeign frames_foreign Count Total "Frames dropped because their sender has another book or other trees.";
     ReadsFromParent reads_from_parent Count Total "Remote reads (fi_read) of the parent's memory.";
     ReadBytesFromParent read_bytes_from_parent Bytes Total "Bytes fetched by remote reads from the parent's memory.";
     BackendLookup backend_lookup Count Total "Lookups on the backend filesystem, found or not.";
@@ -125,6 +132,7 @@ counters! {
     BadChecksums bad_checksums Count Total "Chunks whose bytes did not match their checksum.";
     Rechecks rechecks Count Total "Comparisons of a file's bytes with what was read of it before, because its change time moved.";
     LeasesEnded leases_ended Count Total "Grants taken back because the child did not release them in time.";
+    GrantsTaken grants_taken Count Total "Grants taken back because one child held too many.";
     RepliesEio replies_eio Count Total "Replies of EIO to the kernel.";
     CacheBytesCapacity cache_bytes_capacity Bytes Gauge "Upper bound of the chunk memory (--cache-size).";
     CacheBytesMapped cache_bytes_mapped Bytes Gauge "Chunk memory mapped so far.";

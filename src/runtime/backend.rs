@@ -282,6 +282,11 @@ impl Backend {
         })
     }
 
+    /// The inode number of the target.
+    pub(super) fn root_ino(&self) -> u64 {
+        self.empty.st_ino
+    }
+
     /// Closes descriptors that were not used for a while. True when some are still open.
     pub fn close_idle(&self) -> bool {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
@@ -505,6 +510,20 @@ mod tests {
         let mut bytes = vec![0; 5];
         b.chunk(b"f", &version, 0, &mut bytes).unwrap();
         assert_eq!(bytes, b"short");
+    }
+
+    #[test]
+    fn a_comparison_that_meets_something_else_is_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        std::fs::write(&file, b"hello").unwrap();
+        let b = backend(dir.path());
+        let attr = b.attr(b"f").unwrap().attr;
+        let chunks = [(0, crc32c::crc32c(b"hello"))];
+        assert_eq!(b.recheck(b"f", &attr.version(), &chunks).unwrap().map(|now| now.version()), Some(attr.version()));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert_eq!(b.recheck(b"f", &attr.version(), &chunks), Err(Errno::STALE));
     }
 
     #[test]

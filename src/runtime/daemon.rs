@@ -9,20 +9,22 @@ use std::time::{Duration, Instant};
 use bornite_fabric::{Address, Net, Port, PortConfig};
 use bornite_fuse::{MountError, MountOptions, Notifier, Op, Session};
 
-use super::backend::{Backend, BackendError};
-use super::engine::{Engine, Inbox, Notice, Notify, Shown, Waker};
+use super::backend::BackendError;
+use super::clock;
+use super::engine::{Engine, Inbox, Notice, Notify, Shown, Waker, Wheel, Work};
 use super::handler::Handler;
 use super::kernel::Mounted;
+use super::lazy::LazyBackend;
 use super::pool::Pool;
-use super::transport::Transport;
+use super::transport::{self, Transport};
 use crate::cache::arena::ArenaConfig;
 use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{Names, NamesConfig, NamesWriter};
 use crate::cache::store::ChunkStore;
 use crate::cache::types::Ino;
-use crate::core::limits::FRAME_BYTES_MAX;
+use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
-use crate::core::{Node, NodeConfig, NodeId, Swept, Topology};
+use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Swept, Topology};
 use crate::observe::{Counter, Counters};
 
 /// The arena begins with this much and grows by the larger step.
@@ -31,6 +33,9 @@ const SEGMENT_BYTES: usize = 64 << 20;
 
 /// Receives posted beside those for the children: peers of one hop up, probes, releases.
 const SPARE_RECEIVES: usize = 64;
+
+/// Requests received at once at most (16 KiB each), unless there are too many peers for that.
+const RECEIVES_MAX: usize = 1024;
 
 /// Of the time to stop, the part that workers and the port get to end what they do.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
@@ -53,8 +58,12 @@ pub struct DaemonConfig {
     pub net: Option<String>,
     /// Separate trees that the nodes are divided into.
     pub trees: u32,
+    /// Trees that every node takes part in, each with a root of its own.
+    pub stripes: u32,
     /// Children per parent, if not by rule.
     pub fanout: Option<u32>,
+    /// How long the node that is asked may be silent until another one is asked.
+    pub detect: Duration,
     /// How long the root's ENOENT may be repeated; zero: not at all.
     pub enoent_ttl: Duration,
     /// How long attributes of anything but directories are used; none: until invalidated.
@@ -126,6 +135,8 @@ pub struct DaemonStatus {
     pub children: Vec<String>,
     /// How far it has come with its parent.
     pub state: String,
+    /// Whom it asks where that is not its parent, one line for each tree.
+    pub asks: Vec<String>,
 }
 
 /// Detaches a dead mount of ours at `mountpoint`; false if there is none, or no such path. See
@@ -140,13 +151,13 @@ pub fn clear_stale(mountpoint: &Path) -> Result<bool, MountError> {
     }
 }
 
-/// Whether node `me` of `nodes` is a root, which alone reads the backend and has the larger memory by default.
+/// Whether node `me` of `nodes` is a root of some tree: reads the backend, and has the larger memory by default.
 ///
 /// # Errors
-/// The tree cannot be laid.
-pub fn is_root(nodes: usize, me: usize, trees: u32) -> Result<bool, TopologyError> {
+/// The trees cannot be laid.
+pub fn is_root(nodes: usize, me: usize, trees: u32, stripes: u32) -> Result<bool, TopologyError> {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Ok(Topology::new(number(nodes), NodeId(number(me)), trees, None)?.is_root())
+    Ok(Topology::new(number(nodes), NodeId(number(me)), trees, None)?.striped(trees, stripes)?.is_root_of_any())
 }
 
 /// Decides between `--net` and FI_PROVIDER, and puts FI_PROVIDER right for libfabric; gives the network, if either
@@ -167,10 +178,11 @@ pub struct Daemon {
     engine: Option<JoinHandle<()>>,
     notify: Option<JoinHandle<()>>,
     inbox: Arc<Inbox>,
-    waker: Arc<Waker>,
+    wheel: Arc<Wheel>,
     shown: Arc<Shown>,
     counters: Arc<Counters>,
     status: DaemonStatus,
+    hosts: Vec<String>,
 }
 
 impl Daemon {
@@ -182,16 +194,23 @@ impl Daemon {
         let begin = Instant::now();
         let nodes = u32::try_from(config.nodes.len().max(1)).unwrap_or(u32::MAX);
         let me = NodeId(u32::try_from(config.me).unwrap_or(u32::MAX));
-        let topology = Topology::new(nodes, me, config.trees, config.fanout)?;
+        let topology = Topology::new(nodes, me, config.trees, config.fanout)?.striped(config.trees, config.stripes)?;
         let incarnation = incarnation();
-        let backend = if topology.is_root() {
-            Some(Arc::new(Backend::new(&config.target, incarnation, counters.clone())?))
-        } else {
-            None
-        };
+        let key = hash_key(incarnation);
+        let names = NamesWriter::new(NamesConfig::new(key));
+        let backend = Arc::new(LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone()));
+        if topology.is_root_of_any() {
+            backend.open()?;
+        } else if config.target.starts_with(&config.mountpoint)
+            && let Err(error) = backend.open()
+        {
+            // Later this node's own mount hides it.
+            log::warn!("should all others die, this node cannot ask the backend in their place: {error}");
+        }
         bornite_fuse::clear_stale(&config.mountpoint)?;
 
-        let (port, addresses) = open_fabric(&config, &topology, &counters)?;
+        let receives = receives(&topology);
+        let (port, addresses) = open_fabric(&config, receives, &counters)?;
         let host = |id: NodeId| config.nodes.get(id.0 as usize).map(|(host, _)| host.clone()).unwrap_or_default();
         let status = DaemonStatus {
             provider: port.as_ref().map(|port| port.provider().to_owned()),
@@ -199,10 +218,10 @@ impl Daemon {
             parent: topology.parent().map(host),
             children: topology.children().map(host).collect(),
             state: String::new(),
+            asks: Vec::new(),
         };
+        let hosts = config.nodes.iter().map(|(host, _)| host.clone()).collect();
 
-        let key = hash_key(incarnation);
-        let names = NamesWriter::new(NamesConfig::new(key));
         let enoent = Arc::new(EnoentMap::new(EnoentConfig::new(key)));
         let (store, arena) = ChunkStore::new(ArenaConfig {
             first_segment_bytes: FIRST_SEGMENT_BYTES,
@@ -212,22 +231,24 @@ impl Daemon {
         let reader: Arc<Names> = names.1.clone();
         let node_config = NodeConfig {
             topology: topology.clone(),
-            job: job_digest(&config.nodes),
+            job: job_digest(&config.nodes, &topology, config.trees),
             incarnation,
             enoent_ttl: config.enoent_ttl,
             dir_ttl: config.dir_ttl,
             attr_ttl: config.attr_ttl,
+            detect: config.detect,
+            receives,
         };
         let mut node = Node::new(node_config, names, enoent.clone(), store);
         node.open_for_service();
 
         let system = |what| move |source| StartError::System { what, source };
-        let waker = Arc::new(Waker::new().map_err(system("the engine's waker"))?);
-        let inbox = Arc::new(Inbox::new(waker.clone()));
+        let wheel = Arc::new(Wheel::new().map_err(system("the engine's waker"))?);
+        let inbox = Arc::new(Inbox::new(wheel.clone()));
         let shown = Arc::new(Shown::default());
         // Until the engine has made its first turn nobody may take this node for a root.
-        shown.show(node.parent_state());
-        let pool = Pool::start(backend, &waker).map_err(system("a worker thread"))?;
+        shown.show(node.parent_state(clock::now()));
+        let pool = Pool::start(backend, &wheel).map_err(system("a worker thread"))?;
         let (sender, notices) = mpsc::channel::<Notice>();
         let notify: Notify = Box::new(move |notice| {
             // After the mount is gone there is nobody to tell.
@@ -238,19 +259,22 @@ impl Daemon {
             transport: Transport::new(port, addresses, arena),
             pool,
             inbox: inbox.clone(),
-            waker: waker.clone(),
             shown: shown.clone(),
             counters: counters.clone(),
             enoent: enoent.clone(),
             names: reader.clone(),
             notify,
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
+            work: Work::default(),
         };
         let engine = std::thread::Builder::new()
             .name("bornite-engine".to_owned())
-            .spawn(move || engine.run(CLOSE_WITHIN))
+            .spawn({
+                let wheel = wheel.clone();
+                move || wheel.run(engine, CLOSE_WITHIN)
+            })
             .map_err(system("the engine thread"))?;
-        let mut starting = Starting { engine: Some(engine), shown: &shown, waker: &waker };
+        let mut starting = Starting { engine: Some(engine), shown: &shown, waker: &wheel.waker };
 
         let mounting = Instant::now();
         let handler = Handler::new(reader.clone(), enoent, counters.clone());
@@ -274,14 +298,32 @@ impl Daemon {
         counters.set(Counter::StartupUsMount, micros(mounting));
         counters.set(Counter::StartupUsTotal, micros(begin));
         log::info!("provider registration completed after {} us", micros(begin));
-        Ok(Daemon { session, engine, notify: Some(notify), inbox, waker, shown, counters, status })
+        Ok(Daemon { session, engine, notify: Some(notify), inbox, wheel, shown, counters, status, hosts })
     }
 
     /// How it is doing.
     #[must_use]
     pub fn status(&self) -> DaemonStatus {
         self.count_kernel_requests();
-        DaemonStatus { state: self.shown.parent_state().as_str().to_owned(), ..self.status.clone() }
+        self.wheel.publish();
+        let asks = self.shown.asks();
+        let trees = asks.len();
+        let asks = asks.into_iter().filter_map(|asks| self.describe(asks, trees)).collect();
+        DaemonStatus { state: self.shown.parent_state().as_str().to_owned(), asks, ..self.status.clone() }
+    }
+
+    /// Whom the node asks in one of its trees, where that is not its parent.
+    fn describe(&self, asks: Asks, trees: usize) -> Option<String> {
+        let host = |node: NodeId| self.hosts.get(node.0 as usize).map_or("", String::as_str);
+        let parent = asks.parent?;
+        let now = match asks.now {
+            Asked::Node(node) if node == parent => return None,
+            Asked::Node(node) => host(node),
+            Asked::Backend => "the backend",
+            Asked::Nobody => "nobody",
+        };
+        let tree = if trees > 1 { format!(" (tree {})", asks.tree) } else { String::new() };
+        Some(format!("{now} instead of {}{tree}", host(parent)))
     }
 
     /// Copies the kernel's requests into the table of counters.
@@ -318,7 +360,7 @@ impl Daemon {
         let end = Instant::now() + deadline;
         self.count_kernel_requests();
         let unmounted = self.session.unmount();
-        let engine = end_engine(self.engine.take(), &self.shown, &self.waker, end);
+        let engine = end_engine(self.engine.take(), &self.shown, &self.wheel.waker, end);
         let session = self.session.join(JOIN_WITHIN);
         unmounted?;
         if !engine {
@@ -417,7 +459,7 @@ fn tell_kernel(notices: &mpsc::Receiver<Notice>, notifier: &Notifier, names: &Na
 
 fn open_fabric(
     config: &DaemonConfig,
-    topology: &Topology,
+    receives: usize,
     counters: &Counters,
 ) -> Result<(Option<Port>, Vec<Address>), StartError> {
     if config.nodes.len() < 2 {
@@ -446,15 +488,14 @@ fn open_fabric(
     }
     .map_err(|e| StartError::Address { node: host.clone(), reason: e.to_string() })?;
     let begin = Instant::now();
-    let children = topology.children().count();
-    let receives = (children + 1) * crate::core::limits::REQUESTS_AT_PARENT_MAX + SPARE_RECEIVES;
     let mut port = PortConfig::new(net);
     port.bind = Some(mine);
     port.frame_bytes_max = FRAME_BYTES_MAX;
-    port.receives = receives;
+    port.receives = receives + SPARE_RECEIVES;
     port.peers = config.nodes.len();
     // The engine looks again by itself, at its other queues too.
     port.spin = Duration::ZERO;
+    port.strict = transport::strict(config.me).map_err(StartError::Fabric)?;
     let port = Port::open(port).map_err(|e| StartError::Fabric(e.to_string()))?;
     counters.set(Counter::StartupUsFabric, micros(begin));
     Ok((Some(port), addresses))
@@ -499,9 +540,25 @@ fn hash_key(fallback: u64) -> [u64; 2] {
     [word(1), word(2)]
 }
 
-/// Names the job by its nodes: daemons with other books do not talk to each other.
-fn job_digest(nodes: &[(String, String)]) -> u64 {
+/// Requests that a node can receive at once: what its peers may send it in all its trees, as far as that is reasonable;
+/// beyond it they share what there is.
+fn receives(topology: &Topology) -> usize {
+    let mut peers: Vec<NodeId> = Vec::new();
+    for topology in (0..topology.stripes()).map(|tree| topology.tree(tree)) {
+        peers.extend(topology.children().chain(topology.parent()));
+    }
+    peers.sort_unstable();
+    peers.dedup();
+    let all = (peers.len() + 1) * REQUESTS_AT_PARENT_MAX;
+    all.min(RECEIVES_MAX).max((peers.len() + 1) * CREDITS_MIN)
+}
+
+/// Names the job by its nodes and its trees: daemons that were told others do not talk to each other.
+fn job_digest(nodes: &[(String, String)], topology: &Topology, trees: u32) -> u64 {
     // FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every node, unlike the standard library's keyed hasher.
+    let shape = [trees, topology.stripes(), topology.fanout()].map(u32::to_le_bytes);
     let bytes = nodes.iter().flat_map(|(host, address)| [host.as_bytes(), b" ", address.as_bytes(), b"\n"]).flatten();
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    bytes
+        .chain(shape.iter().flatten())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }

@@ -30,8 +30,8 @@ const NEGATIVE_MARGIN_US: u64 = 20_000;
 /// Paths up to this length are put together in a small buffer: clearing a large one costs more than the lookup.
 const SHORT_PATH_BYTES: usize = 256;
 
-/// Replies of more bytes than this are written by a worker, not by the engine.
-pub(super) const REPLY_INLINE_BYTES: usize = 65_536;
+/// Replies of more bytes than this are written by a worker, not by the engine. The kernel's read-ahead asks for 128 KiB.
+pub(super) const REPLY_INLINE_BYTES: usize = 131_072;
 
 /// The filesystem as a client sees it.
 pub struct Handler<R> {
@@ -183,7 +183,7 @@ impl<R: Replies> Handler<R> {
             None if ino == Ino::ROOT.0 => Box::default(),
             None => return refused(reply, Errno::ESTALE),
         };
-        Some((Object::Attr(path), Job::Getattr { ino, reply, names: self.names.clone(), gone: 0 }))
+        Some((Object::Attr(path.into()), Job::Getattr { ino, reply, names: self.names.clone(), gone: 0 }))
     }
 
     /// The text of the symbolic link `ino`; answered always.
@@ -250,7 +250,7 @@ impl<R: Replies> Handler<R> {
             None if ino == Ino::ROOT.0 => Box::default(),
             None => return refused(reply, Errno::ESTALE),
         };
-        Some((Object::List(path), Job::Readdir { ino, cookie, reply, names: self.names.clone() }))
+        Some((Object::List(path.into()), Job::Readdir { ino, cookie, reply, names: self.names.clone() }))
     }
 
     /// The filesystem's sizes.
@@ -287,7 +287,7 @@ impl<R: Replies> ReadJob<R> {
                 self.have[place] = self.inode.data().and_then(|data| data.chunk(index));
             }
             if self.have[place].is_none() {
-                let (path, version) = (self.inode.path.clone(), self.inode.attr.version());
+                let (path, version) = (self.inode.path.as_ref().into(), self.inode.attr.version());
                 return Step::Missing(Object::Chunk { path, version, index }, self);
             }
         }
@@ -371,7 +371,7 @@ impl<R: Replies> Job<R> {
                 match another_name(&names, ino, gone + 1) {
                     Some(inode) => {
                         let job = Job::Getattr { ino, reply, names, gone: gone + 1 };
-                        return Next::More(Object::Attr(inode.path.clone()), job);
+                        return Next::More(Object::Attr(inode.path.as_ref().into()), job);
                     }
                     None => reply.error(Errno::ESTALE),
                 }

@@ -10,6 +10,7 @@ mod daemon;
 mod engine;
 mod handler;
 mod kernel;
+mod lazy;
 mod mounts;
 mod pool;
 pub mod replies;
@@ -21,3 +22,10 @@ pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };
 pub use handler::{Handler, Job, Next, Parked, ReadJob};
+
+/// What the command line needs to know of the fabric.
+pub mod fabric {
+    pub use bornite_fabric::{
+        Aspect, Choice, Domain, Net, NetError, Offer, Row, Survey, choose_provider_env, plan_environment,
+    };
+}

@@ -7,18 +7,19 @@
 //! whenever all of its workers are busy, up to a bound. So what hangs in one lane holds up no other lane, and nothing in
 //! its own before [`BACKEND_LANE_WORKERS_MAX`] operations hang.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crossbeam::queue::SegQueue;
 
 use super::backend::Backend;
-use super::engine::Waker;
+use super::engine::Wheel;
+use super::lazy::LazyBackend;
 use crate::cache::arena::Slot;
-use crate::core::{BackendOp, BackendReply, FlightId};
+use crate::core::{BackendOp, BackendReply, ChunkFailure, FlightId};
 
 /// Workers for checksums and large replies, which never wait for anything.
 const COMPUTING_WORKERS: usize = 2;
@@ -55,29 +56,27 @@ pub(super) struct Pool {
     pub(super) done: Arc<SegQueue<Done>>,
     /// Checksums and replies.
     computing: Lane,
-    /// On a root: attributes, listings and the like.
+    /// Of the backend: attributes, listings and the like.
     names: Lane,
-    /// On a root: reads of bytes.
+    /// Of the backend: reads of bytes.
     data: Lane,
 }
 
 impl Pool {
-    /// The workers of a node; `backend` on a root only.
-    pub(super) fn start(backend: Option<Arc<Backend>>, waker: &Arc<Waker>) -> std::io::Result<Pool> {
+    /// The workers of a node. Those of the backend come with the first questions to it, on a root at once.
+    pub(super) fn start(backend: Arc<LazyBackend>, wheel: &Arc<Wheel>) -> std::io::Result<Pool> {
         let done = Arc::new(SegQueue::new());
         let lane = |name, min, max| {
             Lane::start(name, min, max, |tasks, busy| Worker {
                 tasks,
                 busy,
                 done: done.clone(),
-                waker: waker.clone(),
+                wheel: wheel.clone(),
                 backend: backend.clone(),
             })
         };
-        let (min, max) = match backend {
-            Some(_) => (BACKEND_LANE_WORKERS_MIN, BACKEND_LANE_WORKERS_MAX),
-            None => (0, 0),
-        };
+        let min = if backend.opened().is_some() { BACKEND_LANE_WORKERS_MIN } else { 0 };
+        let max = BACKEND_LANE_WORKERS_MAX;
         Ok(Pool {
             computing: lane("work", COMPUTING_WORKERS, COMPUTING_WORKERS)?,
             names: lane("names", min, max)?,
@@ -102,7 +101,7 @@ impl Pool {
         let lanes = [&mut self.computing, &mut self.names, &mut self.data];
         // All are told before any is waited for.
         let threads = lanes.map(|lane| {
-            lane.tasks = None;
+            lane.tasks.close();
             std::mem::take(&mut lane.threads)
         });
         for thread in threads.into_iter().flatten() {
@@ -120,7 +119,7 @@ impl Pool {
 /// A queue with workers of its own.
 struct Lane {
     name: &'static str,
-    tasks: Option<Sender<Task>>,
+    tasks: Arc<Tasks>,
     /// The workers' end; also kept for those that come later.
     worker: Worker,
     threads: Vec<JoinHandle<()>>,
@@ -132,11 +131,11 @@ impl Lane {
         name: &'static str,
         threads: usize,
         threads_max: usize,
-        worker: impl FnOnce(Receiver<Task>, Arc<AtomicUsize>) -> Worker,
+        worker: impl FnOnce(Arc<Tasks>, Arc<AtomicUsize>) -> Worker,
     ) -> std::io::Result<Lane> {
-        let (sender, tasks) = unbounded();
-        let worker = worker(tasks, Arc::default());
-        let mut lane = Lane { name, tasks: Some(sender), worker, threads: Vec::new(), threads_max };
+        let tasks = Arc::<Tasks>::default();
+        let worker = worker(tasks.clone(), Arc::default());
+        let mut lane = Lane { name, tasks, worker, threads: Vec::new(), threads_max };
         for _ in 0..threads {
             lane.grow()?;
         }
@@ -151,11 +150,9 @@ impl Lane {
     }
 
     fn submit(&mut self, task: Task) {
-        let Some(tasks) = &self.tasks else { return };
         // Only this thread adds; a worker that is just done makes this one worker too many at worst.
         let busy = self.worker.busy.fetch_add(1, Ordering::Relaxed) + 1;
-        // The receiver lives as long as this lane.
-        let _ = tasks.send(task);
+        self.tasks.put(task);
         if busy > self.threads.len()
             && self.threads.len() < self.threads_max
             && let Err(error) = self.grow()
@@ -165,33 +162,94 @@ impl Lane {
     }
 }
 
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.tasks.close();
+    }
+}
+
+/// Tasks that wait for a worker. A worker that waits sleeps at once: looking again and again, as the queues of the
+/// libraries do first, costs more than the wake-up on a machine whose processors have other work.
+#[derive(Default)]
+struct Tasks {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<Task>,
+    closed: bool,
+}
+
+/// What a worker got.
+enum Taken {
+    Task(Task),
+    /// Nothing in its time.
+    Late,
+    /// Nothing any more.
+    Closed,
+}
+
+impl Tasks {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing that is done under the lock panics halfway.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, task: Task) {
+        self.lock().tasks.push_back(task);
+        self.filled.notify_one();
+    }
+
+    /// What is queued is still done; then workers get [`Taken::Closed`].
+    fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+    }
+
+    fn take(&self, timeout: Option<Duration>) -> Taken {
+        let mut queue = self.lock();
+        loop {
+            match queue.tasks.pop_front() {
+                Some(task) => return Taken::Task(task),
+                None if queue.closed => return Taken::Closed,
+                None => {}
+            }
+            match timeout {
+                None => queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(timeout) => {
+                    let waited = self.filled.wait_timeout(queue, timeout).unwrap_or_else(PoisonError::into_inner);
+                    queue = waited.0;
+                    if waited.1.timed_out() && queue.tasks.is_empty() && !queue.closed {
+                        return Taken::Late;
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Worker {
-    tasks: Receiver<Task>,
+    tasks: Arc<Tasks>,
     /// Tasks of the lane that are queued or being done.
     busy: Arc<AtomicUsize>,
     done: Arc<SegQueue<Done>>,
-    waker: Arc<Waker>,
-    backend: Option<Arc<Backend>>,
+    wheel: Arc<Wheel>,
+    backend: Arc<LazyBackend>,
 }
 
 impl Worker {
     fn run(self) {
         let mut open = false;
         loop {
-            let task = if open {
-                match self.tasks.recv_timeout(TIDY_EVERY) {
-                    Ok(task) => task,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => {
-                        open = self.backend.as_ref().is_some_and(|b| b.close_idle());
-                        continue;
-                    }
-                }
-            } else {
-                match self.tasks.recv() {
-                    Ok(task) => task,
-                    Err(_) => return,
+            let task = match self.tasks.take(open.then_some(TIDY_EVERY)) {
+                Taken::Task(task) => task,
+                Taken::Closed => return,
+                Taken::Late => {
+                    open = self.backend.opened().is_some_and(Backend::close_idle);
+                    continue;
                 }
             };
             let _busy = Busy(&self.busy);
@@ -202,9 +260,11 @@ impl Worker {
                     self.finish(Done::Verified { id, slot, crc });
                 }
                 Task::Backend { id, op } => {
-                    let Some(backend) = &self.backend else { continue };
                     open |= matches!(op, BackendOp::Chunk { .. });
-                    let reply = backend.answer(op);
+                    let reply = match self.backend.for_question() {
+                        Ok(backend) => backend.answer(op),
+                        Err(errno) => refused(&op, errno.raw_os_error()),
+                    };
                     self.finish(Done::Backend { id, reply });
                 }
             }
@@ -213,7 +273,18 @@ impl Worker {
 
     fn finish(&self, done: Done) {
         self.done.push(done);
-        self.waker.wake();
+        self.wheel.help();
+    }
+}
+
+/// The answer where the backend cannot be asked.
+fn refused(op: &BackendOp, errno: i32) -> BackendReply {
+    match op {
+        BackendOp::Attr { .. } => BackendReply::Attr(Err(errno)),
+        BackendOp::List { .. } => BackendReply::List(Err(errno)),
+        BackendOp::Chunk { .. } => BackendReply::Chunk(Err(ChunkFailure::Errno(errno))),
+        BackendOp::Recheck { .. } => BackendReply::Recheck(Err(errno)),
+        BackendOp::Statfs => BackendReply::Statfs(Err(errno)),
     }
 }
 

@@ -28,10 +28,10 @@ const ERRNOS: [i32; 4] = [
 /// What an operation is about: no root may have two of the same under way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Question {
-    Attr(Box<[u8]>),
-    Names(Box<[u8]>),
-    Bytes(Box<[u8]>, Version, u64),
-    Same(Box<[u8]>, Version),
+    Attr(Arc<[u8]>),
+    Names(Arc<[u8]>),
+    Bytes(Arc<[u8]>, Version, u64),
+    Same(Arc<[u8]>, Version),
     Statfs,
 }
 

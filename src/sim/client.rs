@@ -1,5 +1,7 @@
 //! The clients of the nodes: what they ask for, and what their kernels keep of the answers.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 
 use super::rng::Rng;
@@ -35,7 +37,7 @@ pub(super) struct Client {
     /// What it looks up on its way, and at last what it is about, the last one first: a kernel walks from directory to
     /// directory, and each of them may be known to it already.
     way: Vec<Object>,
-    open: Vec<(Box<[u8]>, Version)>,
+    open: Vec<(Arc<[u8]>, Version)>,
 }
 
 impl Client {
@@ -81,11 +83,11 @@ impl Client {
                 let index = u32::try_from(rng.within(0..chunks)).unwrap_or(0);
                 Object::Chunk { path, version, index }
             }
-            3..7 if !tree.hot().is_empty() => Object::Attr(tree.hot()[rng.below(tree.hot().len())].clone()),
-            7 | 8 => Object::Attr(tree.dirs()[rng.below(tree.dirs().len())].clone()),
-            9 => Object::List(tree.dirs()[rng.below(tree.dirs().len())].clone()),
+            3..7 if !tree.hot().is_empty() => Object::Attr(tree.hot()[rng.below(tree.hot().len())].as_ref().into()),
+            7 | 8 => Object::Attr(tree.dirs()[rng.below(tree.dirs().len())].as_ref().into()),
+            9 => Object::List(tree.dirs()[rng.below(tree.dirs().len())].as_ref().into()),
             10 if rng.one_in(4) => Object::Statfs,
-            _ => Object::Attr(tree.wanted()[rng.below(tree.wanted().len())].clone()),
+            _ => Object::Attr(tree.wanted()[rng.below(tree.wanted().len())].as_ref().into()),
         }
     }
 

@@ -4,7 +4,9 @@ use hashbrown::HashMap;
 
 use super::config::SimConfig;
 use super::rng::Rng;
+use crate::cache::arena::Slot;
 use crate::cache::types::Micros;
+use crate::core::wire::Message;
 
 /// Bytes per microsecond on a link.
 const LINK_BYTES_PER_US: u64 = 10_000;
@@ -63,5 +65,31 @@ impl Network {
         let late_us = if config.faults.late_per_mille > 0 { config.faults.late_us_max } else { 0 };
         // A second copy follows the first.
         2 * config.delay_us.1 + late_us + CHUNK_US
+    }
+}
+
+/// Whether a message answers a request for good.
+pub(super) fn is_answer(message: &Message<'_>) -> bool {
+    matches!(
+        message,
+        Message::Alive { .. }
+            | Message::Found { .. }
+            | Message::Absent { .. }
+            | Message::Failed { .. }
+            | Message::Part { .. }
+            | Message::Inline { .. }
+            | Message::Granted(_)
+            | Message::Filesystem(_)
+    )
+}
+
+/// What a read finds in memory that was used again: other bytes.
+pub(super) fn spoil(slot: &mut Slot, len: usize, rng: &mut Rng) {
+    let bytes = &mut slot.as_mut_slice()[..len];
+    match rng.below(3) {
+        0 => bytes.iter_mut().for_each(|byte| *byte = !*byte),
+        1 => bytes[rng.below(len)] ^= 1,
+        // The end of another one.
+        _ => bytes[len / 2..].iter_mut().for_each(|byte| *byte ^= 0x5a),
     }
 }

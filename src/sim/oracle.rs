@@ -137,7 +137,7 @@ impl Oracle {
     ) -> Result<(), String> {
         match (object, outcome) {
             (Object::Attr(path), Outcome::Entry(inode)) => {
-                if inode.path != *path {
+                if *inode.path != **path {
                     return Err(format!("told of \"{}\"", String::from_utf8_lossy(&inode.path)));
                 }
                 // The count of changes is the root's own: the backend knows nothing of it.
@@ -388,7 +388,7 @@ mod tests {
         assert!(oracle.judge(&hearer(9), &tree, &path(&name), &told_of(&name, &other)).is_err());
 
         let version = entry.attr.version();
-        let object = Object::Chunk { path: name, version, index: 0 };
+        let object = Object::Chunk { path: name.into(), version, index: 0 };
         let right = tree.content(&version).unwrap().clone();
         let mut flipped = right.to_vec();
         *flipped.last_mut().unwrap() ^= 1;
@@ -415,7 +415,7 @@ mod tests {
         let enoent = Outcome::Failed { errno: ENOENT };
         assert!(oracle.judge(&hearer(20), &tree, &path(b"f"), &enoent).is_err(), "absence is no failure");
 
-        let object = Object::List(Box::default());
+        let object = Object::List(std::sync::Arc::default());
         let told = |stamp| Outcome::Listing { listing: Arc::new(tree.list(b"", stamp)), expires: Micros(0) };
         oracle.note(b"", operation(10, 12, 20, Said::Names(Arc::new(tree.list(b"", 7)))));
         assert_eq!(oracle.judge(&hearer(1_015), &tree, &object, &told(7)), Ok(()));

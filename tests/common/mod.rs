@@ -46,6 +46,11 @@ pub(crate) fn can_mount(test: &str) -> bool {
     }
 }
 
+/// Whether the daemons are strict (docs/OPERATIONS.md): some of their frames and reads fail, so that they ask again.
+pub(crate) fn is_strict() -> bool {
+    std::env::var_os("BORNITE_STRICT").is_some_and(|seed| !seed.is_empty())
+}
+
 /// Prints a skipped test with its reason, past the capture of the test harness.
 pub(crate) fn skipped(test: &str, reason: &str) {
     // A closed standard error is no reason to fail.
@@ -165,7 +170,9 @@ impl Cluster {
             me: node,
             net: None,
             trees: 1,
+            stripes: 1,
             fanout: None,
+            detect: Duration::from_secs(2),
             enoent_ttl: self.plan.enoent_ttl,
             attr_ttl: self.plan.attr_ttl,
             dir_ttl: self.plan.dir_ttl,

@@ -207,6 +207,8 @@ impl Nodes {
                 enoent_ttl: us(setting.enoent_ttl_us),
                 dir_ttl: us(setting.dir_ttl_us),
                 attr_ttl: setting.attr_ttl_us.map(us),
+                detect: Duration::from_secs(2),
+                receives: 128,
             };
             let mut node = Node::new(config, names, enoent, store);
             node.open_for_service();

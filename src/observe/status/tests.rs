@@ -28,6 +28,7 @@ fn sample(mountpoint: &Path) -> Status {
         provider: Some("net".to_owned()),
         address: Some("ofi+tcp://127.0.0.1:7".to_owned()),
         state: "ready".to_owned(),
+        asks: vec!["node2 instead of node0".to_owned()],
         uptime_s: 1.5,
         cache: CacheStatus { capacity_bytes: 1 << 30, used_bytes: 5 },
         counters: counters.snapshot(),
