@@ -24,6 +24,12 @@ pub const SHARES_EVERY_US: u64 = 1_000_000;
 /// Grants that one peer holds at once; the oldest is taken back for another one: its release was lost.
 pub const GRANTS_PER_PEER_MAX: usize = 2 * REQUESTS_AT_PARENT_MAX;
 
+/// Grants whose release waits for the next request to their node, which then needs to wake up once only.
+pub const OWED_MAX: usize = 8;
+
+/// How long a release waits at most.
+pub const OWED_US: u64 = 20_000;
+
 /// Nodes after the root that ask the backend in its place, one after the other.
 pub const STANDBYS: u32 = 3;
 
@@ -86,6 +92,15 @@ pub const VERIFY_INLINE_BYTES: usize = 262_144;
 /// How often a chunk whose checksum does not match is asked for again before it fails with EIO.
 pub const CHECKSUM_RETRIES_MAX: u32 = 3;
 
+/// Chunks that are asked for ahead of a client that reads a file in order.
+pub const READ_AHEAD_CHUNKS: u64 = 4;
+
+/// Chunks that a node fetches ahead at once for all its clients together.
+pub const AHEAD_MAX: usize = 32;
+
+/// Where so many requests stand in line for the parent, nothing is fetched ahead.
+pub const AHEAD_LINE_MAX: usize = 16;
+
 /// An invalidation that a node did not answer is asked for again after this long.
 pub const SWEEP_RETRY_US: u64 = 1_000_000;
 
@@ -110,7 +125,9 @@ const _: () = {
     use crate::cache::types::AttrWire;
     assert!(HEADER_BYTES + PATH_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
     assert!(HEADER_BYTES + size_of::<AttrWire>() + TARGET_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
+    assert!(READ_AHEAD_CHUNKS as usize <= AHEAD_MAX && AHEAD_MAX <= REQUESTS_AT_PARENT_MAX / 2);
     assert!(PENDING_US < RETRY_US);
+    assert!(OWED_MAX < GRANTS_PER_PEER_MAX && OWED_US < GRANT_LEASE_US);
     assert!(CREDITS_MIN <= REQUESTS_AT_PARENT_MAX && REQUESTS_AT_PARENT_MAX < GRANTS_PER_PEER_MAX);
     assert!(DETECT_MIN_US <= DETECT_DEFAULT_US && DETECT_DEFAULT_US <= DETECT_MAX_US);
     // Some heartbeats fit into the shortest time, and a node is given up before its requests fail.

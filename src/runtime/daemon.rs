@@ -200,7 +200,7 @@ impl Daemon {
         let names = NamesWriter::new(NamesConfig::new(key));
         let backend = Arc::new(LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone()));
         if topology.is_root_of_any() {
-            backend.open()?;
+            backend.open_own()?;
         } else if config.target.starts_with(&config.mountpoint)
             && let Err(error) = backend.open()
         {
@@ -256,13 +256,14 @@ impl Daemon {
         });
         let engine = Engine {
             node,
-            transport: Transport::new(port, addresses, arena),
+            transport: Transport::new(port, addresses, arena.clone()),
             pool,
             inbox: inbox.clone(),
             shown: shown.clone(),
             counters: counters.clone(),
             enoent: enoent.clone(),
             names: reader.clone(),
+            arena,
             notify,
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
             work: Work::default(),

@@ -21,7 +21,7 @@ pub use backend::{Backend, BackendError};
 pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };
-pub use handler::{Handler, Job, Next, Parked, ReadJob};
+pub use handler::{Handler, Job, Next, Parked, ReadAhead, ReadJob};
 
 /// What the command line needs to know of the fabric.
 pub mod fabric {

@@ -5,10 +5,11 @@
 //! A backend may hang for minutes, and a worker with it. Therefore there are three lanes, each with workers of its own: what
 //! this node computes, questions about names, and reads of bytes; and a lane that asks the backend gets another worker
 //! whenever all of its workers are busy, up to a bound. So what hangs in one lane holds up no other lane, and nothing in
-//! its own before [`BACKEND_LANE_WORKERS_MAX`] operations hang.
+//! its own before [`BACKEND_LANE_WORKERS_MAX`] operations hang. Workers that came later leave again when there is nothing to
+//! do.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crossbeam::queue::SegQueue;
 use super::backend::Backend;
 use super::engine::Wheel;
 use super::lazy::LazyBackend;
-use crate::cache::arena::Slot;
+use crate::cache::arena::{SegmentInfo, Slot};
 use crate::core::{BackendOp, BackendReply, ChunkFailure, FlightId};
 
 /// Workers for checksums and large replies, which never wait for anything.
@@ -30,7 +31,8 @@ const BACKEND_LANE_WORKERS_MIN: usize = 4;
 /// Workers of either lane to the backend at most: as many operations of its kind may hang before others wait.
 pub(super) const BACKEND_LANE_WORKERS_MAX: usize = 32;
 
-/// How often a worker looks for descriptors to close while there are some.
+/// How often a worker looks for descriptors to close while there are some; one that came later leaves after as long with
+/// nothing to do.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// What a worker does.
@@ -39,6 +41,8 @@ pub(super) enum Task {
     Backend { id: FlightId, op: BackendOp },
     /// Compute a checksum.
     Verify { id: FlightId, slot: Slot, len: usize },
+    /// Make the pages of new memory present.
+    Prefault(SegmentInfo),
     /// Answer a client with many bytes.
     Reply(Box<dyn FnOnce() + Send>),
 }
@@ -49,6 +53,8 @@ pub(super) enum Done {
     Backend { id: FlightId, reply: BackendReply },
     /// The checksum.
     Verified { id: FlightId, slot: Slot, crc: u32 },
+    /// New memory is ready; how much of it was made present.
+    Prefaulted { segment: u16, bytes: u64 },
 }
 
 /// The workers.
@@ -67,9 +73,11 @@ impl Pool {
     pub(super) fn start(backend: Arc<LazyBackend>, wheel: &Arc<Wheel>) -> std::io::Result<Pool> {
         let done = Arc::new(SegQueue::new());
         let lane = |name, min, max| {
-            Lane::start(name, min, max, |tasks, busy| Worker {
+            Lane::start(name, min, max, |tasks| Worker {
                 tasks,
-                busy,
+                busy: Arc::default(),
+                living: Arc::default(),
+                spare: false,
                 done: done.clone(),
                 wheel: wheel.clone(),
                 backend: backend.clone(),
@@ -87,7 +95,7 @@ impl Pool {
 
     pub(super) fn submit(&mut self, task: Task) {
         let lane = match &task {
-            Task::Verify { .. } | Task::Reply(_) => &mut self.computing,
+            Task::Verify { .. } | Task::Reply(_) | Task::Prefault(_) => &mut self.computing,
             Task::Backend { op: BackendOp::Chunk { .. } | BackendOp::Recheck { .. }, .. } => &mut self.data,
             Task::Backend { op: BackendOp::Attr { .. } | BackendOp::List { .. } | BackendOp::Statfs, .. } => {
                 &mut self.names
@@ -122,30 +130,35 @@ struct Lane {
     tasks: Arc<Tasks>,
     /// The workers' end; also kept for those that come later.
     worker: Worker,
+    /// Some of them may have left.
     threads: Vec<JoinHandle<()>>,
+    threads_min: usize,
     threads_max: usize,
 }
 
 impl Lane {
     fn start(
         name: &'static str,
-        threads: usize,
+        threads_min: usize,
         threads_max: usize,
-        worker: impl FnOnce(Arc<Tasks>, Arc<AtomicUsize>) -> Worker,
+        worker: impl FnOnce(Arc<Tasks>) -> Worker,
     ) -> std::io::Result<Lane> {
         let tasks = Arc::<Tasks>::default();
-        let worker = worker(tasks.clone(), Arc::default());
-        let mut lane = Lane { name, tasks, worker, threads: Vec::new(), threads_max };
-        for _ in 0..threads {
+        let worker = worker(tasks.clone());
+        let mut lane = Lane { name, tasks, worker, threads: Vec::new(), threads_min, threads_max };
+        for _ in 0..threads_min {
             lane.grow()?;
         }
         Ok(lane)
     }
 
     fn grow(&mut self) -> std::io::Result<()> {
-        let worker = self.worker.clone();
-        let name = format!("bornite-{}-{}", self.name, self.threads.len());
+        self.threads.retain(|thread| !thread.is_finished());
+        let number = self.threads.len();
+        let worker = Worker { spare: number >= self.threads_min, ..self.worker.clone() };
+        let name = format!("bornite-{}-{number}", self.name);
         self.threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
+        self.worker.living.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -153,11 +166,14 @@ impl Lane {
         // Only this thread adds; a worker that is just done makes this one worker too many at worst.
         let busy = self.worker.busy.fetch_add(1, Ordering::Relaxed) + 1;
         self.tasks.put(task);
-        if busy > self.threads.len()
-            && self.threads.len() < self.threads_max
+        // Against one that leaves: either it is not counted here, or it has seen the task. See `Worker::leaves`.
+        fence(Ordering::SeqCst);
+        let living = self.worker.living.load(Ordering::Relaxed);
+        if busy > living
+            && living < self.threads_max
             && let Err(error) = self.grow()
         {
-            log::warn!("cannot start another worker: {error}; {} must do", self.threads.len());
+            log::warn!("cannot start another worker: {error}; {living} must do");
         }
     }
 }
@@ -235,6 +251,10 @@ struct Worker {
     tasks: Arc<Tasks>,
     /// Tasks of the lane that are queued or being done.
     busy: Arc<AtomicUsize>,
+    /// Workers of the lane that have not left.
+    living: Arc<AtomicUsize>,
+    /// It came later than the lane began, and may leave.
+    spare: bool,
     done: Arc<SegQueue<Done>>,
     wheel: Arc<Wheel>,
     backend: Arc<LazyBackend>,
@@ -244,11 +264,14 @@ impl Worker {
     fn run(self) {
         let mut open = false;
         loop {
-            let task = match self.tasks.take(open.then_some(TIDY_EVERY)) {
+            let task = match self.tasks.take((open || self.spare).then_some(TIDY_EVERY)) {
                 Taken::Task(task) => task,
                 Taken::Closed => return,
                 Taken::Late => {
                     open = self.backend.opened().is_some_and(Backend::close_idle);
+                    if self.spare && !open && self.leaves() {
+                        return;
+                    }
                     continue;
                 }
             };
@@ -258,6 +281,12 @@ impl Worker {
                 Task::Verify { id, mut slot, len } => {
                     let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
                     self.finish(Done::Verified { id, slot, crc });
+                }
+                Task::Prefault(segment) => {
+                    // A kernel that cannot do so makes them present when they are used.
+                    let present = segment.prefault().is_ok();
+                    let bytes = if present { segment.len_bytes as u64 } else { 0 };
+                    self.finish(Done::Prefaulted { segment: segment.index, bytes });
                 }
                 Task::Backend { id, op } => {
                     open |= matches!(op, BackendOp::Chunk { .. });
@@ -269,6 +298,17 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Counts this worker out, unless there is a task by now.
+    fn leaves(&self) -> bool {
+        self.living.fetch_sub(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.tasks.lock().tasks.is_empty() {
+            return true;
+        }
+        self.living.fetch_add(1, Ordering::Relaxed);
+        false
     }
 
     fn finish(&self, done: Done) {

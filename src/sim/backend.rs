@@ -101,6 +101,7 @@ pub(super) fn answer(
         Missing::NotDir => ENOTDIR,
         Missing::BelowLink => ESTALE,
     });
+    let young_us = |entry: &Entry| tree.young_us(now, &entry.attr);
     let said_error = |errno| if errno == ENOENT { Said::Absent } else { Said::Failed(errno) };
     let (reply, said) = match op {
         BackendOp::Attr { .. } => match there {
@@ -134,6 +135,12 @@ pub(super) fn answer(
                 Ok(_) => (BackendReply::Recheck(Err(ESTALE)), Said::Failed(ESTALE)),
                 Err(errno) => (BackendReply::Recheck(Err(ESTALE)), said_error(errno)),
             }
+        }
+        BackendOp::Chunk { version, .. }
+            if there.is_ok_and(|entry| is_file(entry, &Version { change: 0, ..version }) && young_us(entry) > 0) =>
+        {
+            let wait_us = there.map(young_us).unwrap_or_default();
+            (BackendReply::Chunk(Err(ChunkFailure::TooYoung { wait_us })), Said::Young)
         }
         BackendOp::Chunk { version, offset, len, mut slot, .. } => {
             let version = Version { change: 0, ..version };

@@ -174,3 +174,13 @@ impl Kernels {
         self.entries[node].clear();
     }
 }
+
+pub(super) fn describe(object: &Object) -> String {
+    let path = String::from_utf8_lossy(object.path());
+    match object {
+        Object::Attr(_) => format!("the attributes of \"{path}\""),
+        Object::List(_) => format!("the names in \"{path}\""),
+        Object::Chunk { version, index, .. } => format!("chunk {index} of \"{path}\" as {version:?}"),
+        Object::Statfs => "statfs".to_owned(),
+    }
+}

@@ -80,6 +80,12 @@ pub(super) enum Event {
     },
     /// The served tree changes.
     Change,
+    /// What went is there again.
+    Restore {
+        path: Box<[u8]>,
+    },
+    /// Somebody invalidates a path, on any node.
+    Sweep,
     /// Everyone who waits is looked at.
     Watch,
 }
@@ -101,6 +107,8 @@ impl Event {
             Event::Stop { node } => 10 | (*node as u64) << 32,
             Event::Change => 11,
             Event::Watch => 12,
+            Event::Restore { path } => 13 | (path.len() as u64) << 8,
+            Event::Sweep => 14,
         }
     }
 }

@@ -13,10 +13,13 @@
 //! - Liveness: every request is answered, within its deadline and not by it; nothing is sent again that was not lost;
 //!   no timer that comes again and again; at the end no node holds anything but its cache.
 
+mod audit;
 mod backend;
+mod carry;
 mod client;
 mod config;
 mod event;
+mod lives;
 mod network;
 mod oracle;
 mod report;

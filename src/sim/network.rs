@@ -37,7 +37,10 @@ impl Network {
         let is_late = rng.per_mille(faults.late_per_mille);
         let extra_us = if is_late { rng.up_to(faults.late_us_max) } else { 0 };
         let first = self.travel(config, rng, now.after_us(extra_us), link, 0);
-        let second = rng.per_mille(faults.doubled_per_mille).then(|| self.travel(config, rng, first, link, 0));
+        let second = rng.per_mille(faults.doubled_per_mille).then(|| match faults.echo_us_max {
+            0 => self.travel(config, rng, first, link, 0),
+            most => first.after_us(rng.up_to(most)),
+        });
         Fate { arrivals: [Some(first), second], is_late }
     }
 

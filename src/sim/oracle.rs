@@ -10,10 +10,11 @@ use hashbrown::HashMap;
 
 use super::tree::{Entry, Tree, parent};
 use crate::cache::chunks::CHUNK_BYTES;
+use crate::cache::names::is_at_or_below;
 use crate::cache::types::{Attr, Listing, Micros, Version};
 use crate::core::limits::REQUEST_DEADLINE_US;
 use crate::core::wire::PART_BYTES_MAX;
-use crate::core::{Object, Outcome};
+use crate::core::{NodeId, Object, Outcome, Topology};
 
 const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
 const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
@@ -26,6 +27,8 @@ pub(super) enum Said {
     Absent,
     Names(Arc<Listing>),
     Bytes,
+    /// The file is too young to be read.
+    Young,
     Failed(i32),
 }
 
@@ -49,11 +52,15 @@ impl Operation {
 }
 
 /// Who is told something, and when.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Hearer {
     pub(super) node: usize,
-    /// The root of its tree.
-    pub(super) root: usize,
+    /// The first of its trees.
+    pub(super) topology: Topology,
+    /// Whether only the root of a path's tree may have asked the backend, and no node in its place.
+    pub(super) is_strict: bool,
+    /// When it asked.
+    pub(super) asked: Micros,
     pub(super) now: Micros,
     /// How long answers travel from the root to it at most.
     pub(super) travel_us: u64,
@@ -75,6 +82,13 @@ pub(super) struct Reads<'a> {
     pub(super) reads: u64,
 }
 
+/// An invalidation that reached every node.
+struct Sweep {
+    path: Box<[u8]>,
+    begun: Micros,
+    ended: Micros,
+}
+
 /// A chunk: root, path, version and offset.
 type ChunkAt = (usize, Box<[u8]>, Version, u64);
 
@@ -84,10 +98,12 @@ pub(super) struct Oracle {
     operations: HashMap<Box<[u8]>, Vec<Operation>>,
     /// By node and path: since when what the node told last was there.
     seen: HashMap<(usize, Box<[u8]>), Micros>,
-    /// By node and version: which of its contents the node told first.
-    contents: HashMap<(usize, Version), usize>,
+    /// By node, path and version: which of its contents the node told first. (A name that was made after the others
+    /// were gone may tell another: the kernel knows it as another file.)
+    contents: HashMap<(usize, Box<[u8]>, Version), usize>,
     /// How often each was read.
     reads: HashMap<ChunkAt, u64>,
+    sweeps: Vec<Sweep>,
 }
 
 impl Oracle {
@@ -98,6 +114,7 @@ impl Oracle {
             seen: HashMap::new(),
             contents: HashMap::new(),
             reads: HashMap::new(),
+            sweeps: Vec::new(),
         }
     }
 
@@ -117,14 +134,32 @@ impl Oracle {
         }
     }
 
+    /// An invalidation of `path` that began then has reached every node now.
+    pub(super) fn note_sweep(&mut self, path: Box<[u8]>, begun: Micros, ended: Micros) {
+        self.sweeps.push(Sweep { path, begun, ended });
+    }
+
+    /// What is told of `path` was asked of the backend since then: since the last invalidation that was over before the
+    /// hearer asked.
+    fn floor(&self, hearer: &Hearer, path: &[u8]) -> Micros {
+        let over = self.sweeps.iter().filter(|swept| swept.ended < hearer.asked && is_at_or_below(path, &swept.path));
+        over.map(|swept| swept.begun).max().unwrap_or_default()
+    }
+
     pub(super) fn note_read(&mut self, root: usize, path: &[u8], version: Version, offset: u64) {
         *self.reads.entry((root, path.into(), version, offset)).or_insert(0) += 1;
     }
 
     /// The newest operations on `path` first.
     fn of(&self, hearer: &Hearer, path: &[u8]) -> impl Iterator<Item = &Operation> {
-        let root = hearer.root;
-        self.operations.get(path).into_iter().flatten().rev().filter(move |operation| operation.root == root)
+        let node = |operation: &Operation| NodeId(u32::try_from(operation.root).unwrap_or(u32::MAX));
+        let tree = hearer.topology.tree(hearer.topology.tree_of(path));
+        let is_strict = hearer.is_strict;
+        let is_asked = move |operation: &&Operation| match is_strict {
+            true => node(operation) == tree.root(),
+            false => tree.place_of(node(operation)).is_some(),
+        };
+        self.operations.get(path).into_iter().flatten().rev().filter(is_asked)
     }
 
     /// Judges an answer.
@@ -151,8 +186,8 @@ impl Oracle {
                 self.absent(hearer, tree, path)
             }
             (Object::List(path), Outcome::Listing { listing, .. }) => self.names(hearer, path, listing),
-            (Object::Chunk { version, index, .. }, Outcome::Chunk(chunk)) => {
-                self.bytes(hearer.node, tree, version, *index, chunk.bytes())
+            (Object::Chunk { path, version, index }, Outcome::Chunk(chunk)) => {
+                self.bytes((hearer.node, path), tree, version, *index, chunk.bytes())
             }
             (Object::Statfs, Outcome::Statfs(_)) => Ok(()),
             (_, Outcome::Failed { errno }) => self.failed(hearer, tree, object, *errno),
@@ -160,7 +195,14 @@ impl Oracle {
         }
     }
 
-    fn bytes(&mut self, node: usize, tree: &Tree, version: &Version, index: u32, bytes: &[u8]) -> Result<(), String> {
+    fn bytes(
+        &mut self,
+        (node, path): (usize, &[u8]),
+        tree: &Tree,
+        version: &Version,
+        index: u32,
+        bytes: &[u8],
+    ) -> Result<(), String> {
         let contents = tree.contents(&told_version(version));
         let first = contents.first().ok_or("bytes of a version that never was")?;
         let begin = index as usize * CHUNK_BYTES;
@@ -172,7 +214,7 @@ impl Oracle {
             let at = first[range].iter().zip(bytes).position(|(a, b)| a != b).unwrap_or_default();
             return Err(format!("other bytes than the backend's, from byte {} on", begin + at));
         };
-        let told = *self.contents.entry((node, *version)).or_insert(content);
+        let told = *self.contents.entry((node, path.into(), *version)).or_insert(content);
         if contents[told][range] == *bytes {
             return Ok(());
         }
@@ -186,6 +228,10 @@ impl Oracle {
         let Some(newest) = of_it().next() else {
             return Err("attributes that the backend never told".to_owned());
         };
+        let floor = self.floor(hearer, path);
+        if newest.asked < floor {
+            return Err(format!("attributes asked for at {:?}, before the invalidation of {floor:?}", newest.asked));
+        }
         if !of_it().any(|op| op.is_good(hearer.now, ttl_us, hearer.travel_us)) {
             return Err(format!(
                 "attributes whose time was over: asked at {:?}, told at {:?}",
@@ -203,7 +249,8 @@ impl Oracle {
 
     fn absent(&self, hearer: &Hearer, tree: &Tree, path: &[u8]) -> Result<(), String> {
         let seen = self.seen.get(&(hearer.node, path.into())).copied().unwrap_or_default();
-        let is_proof = |op: &&Operation| op.looked >= seen && tree.was_absent(path, op.looked);
+        let floor = self.floor(hearer, path);
+        let is_proof = |op: &&Operation| op.looked >= seen && op.asked >= floor && tree.was_absent(path, op.looked);
         let is_good = |op: &Operation| op.is_good(hearer.now, self.ttls.enoent_us, hearer.travel_us);
         let mut above = path;
         let ancestors = std::iter::from_fn(|| {
@@ -239,6 +286,10 @@ impl Oracle {
         let Some(op) = self.of(hearer, path).find(is_it) else {
             return Err(format!("names that the backend never told as snapshot {}", listing.stamp));
         };
+        let floor = self.floor(hearer, path);
+        if op.asked < floor {
+            return Err(format!("names asked for at {:?}, before the invalidation of {floor:?}", op.asked));
+        }
         if op.is_good(hearer.now, self.ttls.dir_us, hearer.travel_us + in_parts) {
             return Ok(());
         }
@@ -274,7 +325,9 @@ impl Oracle {
                 continue;
             }
             let of_path = self.operations.get(path).into_iter().flatten();
-            let failures = of_path.filter(|op| op.root == *root && matches!(op.said, Said::Failed(_))).count() as u64;
+            let failures = of_path
+                .filter(|op| op.root == *root && matches!(op.said, Said::Failed(_) | Said::Young))
+                .count() as u64;
             if reads > 1 + failures + tree.changes_of(path) {
                 wrong = wrong.max(Some(Reads { root: *root, path, reads }));
             }
@@ -309,12 +362,14 @@ mod tests {
             medium_bytes: 5_000,
             large_bytes: 5_000,
             long_names: 0,
+            coarse_us: 0,
         };
         Tree::new(&config, &mut Rng::new(1))
     }
 
     fn hearer(now: u64) -> Hearer {
-        Hearer { node: 3, root: 0, now: Micros(now), travel_us: 5 }
+        let topology = Topology::new(9, NodeId(3), 1, None).unwrap();
+        Hearer { node: 3, topology, is_strict: true, asked: Micros(now), now: Micros(now), travel_us: 5 }
     }
 
     fn operation(asked: u64, looked: u64, told: u64, said: Said) -> Operation {
@@ -348,7 +403,8 @@ mod tests {
         assert!(judge(&mut oracle, 115) && !judge(&mut oracle, 116), "counted from when it was asked");
         oracle.note(b"gone", operation(200, 212, 500, Said::Absent));
         assert!(judge(&mut oracle, 505) && !judge(&mut oracle, 506), "but it may be told once in any case");
-        let other = Hearer { root: 9, ..hearer(505) };
+        let topology = Topology::new(9, NodeId(8), 2, None).unwrap();
+        let other = Hearer { topology, is_strict: false, ..hearer(505) };
         assert!(oracle.judge(&other, &tree, &path(b"gone"), &absent).is_err(), "to another tree's root");
         let long = Outcome::Absent { expires: Micros(606) };
         assert!(oracle.judge(&hearer(505), &tree, &path(b"gone"), &long).is_err(), "for longer than the TTL");

@@ -94,6 +94,12 @@ counts! {
     restarts: sum,
     /// Changes of the served tree.
     changes: sum,
+    /// Invalidations that were asked for.
+    sweeps: sum,
+    /// Of them, those that reached every node.
+    swept: sum,
+    /// Reads that found their file too young.
+    backend_young: sum,
     /// Events.
     events: sum,
     /// Of them, timers of nodes.

@@ -12,6 +12,8 @@ use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Micros
 const DIR: u32 = 0o040_755;
 const FILE: u32 = 0o100_644;
 const LINK: u32 = 0o120_777;
+/// What was there at the start is not older than this.
+const SECS_START: i64 = 1_700_000_000;
 
 /// How large the tree is.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,8 @@ pub struct TreeConfig {
     pub large_bytes: u64,
     /// Files with names of 200 bytes in a directory of their own: its listing does not fit one message.
     pub long_names: u64,
+    /// Times are whole multiples of so many microseconds, so that several changes may have the same; 0: each has its own.
+    pub coarse_us: u64,
 }
 
 /// What is at a path.
@@ -63,8 +67,11 @@ pub(super) struct Tree {
     wanted: Vec<Box<[u8]>>,
     /// The paths that change.
     hot: Vec<Box<[u8]>>,
+    /// The paths that an inode with several names has, or had.
+    links: HashMap<u64, Vec<Box<[u8]>>>,
     inos: u64,
-    ticks: i64,
+    ticks: u64,
+    coarse_us: u64,
 }
 
 impl Tree {
@@ -76,8 +83,10 @@ impl Tree {
             dirs: vec![Box::default()],
             wanted: Vec::new(),
             hot: Vec::new(),
+            links: HashMap::new(),
             inos: 100,
             ticks: 0,
+            coarse_us: config.coarse_us,
         };
         let start = Micros(0);
         tree.put(start, b"", DIR, 4096, None);
@@ -99,6 +108,13 @@ impl Tree {
                     _ => rng.within(1..config.small_bytes + 1),
                 };
                 tree.put(start, &path, FILE, size, None);
+            }
+            if rng.one_in(8) {
+                let other = child(&tree.dirs[rng.below(tree.dirs.len())], &format!("l{n}"));
+                tree.link(start, &path, &other);
+                if rng.one_in(2) {
+                    tree.hot.push(other);
+                }
             }
             if rng.one_in(3) {
                 tree.hot.push(path);
@@ -212,40 +228,44 @@ impl Tree {
         told.skip_while(|is| !is).any(|is| !is)
     }
 
-    /// How often something else came to be at `path`.
+    /// How often something else came to be at `path`, or at a directory above it, which a node may learn of later.
     pub(super) fn changes_of(&self, path: &[u8]) -> u64 {
-        self.history.get(path).map_or(0, |timeline| timeline.len() as u64 - 1)
+        let changes = |path: &[u8]| self.history.get(path).map_or(0, |timeline| timeline.len() as u64 - 1);
+        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| changes(&path[..at]));
+        changes(path) + above.sum::<u64>()
     }
 
     /// Makes one change somewhere among the paths that change. With `silent`, files are also rewritten with their
-    /// modification time set back.
-    pub(super) fn change(&mut self, now: Micros, rng: &mut Rng, silent: bool) {
+    /// modification time set back. A path that went and is to be back soon ([`Tree::restore`]).
+    pub(super) fn change(&mut self, now: Micros, rng: &mut Rng, silent: bool) -> Option<Box<[u8]>> {
         if rng.one_in(12) && self.dirs.len() > 1 {
             let path = self.dirs[1 + rng.below(self.dirs.len() - 1)].clone();
             return self.change_dir(now, &path, rng);
         }
         if self.hot.is_empty() {
-            return;
+            return None;
         }
         let path = self.hot[rng.below(self.hot.len())].clone();
         let Some(there) = self.now(&path).cloned() else {
             if self.is_dir(parent(&path)) {
-                self.put(now, &path, FILE, rng.up_to(5_000), None);
+                let other = self.hot[rng.below(self.hot.len())].clone();
+                if !(rng.one_in(3) && self.link(now, &other, &path)) {
+                    self.put(now, &path, FILE, rng.up_to(5_000), None);
+                }
                 self.stamp_dir(now, parent(&path));
             }
-            return;
+            return None;
         };
         let size = there.attr.size;
         match (there.attr.kind(), rng.below(8)) {
             (Kind::File, 7) if silent && size > 0 => {
-                let contents = self.contents.entry(there.attr.version()).or_default();
-                contents.push(bytes_of(&there.attr.version(), contents.len()));
-                let attr = Attr { ctime: self.tick(), ..there.attr };
-                self.set(now, &path, Some(Entry { attr, target: None }));
+                self.write(&there.attr.version());
+                self.touch(now, &path, there.attr);
             }
             (_, 0 | 1) => {
-                self.set(now, &path, None);
+                self.replace(now, &path, None);
                 self.stamp_dir(now, parent(&path));
+                return rng.one_in(2).then_some(path);
             }
             (Kind::File, 2) => self.rewrite(now, &path, &there, size),
             (Kind::File, 3) => self.rewrite(now, &path, &there, rng.up_to(size.max(20_000))),
@@ -255,38 +275,63 @@ impl Tree {
                 self.put(now, &path, FILE, size, None);
                 self.stamp_dir(now, parent(&path));
             }
-            (_, 5) => {
-                let attr = Attr { mode: there.attr.mode ^ 0o111, ctime: self.tick(), ..there.attr };
-                self.set(now, &path, Some(Entry { attr, target: there.target }));
-            }
-            _ => {
-                let attr = Attr { ctime: self.tick(), ..there.attr };
-                self.set(now, &path, Some(Entry { attr, target: there.target }));
-            }
+            (_, 5) => self.touch(now, &path, Attr { mode: there.attr.mode ^ 0o111, ..there.attr }),
+            _ => self.touch(now, &path, there.attr),
         }
+        None
     }
 
-    fn change_dir(&mut self, now: Micros, path: &[u8], rng: &mut Rng) {
+    fn change_dir(&mut self, now: Micros, path: &[u8], rng: &mut Rng) -> Option<Box<[u8]>> {
         if !self.is_dir(parent(path)) {
-            return;
+            return None;
         }
+        let mut is_back = false;
         match self.now(path).map(|entry| entry.attr.kind()) {
             Some(Kind::Dir) => {
-                let below: Vec<_> = self.history.keys().filter(|other| is_below(other, path)).cloned().collect();
-                for other in below {
-                    if self.now(&other).is_some() {
-                        self.set(now, &other, None);
-                    }
+                for other in self.below(path) {
+                    self.replace(now, &other, None);
                 }
                 if rng.one_in(3) {
                     self.put(now, path, FILE, 700, None);
                 } else {
-                    self.set(now, path, None);
+                    self.replace(now, path, None);
+                    is_back = rng.one_in(2);
                 }
             }
             _ => self.put(now, path, DIR, 4096, None),
         }
         self.stamp_dir(now, parent(path));
+        is_back.then(|| path.into())
+    }
+
+    /// What was at `path` and below it before it went is there again, all of it new.
+    pub(super) fn restore(&mut self, now: Micros, path: &[u8]) {
+        if !self.is_dir(parent(path)) || self.now(path).is_some() {
+            return;
+        }
+        for path in std::iter::once(path.into()).chain(self.below(path)) {
+            let before =
+                self.history.get(&path).and_then(|timeline| timeline.iter().rev().find_map(|(_, e)| e.clone()));
+            if let Some(Entry { attr, target }) = before.filter(|_| self.is_dir(parent(&path))) {
+                let mode = if attr.is_dir() { DIR } else { attr.mode };
+                self.put(now, &path, mode, attr.size, target);
+            }
+        }
+        self.stamp_dir(now, parent(path));
+    }
+
+    /// Every path below `dir` at which there is, or was, something.
+    fn below(&self, dir: &[u8]) -> Vec<Box<[u8]>> {
+        self.history.keys().filter(|other| is_below(other, dir)).cloned().collect()
+    }
+
+    /// Microseconds until this file's bytes may be read: its times are so young that another change might not show.
+    pub(super) fn young_us(&self, now: Micros, attr: &Attr) -> u64 {
+        let over = |time: Timestamp| {
+            let granules = u64::try_from(time.secs - SECS_START).unwrap_or(0);
+            (granules * self.coarse_us).saturating_sub(now.0)
+        };
+        if self.coarse_us == 0 { 0 } else { over(attr.mtime).max(over(attr.ctime)) }
     }
 
     fn is_dir(&self, path: &[u8]) -> bool {
@@ -294,30 +339,47 @@ impl Tree {
     }
 
     fn rewrite(&mut self, now: Micros, path: &[u8], there: &Entry, size: u64) {
-        let time = self.tick();
+        let time = self.time(now);
         let attr = Attr { size, blocks: size.div_ceil(512), mtime: time, ctime: time, ..there.attr };
-        self.set(now, path, Some(Entry { attr, target: None }));
+        if attr.version() == there.attr.version() {
+            self.write(&attr.version());
+        }
+        self.update(now, path, attr);
+    }
+
+    /// Other bytes under the same version.
+    fn write(&mut self, version: &Version) {
+        let contents = self.contents.entry(*version).or_default();
+        contents.push(bytes_of(version, contents.len()));
     }
 
     /// The directory has got, or lost, a name.
     fn stamp_dir(&mut self, now: Micros, path: &[u8]) {
         if let Some(dir) = self.now(path).cloned() {
-            let time = self.tick();
+            let time = self.time(now);
             let attr = Attr { mtime: time, ctime: time, ..dir.attr };
             self.set(now, path, Some(Entry { attr, target: None }));
         }
     }
 
-    /// A time that no other change has.
-    fn tick(&mut self) -> Timestamp {
+    /// The time of a change: one that no other change has, unless times are coarse.
+    fn time(&mut self, now: Micros) -> Timestamp {
         self.ticks += 1;
-        Timestamp { secs: 1_700_000_000 + self.ticks / 1000, nanos: u32::try_from(self.ticks % 1000).unwrap_or(0) }
+        match now.0.checked_div(self.coarse_us) {
+            // What was there at the start is old.
+            Some(0) if now == Micros(0) => Timestamp { secs: SECS_START, nanos: 0 },
+            Some(granule) => Timestamp { secs: SECS_START + 1 + granule.cast_signed(), nanos: 0 },
+            None => {
+                let nanos = u32::try_from(self.ticks % 1000).unwrap_or(0);
+                Timestamp { secs: SECS_START + (self.ticks / 1000).cast_signed(), nanos }
+            }
+        }
     }
 
     /// Something new at `path`.
     fn put(&mut self, now: Micros, path: &[u8], mode: u32, size: u64, target: Option<Box<[u8]>>) {
         self.inos += 1;
-        let time = self.tick();
+        let time = self.time(now);
         let attr = Attr {
             mode,
             uid: 1000,
@@ -333,7 +395,48 @@ impl Tree {
             backend_dev: 1,
             change: 0,
         };
-        self.set(now, path, Some(Entry { attr, target }));
+        self.replace(now, path, Some(Entry { attr, target }));
+    }
+
+    /// Gives the file at `path` the name `other` as well. False where there is no file, or something has that name.
+    fn link(&mut self, now: Micros, path: &[u8], other: &[u8]) -> bool {
+        let file = self.look(path).ok().filter(|entry| entry.attr.kind() == Kind::File).cloned();
+        let Some(Entry { attr, .. }) = file.filter(|_| self.now(other).is_none()) else { return false };
+        let names = self.links.entry(attr.backend_ino).or_insert_with(|| vec![path.into()]);
+        if !names.iter().any(|name| **name == *other) {
+            names.push(other.into());
+        }
+        self.set(now, other, Some(Entry { attr, target: None }));
+        self.touch(now, other, Attr { nlink: attr.nlink + 1, ..attr });
+        true
+    }
+
+    /// What is at `path` gets other attributes, and with them another change time.
+    fn touch(&mut self, now: Micros, path: &[u8], attr: Attr) {
+        let ctime = self.time(now);
+        self.update(now, path, Attr { ctime, ..attr });
+    }
+
+    /// What is at `path` has other attributes, under all its names.
+    fn update(&mut self, now: Micros, path: &[u8], attr: Attr) {
+        let names = self.links.get(&attr.backend_ino).cloned().unwrap_or_else(|| vec![path.into()]);
+        for name in names {
+            if let Some(there) = self.now(&name).filter(|there| there.attr.backend_ino == attr.backend_ino) {
+                let target = there.target.clone();
+                self.set(now, &name, Some(Entry { attr, target }));
+            }
+        }
+    }
+
+    /// Something else, or nothing, comes to be at `path`: what was there has a name less.
+    fn replace(&mut self, now: Micros, path: &[u8], entry: Option<Entry>) {
+        let before = self.now(path).map(|before| before.attr);
+        if before.is_some() || entry.is_some() {
+            self.set(now, path, entry);
+        }
+        if let Some(attr) = before.filter(|attr| attr.nlink > 1) {
+            self.touch(now, path, Attr { nlink: attr.nlink - 1, ..attr });
+        }
     }
 
     fn set(&mut self, now: Micros, path: &[u8], entry: Option<Entry>) {

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use super::{DEADLINE, Watchdog, eventually, is_mounted};
 
 /// The type of every FUSE mount, as statfs(2) tells it.
-const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
+pub(crate) const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
 
 /// The program as it was built for these tests.
 pub(crate) fn bornite() -> &'static Path {
@@ -41,6 +41,22 @@ impl Program {
         assert!(mounted && program.ended().is_none(), "it does not mount: {:?}", program.ended());
         program.watchdog.watch(mountpoint);
         program
+    }
+
+    /// A line of its `/proc/PID/status` that counts kB, in bytes: `VmRSS` is its memory now, `VmHWM` the most it had.
+    pub(crate) fn memory_bytes(&self, line: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let value = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')?.strip_suffix("kB"));
+        value.and_then(|value| value.trim().parse::<u64>().ok()).expect("a number of kB") * 1024
+    }
+
+    /// Its counters, as `bornite stats` shows them.
+    pub(crate) fn counter(&self, counter: bornite::observe::Counter) -> u64 {
+        let dirs = bornite::observe::SocketDirs::at(&self.mountpoint.parent().expect("inside").join("bornite"));
+        let stats: bornite::observe::Snapshot =
+            bornite::observe::query(&dirs, &self.mountpoint, &bornite::observe::Request::Stats, DEADLINE)
+                .expect("it answers");
+        stats.get(counter)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
