@@ -16,6 +16,7 @@
 
 mod bucket;
 mod budget;
+mod config;
 mod fetch;
 mod flight;
 pub mod limits;
@@ -29,10 +30,14 @@ mod upstream;
 mod verify;
 pub mod wire;
 
+pub use config::{Counters, Load, NodeConfig};
 pub use flight::{FlightId, Object, Outcome, Waiter};
-pub use node::{Counters, Load, Node, NodeConfig};
+pub use node::Node;
 pub use output::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Output};
 pub use peer::ParentState;
 pub use sweep::Swept;
 pub use topology::{NodeId, Topology};
 pub use upstream::{Asked, Asks};
+
+#[cfg(test)]
+mod tests;
