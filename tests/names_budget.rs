@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bornite::observe::Counter;
 use common::program::Program;
@@ -19,7 +20,7 @@ const WALKERS: usize = 4;
 
 /// Makes `dirs` directories of a thousand empty files in `target`, walks a mount of it twice as `find -size` does in several threads, and
 /// checks the whole process against the bounds.
-fn walk(dirs: usize, names_mib: u64) {
+fn walk(dirs: usize, names_mib: u64, lifetime: Duration) {
     const FILES: usize = 1000;
     let temp = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory");
     let (target, mount) = (temp.path().join("target"), temp.path().join("mount"));
@@ -32,9 +33,10 @@ fn walk(dirs: usize, names_mib: u64) {
         }
     }
     fs::write(target.join("open"), b"bytes of a file that stays open").expect("a file");
-    let program = Program::mount(&target, &mount, |command| {
+    let mut program = Program::mount(&target, &mount, |command| {
         command.args(["--cache-size", "16M", "--names-size", &format!("{names_mib}M"), "--log-level", "2"]);
     });
+    program.live_for(lifetime);
     // These stay in use all the time.
     let open = fs::File::open(mount.join("open")).expect("a file");
     let ino = open.metadata().expect("attributes").ino();
@@ -109,12 +111,12 @@ fn check(program: &Program, names_mib: u64, base: u64, names_max: u64, target: &
 #[test]
 fn forty_thousand_names_in_room_for_fewer() {
     needs_fuse!("forty_thousand_names_in_room_for_fewer");
-    walk(40, 16);
+    walk(40, 16, Duration::from_secs(50));
 }
 
 #[test]
 #[ignore = "soak: makes a million files"]
 fn a_million_names_in_room_for_a_tenth_of_them() {
     needs_fuse!("a_million_names_in_room_for_a_tenth_of_them");
-    walk(1000, 64);
+    walk(1000, 64, Duration::from_secs(600));
 }
