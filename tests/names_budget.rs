@@ -15,6 +15,9 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 const MIB: u64 = 1 << 20;
 
+/// What requests under way and their timers take while thousands come in a second.
+const UNDER_WAY: u64 = 4 * MIB;
+
 /// Threads that walk at once.
 const WALKERS: usize = 4;
 
@@ -43,7 +46,17 @@ fn walk(dirs: usize, names_mib: u64, lifetime: Duration) {
     let mut bytes = [0; 5];
     open.read_exact_at(&mut bytes, 0).expect("bytes");
     assert!(eventually(DEADLINE, || program.counter(Counter::CacheBytesPrefaulted) == 16 * MIB));
-    let base = program.memory_bytes("VmRSS") - 16 * MIB;
+    // What it takes beside its budgets when it is at work: its queues, and the stacks of its threads.
+    let start = program.memory_bytes("VmRSS") - 16 * MIB;
+    std::thread::scope(|scope| {
+        for number in 0..WALKERS {
+            let dir = mount.join(format!("directory-{number}"));
+            scope.spawn(move || walk_dir(&dir, 0));
+        }
+    });
+    let base = program.memory_bytes("VmRSS") - 16 * MIB - program.counter(Counter::NamesBytes);
+    println!("beside its budgets: {start} at the start, {base} at work");
+    assert!(base < 20 * MIB, "docs/OPERATIONS.md says some 14 MiB at the start");
 
     // A working directory, and names that are looked up again and again while others come and go.
     let cwd =
@@ -101,7 +114,7 @@ fn check(program: &Program, names_mib: u64, base: u64, names_max: u64, target: &
     );
     assert!(count(Counter::NamesDropped) > 0 && count(Counter::NamesReleased) > 0, "there was need of neither");
     assert!(names_max <= bound, "{names_max} bytes of names, {bound} allowed");
-    let allowed = base + (bound + 16 * MIB) * 105 / 100;
+    let allowed = base + (bound + 16 * MIB) * 105 / 100 + UNDER_WAY;
     assert!(peak <= allowed, "{peak} bytes at most, {base} at the start, {allowed} allowed");
     assert_eq!(count(Counter::RepliesEio), 0);
     assert_eq!(count(Counter::NamesBytesCapacity), bound);
