@@ -65,7 +65,8 @@ impl Node {
         self.ahead < AHEAD_MAX && self.trees[tree].line.len() < AHEAD_LINE_MAX && self.store.has_room_ahead(self.ahead)
     }
 
-    /// Goes on with the search for pinned chunks; see [`ChunkStore::look_for_pins`].
+    /// Goes on with the search for pinned chunks; see
+    /// [`ChunkStore::look_for_pins`](crate::cache::store::ChunkStore::look_for_pins).
     pub fn look_for_pins(&mut self) {
         self.store.look_for_pins();
     }
