@@ -53,8 +53,8 @@ struct World {
     now: Micros,
     /// What the node asked for and has not got yet.
     open: Vec<Output>,
-    /// Requests that it sent to its parent, the latest last.
-    asked: Vec<u64>,
+    /// Requests that it sent to its parent and those above, the latest last.
+    asked: Vec<(NodeId, u64)>,
     /// Clients that wait.
     waiting: HashSet<u64>,
     clients: u64,
@@ -64,7 +64,12 @@ struct World {
 impl World {
     fn new(me: u32) -> World {
         let topology = Topology::new(NODES, NodeId(me), 1, Some(2)).expect("a tree of 7");
-        let names = NamesWriter::new(NamesConfig { hash_key: [1, 2], index_shards: 1, retired_max: RETIRED as usize });
+        let names = NamesWriter::new(NamesConfig {
+            hash_key: [1, 2],
+            index_shards: 1,
+            retired_max: RETIRED as usize,
+            bytes_max: u64::MAX,
+        });
         let enoent = EnoentConfig { entries_max: ENOENT_ENTRIES as usize, key_bytes_max: 64, hash_key: [3, 4] };
         let enoent = Arc::new(EnoentMap::new(enoent));
         let (first, max) = (1 << 20, ARENA_BYTES);
@@ -192,11 +197,11 @@ impl World {
         builder
     }
 
-    /// The parent answers one of the requests, or something that was never asked, as a parent may or as none would.
+    /// Who was asked answers one of the requests, or something that was never asked, as a parent may or as none would.
     fn parent_answers(&mut self, bytes: &mut Bytes<'_>) {
         let Some(parent) = self.node.topology().parent() else { return };
         let back = usize::from(bytes.u8());
-        let id = self.asked.iter().rev().nth(back).copied().unwrap_or(back as u64);
+        let (parent, id) = self.asked.iter().rev().nth(back).copied().unwrap_or((parent, back as u64));
         let remaining_us = u64::from(bytes.u16()) << 8;
         match bytes.u8() % 8 {
             0 => self.frame(parent, id, &Message::Alive { serving: true, credits: 64, begun: 1 }),
@@ -237,6 +242,7 @@ impl World {
         match output {
             Output::Pull { id, slot, .. } => self.node.pulled(now, id, slot, !fails),
             // 7 is the checksum of most grants here.
+            Output::Arrange { id, parts, stamp } => self.node.arranged(now, id, parts.build(stamp)),
             Output::Verify { id, slot, .. } => self.node.verified(now, id, slot, if fails { 8 } else { 7 }),
             Output::Register { segment, .. } => self.node.registered(segment, u64::from(segment)),
             Output::Backend { id, op } => {
@@ -269,6 +275,7 @@ impl World {
             }
             Output::Fence { id } => self.node.fenced(now, id),
             Output::Send { .. }
+            | Output::Release { .. }
             | Output::Complete { .. }
             | Output::Invalidate { .. }
             | Output::Expire { .. }
@@ -288,7 +295,7 @@ impl World {
                     }
                 }
                 Output::Invalidate { ino, .. } => self.node.forget(ino),
-                Output::Expire { .. } | Output::Swept { .. } => {}
+                Output::Expire { .. } | Output::Release { .. } | Output::Swept { .. } => {}
                 output => self.open.push(output),
             }
         }
@@ -310,8 +317,8 @@ impl World {
             | Message::Chunk { .. }
             | Message::Statfs
             | Message::Probe { .. } => {
-                assert_eq!(Some(to), self.node.topology().parent(), "only the parent is asked");
-                self.asked.push(header.id);
+                assert!(self.node.topology().candidates().contains(&to), "only those above are asked, not {to}");
+                self.asked.push((to, header.id));
             }
             _ => {}
         }

@@ -11,9 +11,12 @@
 //!
 //! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
 //! request per object, waiters parked), `fetch` (asking upstream), `upstream` (whom it asks, and fail-over), `peer` (who
-//! is there), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation), `limits` (every bound, in one place).
+//! is there), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation),
+//! `budget` (room for names), `limits` (every bound, in one place).
 
 mod bucket;
+mod budget;
+mod config;
 mod fetch;
 mod flight;
 pub mod limits;
@@ -27,10 +30,14 @@ mod upstream;
 mod verify;
 pub mod wire;
 
+pub use config::{Counters, Load, NodeConfig};
 pub use flight::{FlightId, Object, Outcome, Waiter};
-pub use node::{Counters, Load, Node, NodeConfig};
+pub use node::Node;
 pub use output::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Output};
 pub use peer::ParentState;
 pub use sweep::Swept;
 pub use topology::{NodeId, Topology};
 pub use upstream::{Asked, Asks};
+
+#[cfg(test)]
+mod tests;

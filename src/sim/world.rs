@@ -270,9 +270,7 @@ impl World {
         let Some((path, begun)) = self.sweeping.remove(&(by, waiter)) else {
             return Err(self.wrong(by.node, b"", "an end of no invalidation, or a second one".to_owned()));
         };
-        let root = self.places[by.node].topology.root();
-        let there = self.places.iter().filter(|place| place.topology.root() == root);
-        let (all, living) = (there.clone().count(), there.filter(|place| place.node.is_some()).count());
+        let (all, living) = (self.places.len(), self.places.iter().filter(|place| place.node.is_some()).count());
         let (reached, missing) = (swept.reached as usize, swept.missing as usize);
         if reached > all || (missing == 0 && reached < all) {
             let what = format!("{swept:?} after an invalidation, of {all} nodes of which {living} live");
