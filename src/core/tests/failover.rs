@@ -349,3 +349,14 @@ fn the_next_root_knows_how_often_bytes_changed_silently() {
     assert!(matches!(read(&mut wire, 1, second, 1), Outcome::Failed { .. }), "these bytes are not those of chunk 0");
     assert_eq!(version(&wire.must(1, "big").1).change, 2);
 }
+
+#[test]
+fn a_long_line_is_worked_off_in_steps() {
+    let mut wire = Wire::new(PLAN);
+    wire.kill(0);
+    let asked: Vec<_> = (0..2000).map(|n| wire.look_up(1, &format!("a{n}"))).collect();
+    wire.run(4 * S);
+    assert!(asked.iter().all(|waiter| is_entry(&wire.answers[waiter].1)));
+    let most = wire.questions_max;
+    assert!(most > 100 && most <= limits::PUMP_STEPS_MAX, "{most} at once");
+}
