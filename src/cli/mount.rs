@@ -50,7 +50,12 @@ fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
     if args.print_config {
         let node = Node::resolve(&settings)?;
         let hostname = Some(settings.hostname.clone().unwrap_or_else(system_hostname));
-        let effective = Settings { cache_size: Some(node.cache_bytes(&settings)), hostname, ..settings };
+        let effective = Settings {
+            cache_size: Some(node.cache_bytes(&settings)),
+            names_size: Some(node.names_bytes(&settings)),
+            hostname,
+            ..settings
+        };
         output::print(&effective.to_toml())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -59,6 +64,7 @@ fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
     if args.daemon && !args.foreground_child {
         return daemon::start(&settings, &mountpoint);
     }
+    runtime::use_one_heap();
     serve(args, settings, mountpoint)
 }
 
@@ -109,6 +115,10 @@ impl Node {
     fn cache_bytes(&self, settings: &Settings) -> u64 {
         settings.cache_size.unwrap_or_else(|| memory::default_cache_bytes(self.is_root))
     }
+
+    fn names_bytes(&self, settings: &Settings) -> u64 {
+        settings.names_size.unwrap_or_else(|| memory::default_names_bytes(self.cache_bytes(settings)))
+    }
 }
 
 fn system_hostname() -> String {
@@ -125,13 +135,16 @@ enum Phase {
 fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     // Before the first thread: it may change the environment that libfabric reads.
-    settings.net = runtime::choose_net(settings.net.as_deref()).map_err(|error| UsageError(error.to_string()))?;
+    let (net, notes) = runtime::choose_net(settings.net.as_deref()).map_err(|error| UsageError(error.to_string()))?;
+    settings.net = net;
     let interrupts = signals::catch(args.foreground_child)?;
     // Not resolved: only a root may touch the backend.
     settings.target = std::path::absolute(&settings.target)
         .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
     let node = Node::resolve(&settings)?;
     logging::install(&log_spec(&settings, args.foreground_child, &node.nodes[node.me].0)?)?;
+    log::info!("network: {}", settings.net.as_deref().unwrap_or("the address book decides"));
+    notes.iter().for_each(|note| log::info!("{note}"));
     for variable in config::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         log::warn!(
             "environment variable {variable} is not known and has no effect; see `bornite mount --print-config`"
@@ -199,6 +212,7 @@ fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBuf) -> Daemo
         attr_ttl: settings.attr_ttl_ms.map(Duration::from_millis),
         dir_ttl: Duration::from_millis(settings.dir_ttl_ms),
         cache_bytes: node.cache_bytes(settings),
+        names_bytes: node.names_bytes(settings),
         fuse_threads: settings.fuse_threads as usize,
         allow_other: settings.allow_other,
     }

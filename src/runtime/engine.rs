@@ -10,10 +10,10 @@
 //! free nobody waits for it: whoever has it finds what was put, or the engine's thread is called.
 //! - Writer: puts, fence, `try_lock`; where that fails, [`Waker::wake`].
 //! - Reader: the engine's thread says that it sleeps, fence, looks at the queues once more, lets the wheel go, sleeps.
-//! - So either the writer sees that it sleeps and calls it, or it sees what was put.
+//! - So either the writer sees that it sleeps and calls it, or it sees what was put (tests/wheel.rs has all orders).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,12 @@ use crate::observe::{Counter, Counters};
 /// `max_background`, so it is full only for moments.
 const INBOX_MAX: usize = 4096;
 
+/// A turn looks after the port again by then: peers' reads are served only while somebody does.
+const TURN_US: u64 = 200;
+
+/// Things done before it is looked at how long they took.
+const LOOK_EVERY: usize = 8;
+
 /// Things taken from one queue before the others get their turn.
 const BATCH: usize = 64;
 
@@ -58,8 +64,16 @@ const MAINTAIN_US: u64 = 100_000;
 /// How often the node's counters are published while the engine is busy.
 const PUBLISH_US: u64 = 20_000;
 
+/// Names that the kernel is asked to let go of at once.
+const RELEASING_MAX: usize = 256;
+
 type Job = handler::Job<Kernel>;
 type ReadJob = handler::ReadJob<Kernel>;
+
+/// Whether a turn that began at `begin` has taken its time: looked at once in a while.
+fn is_over(at: usize, begin: Micros) -> bool {
+    at % LOOK_EVERY == LOOK_EVERY - 1 && clock::now().0.saturating_sub(begin.0) >= TURN_US
+}
 
 /// Wakes the engine from other threads; costs a system call only when it sleeps.
 #[derive(Debug)]
@@ -80,7 +94,7 @@ impl Waker {
     pub(super) fn wake(&self) {
         // Pairs with the fence in `prepare`: either this sees that the engine sleeps, or the engine sees what was put.
         fence(Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::Relaxed) {
+        if self.sleeping.swap(false, Ordering::AcqRel) {
             // A full counter (EAGAIN) wakes as well.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
@@ -88,7 +102,8 @@ impl Waker {
 
     /// The engine is about to sleep; it must look at its queues once more after this.
     fn prepare(&self) {
-        self.sleeping.store(true, Ordering::Relaxed);
+        // A read-modify-write, so that this and `wake` come one after the other for everyone.
+        self.sleeping.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
@@ -242,6 +257,8 @@ pub(super) enum Notice {
     Gone { ino: Ino, path: Box<[u8]> },
     /// They are to be asked for anew.
     Expire { ino: Ino, path: Box<[u8]>, dir: bool },
+    /// A name is to be let go, if nobody uses it.
+    Release { path: Box<[u8]> },
     /// The engine wants to know when everything before this was told.
     Fence(u64),
 }
@@ -261,6 +278,8 @@ pub(super) struct Engine {
     pub(super) names: Arc<Names>,
     pub(super) arena: Arc<Arena>,
     pub(super) notify: Notify,
+    /// Names that the notify thread has not yet asked the kernel to let go of.
+    pub(super) releasing: Arc<AtomicUsize>,
     pub(super) spins: bool,
     pub(super) work: Work,
 }
@@ -406,7 +425,10 @@ impl Engine {
     /// One turn, but for what arrives at the port. True when there was something to do.
     fn turn(&mut self, now: Micros) -> bool {
         let mut busy = false;
-        for _ in 0..BATCH {
+        for at in 0..BATCH {
+            if is_over(at, now) {
+                break;
+            }
             let Some(item) = self.inbox.queue.pop() else { break };
             busy = true;
             match item {
@@ -425,12 +447,16 @@ impl Engine {
                 }
             }
         }
-        for _ in 0..BATCH {
+        for at in 0..BATCH {
+            if is_over(at, now) {
+                break;
+            }
             let Some(done) = self.pool.done.pop() else { break };
             busy = true;
             match done {
                 Done::Backend { id, reply } => self.node.backend(now, id, reply),
                 Done::Verified { id, slot, crc } => self.node.verified(now, id, slot, crc),
+                Done::Arranged { id, listing } => self.node.arranged(now, id, listing),
                 Done::Prefaulted { segment, bytes } => {
                     self.counters.add(Counter::CacheBytesPrefaulted, bytes);
                     if !self.node.is_registered(segment) {
@@ -443,9 +469,16 @@ impl Engine {
             busy = true;
             self.node.timer(now);
         }
-        while let Some(output) = self.node.poll_output() {
+        let ask_max = RELEASING_MAX.saturating_sub(self.releasing.load(Ordering::Relaxed));
+        busy |= self.node.make_room(now, ask_max);
+        for at in 0.. {
+            let Some(output) = self.node.poll_output() else { break };
             busy = true;
             self.carry_out(now, output);
+            if is_over(at + 1, now) {
+                // What is left comes first in the next turn.
+                break;
+            }
         }
         busy | self.transport.retry(now, &mut self.node)
     }
@@ -462,6 +495,7 @@ impl Engine {
             Output::Pull { id, from, key, offset, len, slot } => {
                 self.transport.pull(now, id, from, (key, offset), len, slot);
             }
+            Output::Arrange { id, parts, stamp } => self.pool.submit(Task::Arrange { id, parts, stamp }),
             Output::Verify { id, slot, len } => self.pool.submit(Task::Verify { id, slot, len }),
             Output::Backend { id, op } => self.pool.submit(Task::Backend { id, op }),
             Output::Register { segment, spare } => {
@@ -474,6 +508,10 @@ impl Engine {
             }
             Output::Invalidate { ino, path } => (self.notify)(Notice::Gone { ino, path }),
             Output::Expire { ino, path, dir } => (self.notify)(Notice::Expire { ino, path, dir }),
+            Output::Release { path } => {
+                self.releasing.fetch_add(1, Ordering::Relaxed);
+                (self.notify)(Notice::Release { path });
+            }
             Output::Fence { id } => (self.notify)(Notice::Fence(id)),
             Output::Swept { waiter, swept } => {
                 if let Some(answer) = self.work.sweeps.remove(&waiter) {
@@ -538,6 +576,7 @@ impl Engine {
         let e = self.enoent.stats();
         let a = self.node.store().stats();
         let t = self.transport.counts();
+        let names = self.names.stats();
         for (counter, value) in [
             (Counter::RequestsFromPeersAttr, n.peers_attr),
             (Counter::RequestsFromPeersList, n.peers_list),
@@ -557,6 +596,8 @@ impl Engine {
             (Counter::FramesReceived, n.frames),
             (Counter::FramesSent, t.sent),
             (Counter::FramesDropped, n.dropped + t.dropped),
+            (Counter::FabricTimeouts, t.timeouts),
+            (Counter::FabricQuarantined, t.quarantined),
             (Counter::ReadsFromParent, n.pulls),
             (Counter::ReadBytesFromParent, n.chunk_bytes),
             (Counter::FlightsJoined, n.joined),
@@ -582,8 +623,10 @@ impl Engine {
             (Counter::CacheBytesPinned, a.pinned_bytes as u64),
             (Counter::Chunks, a.chunks as u64),
             (Counter::ChunksEvicted, a.evicted_chunks),
-            (Counter::Inodes, self.names.stats().inodes),
-            (Counter::NamesBytes, self.names.stats().bytes),
+            (Counter::Inodes, names.inodes),
+            (Counter::NamesBytes, names.bytes),
+            (Counter::NamesDropped, names.dropped),
+            (Counter::NamesReleased, n.names_released),
         ] {
             self.counters.set(counter, value);
         }

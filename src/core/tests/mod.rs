@@ -434,7 +434,11 @@ impl Wire {
                     self.node(at).fenced(now, id);
                 }
                 Output::Swept { waiter, swept } => _ = self.swept.insert(waiter, swept),
-                Output::Expire { .. } | Output::Invalidate { .. } => {}
+                Output::Arrange { id, parts, stamp } => {
+                    let now = Micros(self.now);
+                    self.node(at).arranged(now, id, parts.build(stamp));
+                }
+                Output::Expire { .. } | Output::Invalidate { .. } | Output::Release { .. } => {}
             }
         }
         self.questions_max = self.questions_max.max(self.asked.len() - asked);
