@@ -108,6 +108,7 @@ pub(super) struct Sent {
     pub(super) to: u32,
     pub(super) is_probe: bool,
     pub(super) is_request: bool,
+    pub(super) header: wire::Header,
 }
 
 pub(super) struct Wire {
@@ -449,7 +450,7 @@ impl Wire {
     }
 
     fn send(&mut self, from: u32, to: u32, frame: Vec<u8>) {
-        let (_, message) = wire::decode(&frame).expect("what a node sends is a frame");
+        let (header, message) = wire::decode(&frame).expect("what a node sends is a frame");
         let is_request =
             matches!(message, Message::Attr { .. } | Message::List { .. } | Message::Chunk { .. } | Message::Statfs);
         if is_request {
@@ -463,7 +464,7 @@ impl Wire {
         }
         let is_probe = matches!(message, Message::Probe { .. });
         let is_lost = self.loses_releases && matches!(message, Message::Release { .. });
-        self.sent.push(Sent { at: self.now, from, to, is_probe, is_request });
+        self.sent.push(Sent { at: self.now, from, to, is_probe, is_request, header });
         if !is_lost {
             self.push(FRAME_US, Event::Frame { from, to, frame });
         }
