@@ -58,7 +58,7 @@ pub const ALONE_BURST: u64 = 200;
 pub const ALONE_PER_S: u64 = 20;
 
 /// Requests whose timers are looked at in one turn.
-pub const TIMER_STEPS_MAX: usize = 256;
+pub const TIMER_STEPS_MAX: usize = 512;
 
 /// Requests that are taken from the line in one turn.
 pub const PUMP_STEPS_MAX: usize = 256;
