@@ -46,12 +46,16 @@ struct Failed {
 pub(super) fn sim(args: &SimArgs) -> anyhow::Result<ExitCode> {
     let level = match args.faults {
         SimFaults::None => FaultLevel::None,
+        SimFaults::Net => FaultLevel::Net,
+        SimFaults::Nodes => FaultLevel::Nodes,
+        SimFaults::Backend => FaultLevel::Backend,
         SimFaults::Some => FaultLevel::Some,
         SimFaults::All => FaultLevel::All,
     };
     let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let config = |seed| SimConfig {
         trees: number(args.trees),
+        stripes: number(args.stripes),
         fanout: args.fanout.map(number),
         ..SimConfig::draw(seed, number(args.nodes), level)
     };

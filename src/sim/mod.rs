@@ -24,6 +24,7 @@ mod network;
 mod oracle;
 mod report;
 mod rng;
+mod search;
 #[cfg(test)]
 mod tests;
 mod tree;

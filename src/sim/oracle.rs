@@ -104,6 +104,8 @@ pub(super) struct Oracle {
     /// How often each was read.
     reads: HashMap<ChunkAt, u64>,
     sweeps: Vec<Sweep>,
+    /// When nodes were stopped: what they are told, or tell, waits as long.
+    freezes: Vec<(Micros, Micros)>,
 }
 
 impl Oracle {
@@ -115,6 +117,7 @@ impl Oracle {
             contents: HashMap::new(),
             reads: HashMap::new(),
             sweeps: Vec::new(),
+            freezes: Vec::new(),
         }
     }
 
@@ -137,6 +140,21 @@ impl Oracle {
     /// An invalidation of `path` that began then has reached every node now.
     pub(super) fn note_sweep(&mut self, path: Box<[u8]>, begun: Micros, ended: Micros) {
         self.sweeps.push(Sweep { path, begun, ended });
+    }
+
+    pub(super) fn note_freeze(&mut self, from: Micros, until: Micros) {
+        self.freezes.push((from, until));
+    }
+
+    /// Whether an answer from an operation may arrive at the hearer now.
+    fn is_good(&self, hearer: &Hearer, operation: &Operation, ttl_us: u64, extra_us: u64) -> bool {
+        let frozen = self.freezes.iter().map(|(from, until)| {
+            let (from, until) = (from.0.max(operation.told.0), until.0.min(hearer.now.0));
+            until.saturating_sub(from)
+        });
+        // What came from the hearer's memory waited for nobody.
+        let waited_us = if hearer.travel_us > 0 { frozen.sum() } else { 0 };
+        operation.is_good(hearer.now, ttl_us, hearer.travel_us + waited_us + extra_us)
     }
 
     /// What is told of `path` was asked of the backend since then: since the last invalidation that was over before the
@@ -232,7 +250,7 @@ impl Oracle {
         if newest.asked < floor {
             return Err(format!("attributes asked for at {:?}, before the invalidation of {floor:?}", newest.asked));
         }
-        if !of_it().any(|op| op.is_good(hearer.now, ttl_us, hearer.travel_us)) {
+        if !of_it().any(|op| self.is_good(hearer, op, ttl_us, 0)) {
             return Err(format!(
                 "attributes whose time was over: asked at {:?}, told at {:?}",
                 newest.asked, newest.told
@@ -251,7 +269,7 @@ impl Oracle {
         let seen = self.seen.get(&(hearer.node, path.into())).copied().unwrap_or_default();
         let floor = self.floor(hearer, path);
         let is_proof = |op: &&Operation| op.looked >= seen && op.asked >= floor && tree.was_absent(path, op.looked);
-        let is_good = |op: &Operation| op.is_good(hearer.now, self.ttls.enoent_us, hearer.travel_us);
+        let is_good = |op: &Operation| self.is_good(hearer, op, self.ttls.enoent_us, 0);
         let mut above = path;
         let ancestors = std::iter::from_fn(|| {
             above = parent(above);
@@ -290,7 +308,7 @@ impl Oracle {
         if op.asked < floor {
             return Err(format!("names asked for at {:?}, before the invalidation of {floor:?}", op.asked));
         }
-        if op.is_good(hearer.now, self.ttls.dir_us, hearer.travel_us + in_parts) {
+        if self.is_good(hearer, op, self.ttls.dir_us, in_parts) {
             return Ok(());
         }
         Err(format!("names whose time was over: asked at {:?}, told at {:?}", op.asked, op.told))
@@ -300,7 +318,7 @@ impl Oracle {
         let path = object.path();
         let same = |op: &&Operation| matches!(op.said, Said::Failed(said) if said == errno);
         // An errno is told once, to those who wait: never repeated.
-        if errno != ENOENT && self.of(hearer, path).filter(same).any(|op| op.is_good(hearer.now, 0, hearer.travel_us)) {
+        if errno != ENOENT && self.of(hearer, path).filter(same).any(|op| self.is_good(hearer, op, 0, 0)) {
             return Ok(());
         }
         let gone = match (object, errno) {
