@@ -187,11 +187,11 @@ impl World {
         if !self.may_go(at) {
             return;
         }
-        self.searches.left(self.now, at);
-        self.searches.ended(at);
         self.report.counts.kills += 1;
         self.places[at].node = None;
         self.places[at].away_at = self.now;
+        self.left(at);
+        self.searches.ended(at);
         self.kernels.forget(at);
         let life = self.life(at);
         self.asking.retain(|(by, _)| *by != life);
@@ -216,14 +216,24 @@ impl World {
         if !self.may_go(at) {
             return;
         }
-        self.searches.left(self.now, at);
         self.report.counts.freezes += 1;
         let until = self.now.after_us(for_us);
         self.places[at].frozen = Some(Vec::new());
         self.places[at].frozen_us += for_us;
+        self.left(at);
         self.oracle.note_freeze(self.now, until);
         self.faults_end = self.faults_end.max(until);
         self.planned(until, Event::Thaw { node: at });
+    }
+
+    fn left(&mut self, node: usize) {
+        let there: Vec<_> = (0..self.places.len()).map(|node| self.is_there(node)).collect();
+        let places = &self.places;
+        let may_ask = |by: usize, tree| {
+            let candidates = places[by].topology.tree(tree).candidates();
+            candidates.into_iter().any(|candidate| index(candidate) == node)
+        };
+        self.searches.left(self.now, node, |node| there[node], may_ask);
     }
 
     pub(super) fn thaw(&mut self, at: usize) {
@@ -232,6 +242,8 @@ impl World {
         for event in self.places[at].frozen.take().into_iter().flatten() {
             self.queue.push(self.now, event);
         }
+        let there: Vec<_> = (0..self.places.len()).map(|node| self.is_there(node)).collect();
+        self.searches.resumed(self.now, at, |node| there[node]);
     }
 
     /// All links between a choice of nodes and the others are cut for a while.

@@ -59,6 +59,8 @@ pub(super) struct Hearer {
     pub(super) topology: Topology,
     /// Whether only the root of a path's tree may have asked the backend, and no node in its place.
     pub(super) is_strict: bool,
+    /// Whether it may be told what was there before what it was told: by nodes that an invalidation did not reach.
+    pub(super) may_turn_back: bool,
     /// When it asked.
     pub(super) asked: Micros,
     pub(super) now: Micros,
@@ -258,17 +260,19 @@ impl Oracle {
         }
         let since = tree.since(path, entry).ok_or("attributes that never were")?;
         let seen = self.seen.entry((hearer.node, path.into())).or_insert(since);
-        if since < *seen {
+        if since < *seen && !hearer.may_turn_back {
             return Err(format!("attributes of {since:?}, after others of {seen:?} on the same node"));
         }
-        *seen = since;
+        *seen = since.max(*seen);
         Ok(())
     }
 
     fn absent(&self, hearer: &Hearer, tree: &Tree, path: &[u8]) -> Result<(), String> {
         let seen = self.seen.get(&(hearer.node, path.into())).copied().unwrap_or_default();
         let floor = self.floor(hearer, path);
-        let is_proof = |op: &&Operation| op.looked >= seen && op.asked >= floor && tree.was_absent(path, op.looked);
+        let is_proof = |op: &&Operation| {
+            (op.looked >= seen || hearer.may_turn_back) && op.asked >= floor && tree.was_absent(path, op.looked)
+        };
         let is_good = |op: &Operation| self.is_good(hearer, op, self.ttls.enoent_us, 0);
         let mut above = path;
         let ancestors = std::iter::from_fn(|| {
@@ -387,7 +391,15 @@ mod tests {
 
     fn hearer(now: u64) -> Hearer {
         let topology = Topology::new(9, NodeId(3), 1, None).unwrap();
-        Hearer { node: 3, topology, is_strict: true, asked: Micros(now), now: Micros(now), travel_us: 5 }
+        Hearer {
+            node: 3,
+            topology,
+            is_strict: true,
+            may_turn_back: false,
+            asked: Micros(now),
+            now: Micros(now),
+            travel_us: 5,
+        }
     }
 
     fn operation(asked: u64, looked: u64, told: u64, said: Said) -> Operation {

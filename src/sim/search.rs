@@ -52,14 +52,31 @@ impl Searches {
         }
     }
 
-    /// A node died or was stopped: who waits for it looks for another one.
-    pub(super) fn left(&mut self, now: Micros, node: usize) {
+    /// A node died or was stopped: who waits for it, and is not stopped, looks for another one. Who looks already may
+    /// have been about to ask it, and has another go, where `may_ask` says so of the node and the tree.
+    pub(super) fn left(
+        &mut self,
+        now: Micros,
+        node: usize,
+        is_there: impl Fn(usize) -> bool,
+        may_ask: impl Fn(usize, u32) -> bool,
+    ) {
         self.open.retain(|search, _| search.by != node);
-        for ((by, of), asked) in &self.asked {
-            if *of == node && *by != node {
-                for tree in asked.values() {
-                    self.open.entry(Search { by: *by, dead: node, tree: *tree }).or_insert(now);
-                }
+        for (_, since) in self.open.iter_mut().filter(|(search, _)| may_ask(search.by, search.tree)) {
+            *since = now;
+        }
+        self.begin(now, |by, of| of == node && is_there(by));
+    }
+
+    /// A node that was stopped goes on, and looks for others than those who died or were stopped meanwhile.
+    pub(super) fn resumed(&mut self, now: Micros, node: usize, is_there: impl Fn(usize) -> bool) {
+        self.begin(now, |by, of| by == node && !is_there(of));
+    }
+
+    fn begin(&mut self, now: Micros, does: impl Fn(usize, usize) -> bool) {
+        for ((by, of), asked) in self.asked.iter().filter(|((by, of), _)| does(*by, *of)) {
+            for tree in asked.values() {
+                self.open.entry(Search { by: *by, dead: *of, tree: *tree }).or_insert(now);
             }
         }
     }
@@ -93,7 +110,7 @@ mod tests {
         let mut searches = Searches::default();
         let search = Search { by: 5, dead: 2, tree: 1 };
         assert_eq!(searches.asked(Micros(10), search, 1, true), None);
-        searches.left(Micros(20), 2);
+        searches.left(Micros(20), 2, |_| true, |_, _| false);
         assert_eq!(searches.overdue(Micros(120), 100), None);
         assert_eq!(searches.overdue(Micros(121), 100), Some(search));
         assert_eq!(searches.asked(Micros(130), search, 2, false), None, "it is still asked");
@@ -101,7 +118,7 @@ mod tests {
         assert_eq!(searches.asked(Micros(135), Search { tree: 0, ..other }, 3, true), None, "of another tree");
         assert_eq!(searches.asked(Micros(140), other, 4, true), Some(120));
         searches.answered(5, 0, 4);
-        searches.left(Micros(150), 0);
+        searches.left(Micros(150), 0, |_| true, |_, _| false);
         assert_eq!(searches.overdue(Micros(900), 100), Some(Search { tree: 0, ..other }), "request 3 waits");
         searches.returned(0, true);
         assert_eq!(searches.overdue(Micros(900), 100), None);

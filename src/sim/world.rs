@@ -413,6 +413,7 @@ impl World {
             node,
             topology: topology.clone(),
             is_strict: !self.config.faults.loses(),
+            may_turn_back: self.config.faults.misleads(),
             asked: asked.at,
             now: self.now,
             // What came from the node's own memory did not travel.
