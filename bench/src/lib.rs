@@ -3,6 +3,7 @@
 //! Each benchmark runs its peers in the same run, prints a table, and writes raw figures with command, commit and machine to
 //! `bench/results`. Times on shared machines are noisy: medians and ratios are what to read.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -88,9 +89,23 @@ impl Job {
     /// # Errors
     /// They do not come up: their own words.
     pub fn launch(program: &Path, nodes: u32, target: &Path, mount: &Path) -> anyhow::Result<Job> {
+        Job::launch_with(program, nodes, target, mount, &[])
+    }
+
+    /// The same with more arguments for `bornite launch`.
+    ///
+    /// # Errors
+    /// They do not come up: their own words.
+    pub fn launch_with(
+        program: &Path,
+        nodes: u32,
+        target: &Path,
+        mount: &Path,
+        arguments: &[&str],
+    ) -> anyhow::Result<Job> {
         let mut command = Command::new(program);
         command.args(["launch", "--local", "--nodes", &nodes.to_string(), "--mount"]).arg(mount);
-        command.arg("--target").arg(target);
+        command.arg("--target").arg(target).args(arguments);
         let output = command.output().context("cannot launch")?;
         if !output.status.success() {
             bail!("launch: {}", String::from_utf8_lossy(&output.stderr));
@@ -112,6 +127,49 @@ impl Drop for Job {
             Err(error) => eprintln!("stop: {error}"),
         }
     }
+}
+
+/// A first read of a whole file.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    /// Until the first byte was there, milliseconds.
+    pub first_ms: f64,
+    /// Until the last one was, milliseconds.
+    pub all_ms: f64,
+    /// Bytes that came.
+    pub bytes: u64,
+}
+
+/// Reads a stream to its end, 1 MiB at a time after its first byte. `begin`: when it was asked for.
+///
+/// # Errors
+/// As the reader says.
+pub fn drain(mut from: impl Read, begin: Instant) -> anyhow::Result<Stream> {
+    let mut buffer = vec![0; 1 << 20];
+    from.read_exact(&mut buffer[..1])?;
+    let first = begin.elapsed();
+    let mut bytes = 1;
+    loop {
+        match from.read(&mut buffer)? {
+            0 => break,
+            n => bytes += n as u64,
+        }
+    }
+    Ok(Stream { first_ms: first.as_secs_f64() * 1e3, all_ms: begin.elapsed().as_secs_f64() * 1e3, bytes })
+}
+
+/// Bytes that nothing can compress, the same each time (xorshift64*; Marsaglia, Vigna).
+pub fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 /// Writes figures, with where they were measured, as `bench/results/NAME.json`.

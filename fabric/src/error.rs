@@ -44,7 +44,7 @@ pub enum Error {
         address: Address,
     },
     /// No provider of the loaded library fits.
-    #[error("libfabric {version} offers no provider {wanted} for {what}{}; see `fi_info -l`, or choose another --net", match hidden_by { Some(value) => format!(" (FI_PROVIDER={value} may hide it)"), None => String::new() })]
+    #[error("libfabric {version} offers no provider {wanted} for {what}{}; see `bornite doctor --fabric`, or choose another --net", match hidden_by { Some(value) => format!(" (FI_PROVIDER={value} may hide it)"), None => String::new() })]
     NoProvider {
         /// The providers that were asked for.
         wanted: String,
@@ -101,6 +101,11 @@ impl Error {
     /// An operation that ended because the port was closed under it.
     pub(crate) fn cancelled(call: &'static str) -> Error {
         Error::Call { call, code: Code::Cancelled, text: "the port was closed before the operation ended".into() }
+    }
+
+    /// An operation that took longer than it may.
+    pub(crate) fn timed_out(call: &'static str) -> Error {
+        Error::Call { call, code: Code::TimedOut, text: "the peer took too long".into() }
     }
 
     /// The error of a system call.

@@ -33,6 +33,24 @@ pub(crate) struct Query<'a> {
     pub(crate) receive: usize,
     /// Progress by the provider's own thread.
     pub(crate) automatic_progress: bool,
+    /// Several threads use the domain, so that the provider must lock.
+    pub(crate) threads: bool,
+}
+
+impl<'a> Query<'a> {
+    /// Any node of provider `name`, without wishes.
+    pub(crate) fn plain(name: &'a str, automatic_progress: bool) -> Query<'a> {
+        Query {
+            name,
+            node: None,
+            service: None,
+            numeric: false,
+            transmit: 0,
+            receive: 0,
+            automatic_progress,
+            threads: false,
+        }
+    }
 }
 
 /// One answer, with the list that it belongs to.
@@ -69,43 +87,75 @@ impl Info {
     ) -> Result<Option<Info>, Error> {
         for wishes in [true, false] {
             let hints = Hints::new(library, query, wishes)?;
-            let text =
-                |part: Option<&str>| part.map(|part| CString::new(part).expect("no zero byte in a node or service"));
-            let (node, service) = (text(query.node), text(query.service));
-            let pointer = |part: &Option<CString>| part.as_ref().map_or(ptr::null(), |part| part.as_ptr());
-            let mut flags = 0;
-            if query.node.is_some() || query.service.is_some() {
-                flags |= sys::FI_SOURCE;
-            }
-            if query.numeric {
-                flags |= sys::FI_NUMERICHOST;
-            }
-            let mut head = ptr::null_mut();
-            // SAFETY: node and service are C strings or null and outlive the call, as do the hints, which the library
-            // allocated.
-            let code = unsafe {
-                (library.fi_getinfo)(
-                    API_VERSION,
-                    pointer(&node),
-                    pointer(&service),
-                    flags,
-                    hints.0.as_ptr(),
-                    &raw mut head,
-                )
-            };
-            match (NonNull::new(head), Code::from(-code)) {
-                (Some(head), _) if code == 0 => {
-                    let mut info = Info { library, head, chosen: head };
-                    if info.choose(query.name, fits) {
-                        return Ok(Some(info));
-                    }
-                }
-                (_, Code::NoData) => {}
-                _ if code == 0 => {}
-                _ => return Err(Error::of_call(library, "fi_getinfo", code.into())),
+            if let Some(mut info) = Info::ask(library, query, Some(&hints))?
+                && info.choose(query.name, fits)
+            {
+                return Ok(Some(info));
             }
         }
         Ok(None)
+    }
+
+    /// All answers to `query` without wishes, or without any hints.
+    pub(crate) fn offers(library: &'static Library, query: Option<&Query<'_>>) -> Result<Vec<Facts>, Error> {
+        let info = match query {
+            Some(query) => Info::ask(library, query, Some(&Hints::new(library, query, false)?))?,
+            None => Info::ask(library, &Query::plain("", false), None)?,
+        };
+        let mut found = Vec::new();
+        let mut next = info.as_ref().map(|info| info.head);
+        while let Some(entry) = next {
+            // SAFETY: `entry` is an entry of the list that `info` owns; `next` is null at its end.
+            let (facts, following) = unsafe { (facts_of(entry), NonNull::new((*entry.as_ptr()).next)) };
+            found.push(facts);
+            next = following;
+        }
+        Ok(found)
+    }
+
+    /// Calls fi_getinfo; nothing when nothing fits.
+    fn ask(library: &'static Library, query: &Query<'_>, hints: Option<&Hints>) -> Result<Option<Info>, Error> {
+        let text = |part: Option<&str>| part.map(|part| CString::new(part).expect("no zero byte in a node or service"));
+        let (node, service) = (text(query.node), text(query.service));
+        let pointer = |part: &Option<CString>| part.as_ref().map_or(ptr::null(), |part| part.as_ptr());
+        let mut flags = 0;
+        if query.node.is_some() || query.service.is_some() {
+            flags |= sys::FI_SOURCE;
+        }
+        if query.numeric {
+            flags |= sys::FI_NUMERICHOST;
+        }
+        let hints = hints.map_or(ptr::null_mut(), |hints| hints.0.as_ptr());
+        let mut head = ptr::null_mut();
+        // SAFETY: node and service are C strings or null and outlive the call, as do the hints, which the library
+        // allocated or which are null.
+        let code = unsafe {
+            (library.fi_getinfo)(API_VERSION, pointer(&node), pointer(&service), flags, hints, &raw mut head)
+        };
+        match (NonNull::new(head), Code::from(-code)) {
+            (Some(head), _) if code == 0 => Ok(Some(Info { library, head, chosen: head })),
+            (_, Code::NoData) => Ok(None),
+            _ if code == 0 => Ok(None),
+            _ => Err(Error::of_call(library, "fi_getinfo", code.into())),
+        }
+    }
+
+    /// A copy of the chosen answer with another local address, in the provider's bytes.
+    pub(crate) fn with_source(&self, source: &[u8]) -> Result<Info, Error> {
+        let none = || Error::of_call(self.library, "fi_dupinfo", (-libc::ENOMEM).into());
+        // SAFETY: `chosen` is an answer of the library, which copies all of it but `next`.
+        let copy = NonNull::new(unsafe { (self.library.fi_dupinfo)(self.chosen.as_ptr()) }).ok_or_else(none)?;
+        let info = Info { library: self.library, head: copy, chosen: copy };
+        // SAFETY: the copy is this value's alone; its address came from malloc, as the new one does, and fi_freeinfo gives
+        // it back to free; the new one has room for `source`.
+        unsafe {
+            let address = NonNull::new(libc::malloc(source.len())).ok_or_else(none)?;
+            ptr::copy_nonoverlapping(source.as_ptr(), address.as_ptr().cast(), source.len());
+            let info = &mut *copy.as_ptr();
+            libc::free(info.src_addr);
+            (info.src_addr, info.src_addrlen) = (address.as_ptr(), source.len());
+        }
+        Ok(info)
     }
 
     /// The chosen answer, as calls that open objects take it.
@@ -171,7 +221,7 @@ impl Hints {
             // No FI_MR_VIRT_ADDR: remote addresses are offsets everywhere.
             domain.mr_mode =
                 (sys::FI_MR_ENDPOINT | sys::FI_MR_ALLOCATED | sys::FI_MR_PROV_KEY | sys::FI_MR_LOCAL) as i32;
-            domain.threading = sys::FI_THREAD_DOMAIN;
+            domain.threading = if query.threads { sys::FI_THREAD_SAFE } else { sys::FI_THREAD_DOMAIN };
             let progress = if query.automatic_progress { sys::FI_PROGRESS_AUTO } else { sys::FI_PROGRESS_MANUAL };
             domain.control_progress = progress;
             sys::fi_hints_set_data_progress(info.domain_attr, progress);
@@ -225,54 +275,4 @@ unsafe fn text_of(text: *const c_char) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What the cxi provider of 2.x offers, as recorded: a hint outside of it would make fi_getinfo answer "no data" on
-    /// Slingshot, which no test on another machine would show.
-    mod cxi {
-        use libfabric_sys as sys;
-        pub(super) const CAPS: u64 = sys::FI_MSG | sys::FI_RMA;
-        pub(super) const MR_MODE: u64 = sys::FI_MR_ENDPOINT | sys::FI_MR_ALLOCATED | sys::FI_MR_PROV_KEY;
-        pub(super) const THREADING: [sys::fi_threading; 3] =
-            [sys::FI_THREAD_SAFE, sys::FI_THREAD_COMPLETION, sys::FI_THREAD_DOMAIN];
-        pub(super) const AV_TYPE: [sys::fi_av_type; 2] = [sys::FI_AV_TABLE, sys::FI_AV_MAP];
-        pub(super) const QUEUE_SIZE_MAX: usize = 1024;
-    }
-
-    #[test]
-    fn the_hints_fit_what_cxi_offers() {
-        let library = match sys::load() {
-            Ok(library) => library,
-            Err(error) => return println!("skipped: {error}"),
-        };
-        let query = Query {
-            name: "cxi",
-            node: Some("cxi0"),
-            service: Some("0"),
-            numeric: false,
-            transmit: 320,
-            receive: 256,
-            automatic_progress: false,
-        };
-        let hints = Hints::new(library, &query, true).expect("hints");
-        // SAFETY: the library allocated the structure with all its attributes, and `hints` owns it.
-        unsafe {
-            let info = hints.0.as_ref();
-            let domain = &*info.domain_attr;
-            let mr_mode = u64::from(domain.mr_mode.cast_unsigned());
-            assert_eq!(info.caps & !cxi::CAPS, 0, "a capability that is not recorded");
-            assert_eq!(cxi::MR_MODE & !mr_mode, 0, "a mode that cxi needs is not offered");
-            assert_eq!(mr_mode & sys::FI_MR_VIRT_ADDR, 0, "cxi reads by offset");
-            assert!(cxi::THREADING.contains(&domain.threading));
-            assert!(cxi::AV_TYPE.contains(&domain.av_type));
-            assert_eq!(domain.control_progress, sys::FI_PROGRESS_MANUAL);
-            assert_eq!((*info.ep_attr).type_, sys::FI_EP_RDM);
-            assert!((*info.tx_attr).size <= cxi::QUEUE_SIZE_MAX && (*info.rx_attr).size <= cxi::QUEUE_SIZE_MAX);
-            // No order but that of sends.
-            assert_eq!((*info.tx_attr).msg_order, sys::FI_ORDER_SAS);
-            assert_eq!(CStr::from_ptr((*info.fabric_attr).prov_name), c"cxi");
-        }
-        const { assert!(API_VERSION == 0x1000f) };
-    }
-}
+mod recorded;

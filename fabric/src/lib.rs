@@ -17,7 +17,7 @@
 //! let peer = port.insert(&"ofi+tcp://127.0.0.1:7000".parse()?)?;
 //! port.send(peer, b"hello", 1).ok();
 //! port.poll(64, &mut |event| {
-//!     if let Event::Sent { token, result } = event {
+//!     if let Event::Sent { token, result, .. } = event {
 //!         println!("{token}: {result:?}");
 //!     }
 //! });
@@ -26,6 +26,7 @@
 //! ```
 
 mod address;
+mod environment;
 mod error;
 mod holder;
 mod info;
@@ -35,10 +36,14 @@ mod net;
 mod port;
 mod provider;
 mod signals;
+mod survey;
 
 pub use address::{Address, AddressError};
+pub use environment::{Change, EnvironmentError, Plan, choose_provider_env, plan_environment};
 pub use error::{Code, Error, Post};
 pub use holder::Holder;
 pub use libfabric_sys::LoadError;
-pub use net::{EnvironmentError, Net, NetError, choose_provider_env};
-pub use port::{Counters, Event, Peer, Port, PortConfig, Region, Strict, Wake};
+pub use net::{Net, NetError, Vni};
+pub use port::{Counters, Event, Peer, Port, PortConfig, Region, Shared, Sleep, Slept, Strict, Wake};
+pub use provider::{Aspect, Row};
+pub use survey::{Choice, Domain, Offer, Survey};

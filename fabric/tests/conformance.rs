@@ -35,6 +35,7 @@ macro_rules! conformance {
                 a_close_ends_every_operation,
                 a_peer_is_inserted_once,
                 strict_rules_hold,
+                late_operations_time_out_and_others_go_on,
             ]);
         })*
     };
@@ -63,6 +64,8 @@ const CANNOT: &[(Net, &str, &str)] = &[
         "it numbers the endpoints of a process, so that a name is never taken",
     ),
     (Net::Shm, "a_foreign_address_is_refused", "its addresses name no host"),
+    (Net::Shm, "late_operations_time_out_and_others_go_on", "it reads a peer's memory without the peer"),
+    (Net::Sockets, "late_operations_time_out_and_others_go_on", "its own thread answers for a peer that does not poll"),
     (
         Net::Shm,
         "an_address_can_be_bound_again_at_once",
@@ -531,37 +534,113 @@ fn a_peer_is_inserted_once(net: &Net) {
 }
 
 fn strict_rules_hold(net: &Net) {
-    let mut strict = config(net);
-    strict.strict = Some(Strict { again_every: 3, fail_every: 10 });
-    let Pair { mut a, mut b, to_a, to_b } = Pair::with(strict.clone(), strict);
-    let (mut log_a, mut log_b) = (Log::default(), Log::default());
-    let source = Memory::filled(&pattern(MIB, 2));
-    let remote = source.register(&mut b);
-    assert_eq!(remote.key() >> 63, 1, "keys use all 64 bits");
-    for token in 0..50 {
-        send(&mut a, &mut log_a, &mut b, &mut log_b, to_b, &pattern(193, token as usize), token);
+    for seed in [1, 2] {
+        let mut strict = config(net);
+        strict.strict = Some(Strict { fail_every: 8, ..Strict::seeded(seed) });
+        let Pair { mut a, mut b, to_a, to_b } = Pair::with(strict.clone(), strict);
+        let (mut log_a, mut log_b) = (Log::default(), Log::default());
+        let source = Memory::filled(&pattern(MIB, 2));
+        let remote = source.register(&mut b);
+        assert_eq!(remote.key() >> 63, 1, "keys use all 64 bits");
+        // A byte more than cxi injects, and one that it does.
+        let frame = |token: u64| pattern(if token.is_multiple_of(4) { 192 } else { 193 }, token as usize);
+        for token in 0..100 {
+            send(&mut a, &mut log_a, &mut b, &mut log_b, to_b, &frame(token), token);
+        }
+        let target = Memory::filled(&vec![0; MIB]);
+        let region = target.register(&mut a);
+        let (mut token, mut failed_reads) = (0, 0);
+        until("twenty reads without a fault", || {
+            if log_a.read.len() as u64 == token
+                && read(&mut a, to_b, remote.key(), 4096, &region, MIB - 4096, token).is_ok()
+            {
+                token += 1;
+            }
+            log_a.poll(&mut a);
+            log_b.poll(&mut b);
+            failed_reads = log_a.read.iter().filter(|(_, result)| result.is_err()).count();
+            log_a.sent.len() == 100 && log_a.read.len() >= 20 + failed_reads
+        });
+        assert!(target.bytes()[..MIB - 4096] == pattern(MIB, 2)[4096..]);
+        let failed = log_a.sent.iter().filter(|(_, result)| result.is_err()).count();
+        assert!((1..50).contains(&failed), "about every eighth of 100 sends, not {failed}: {:?}", log_a.sent[0]);
+        assert_eq!(log_a.failed.len(), failed);
+        assert!(log_a.failed.iter().all(|(token, got)| *got == frame(*token)), "a failed send gives its frame back");
+        until("the sends that were not failed", || {
+            log_a.poll(&mut a);
+            log_b.poll(&mut b);
+            log_b.frames.len() == 100 - failed
+        });
+        let kept = (0..100).filter(|token| !log_a.failed.iter().any(|(failed, _)| failed == token)).map(frame);
+        assert!(kept.eq(log_b.frames.iter().cloned()), "frames arrive in order whatever the completions do");
+        let order: Vec<u64> = log_a.sent.iter().map(|(token, _)| *token).collect();
+        assert!(!order.is_sorted(), "completions came in order");
+        assert!(a.counters().again > 0);
+        Pair { a, b, to_a, to_b }.close();
     }
-    let target = Memory::filled(&vec![0; MIB]);
-    let region = target.register(&mut a);
-    let mut token = 0;
-    until("a read without a fault", || {
-        if log_a.read.len() as u64 == token
-            && read(&mut a, to_b, remote.key(), 4096, &region, MIB - 4096, token).is_ok()
+}
+
+fn late_operations_time_out_and_others_go_on(net: &Net) {
+    let mut impatient = config(net);
+    (impatient.send_timeout, impatient.read_timeout) = (Duration::from_millis(200), Duration::from_millis(200));
+    let Pair { mut a, b, to_a: _, to_b } = Pair::with(impatient, config(net));
+    let mut c = Port::open(config(net)).expect("open a third port");
+    let to_c = a.insert(&c.address().clone()).expect("insert c");
+    let (mut log_a, mut log_b, mut log_c) = (Log::default(), Log::default(), Log::default());
+    let mut b = b;
+    let source = Memory::filled(&pattern(MIB, 3));
+    let (key_b, key_c) = (source.register(&mut b).key(), source.register(&mut c).key());
+    let targets = [Memory::filled(&vec![0; MIB]), Memory::filled(&vec![0; MIB])];
+    let regions = [targets[0].register(&mut a), targets[1].register(&mut a)];
+    send(&mut a, &mut log_a, &mut b, &mut log_b, to_b, b"connect", 1000);
+    until("a connection", || {
+        log_a.poll(&mut a);
+        log_b.poll(&mut b);
+        !log_b.frames.is_empty() && !log_a.sent.is_empty()
+    });
+    log_a = Log::default();
+    // From here on `b` does nothing, and is given all that it gets.
+    let (mut sends, mut reads) = (0u64, 0u64);
+    for _ in 0..200 {
+        sends += u64::from(a.send(to_b, &[9; 16_384], sends).is_ok());
+        reads += u64::from(read(&mut a, to_b, key_b, 0, &regions[0], MIB, reads).is_ok());
+        log_a.poll(&mut a);
+    }
+    assert!((1..=4).contains(&reads), "{reads} reads of 16 are under way at one peer");
+    let mut served = 0u64;
+    until("reads of the living", || {
+        if log_a.read.iter().filter(|(token, _)| *token >= 100).count() as u64 == served
+            && read(&mut a, to_c, key_c, 0, &regions[1], MIB, 100 + served).is_ok()
         {
-            token += 1;
+            served += 1;
         }
         log_a.poll(&mut a);
-        log_b.poll(&mut b);
-        log_a.sent.len() == 50 && log_a.read.last().is_some_and(|(_, result)| result.is_ok())
+        log_c.poll(&mut c);
+        served == 10 && log_a.read.iter().filter(|(token, _)| *token >= 100).count() == 10
     });
-    assert!(target.bytes()[..MIB - 4096] == pattern(MIB, 2)[4096..]);
-    let failed = log_a.sent.iter().filter(|(_, result)| result.is_err()).count();
-    assert_eq!(failed, 5, "every tenth of 50 sends");
-    until("the sends that were not failed", || {
+    assert!(log_a.read.iter().filter(|(token, _)| *token >= 100).all(|(_, result)| result.is_ok()), "{:?}", log_a.read);
+    until("the end of every operation with the silent peer", || {
         log_a.poll(&mut a);
-        log_b.poll(&mut b);
-        log_b.frames.len() == 45
+        log_c.poll(&mut c);
+        log_a.sent.len() as u64 == sends && log_a.read.iter().filter(|(token, _)| *token < 100).count() as u64 == reads
     });
-    assert!(a.counters().again > 0);
-    Pair { a, b, to_a, to_b }.close();
+    let late = |result: &Result<(), Error>| result.as_ref().is_err_and(|e| e.code() == Some(Code::TimedOut));
+    assert!(log_a.read.iter().filter(|(token, _)| *token < 100).all(|(_, result)| late(result)), "{:?}", log_a.read);
+    assert_eq!(a.outstanding(), 0);
+    let counters = a.counters();
+    assert!(counters.quarantined >= reads && counters.timeouts >= reads, "{counters:?}");
+    assert!(a.deregister(&regions[0]).is_err_and(|error| error.code() == Some(Code::Busy)), "it may still be written");
+    // It wakes up: what was quarantined comes back, and the memory with it.
+    until("the silent peer's answers", || {
+        log_b.poll(&mut b);
+        log_a.poll(&mut a);
+        a.counters().quarantined == 0
+    });
+    let mut released = log_a.released.clone();
+    released.sort_unstable();
+    assert_eq!(released, (0..reads).collect::<Vec<_>>());
+    a.deregister(&regions[0]).expect("nothing is under way");
+    for port in [a, b, c] {
+        port.close(PATIENCE).expect("close");
+    }
 }

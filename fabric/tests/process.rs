@@ -18,6 +18,10 @@ use bornite_fabric::{
 };
 use rustix::event::{EventfdFlags, eventfd};
 
+#[allow(dead_code, unsafe_code, reason = "shared with the conformance suite; registers memory")]
+mod support;
+use support::{Log, Memory, read};
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A case: its name, what FI_PROVIDER and LIBFABRIC_PATH are for it, what it does.
@@ -79,6 +83,18 @@ const CASES: &[Case] = &[
         provider: None,
         library: None,
         run: a_killed_peer_is_survived_and_its_port_is_free,
+    },
+    Case {
+        name: "a_stopped_peer_harms_nobody_else",
+        provider: None,
+        library: None,
+        run: a_stopped_peer_harms_nobody_else,
+    },
+    Case {
+        name: "a_killed_peer_harms_nobody_else",
+        provider: None,
+        library: None,
+        run: a_killed_peer_harms_nobody_else,
     },
 ];
 
@@ -185,7 +201,7 @@ fn the_environment_is_left_alone_beside_threads() {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = thread::spawn(move || stopped.recv_timeout(PATIENCE));
     let error = choose_provider_env(None).expect_err("another thread runs");
-    assert_eq!(error, EnvironmentError::Threads { from: "tcp".into(), to: "net,tcp".into() });
+    assert_eq!(error, EnvironmentError::Threads { variable: "FI_PROVIDER", to: "net,tcp".into() });
     assert_eq!(env::var("FI_PROVIDER").as_deref(), Ok("tcp"));
     stop.send(()).expect("stop");
     thread.join().expect("the thread ends").expect("it was told to");
@@ -244,11 +260,17 @@ fn an_idle_second_costs_no_cpu() {
     port.close(PATIENCE).expect("close");
 }
 
-/// A process that has a port, answers each frame with the same frame, and has registered nothing. Killed when dropped.
+/// A process that has a port, answers each frame with the same frame but for those that begin with a dash, and has
+/// registered some memory. Killed when dropped.
 struct Holder {
     child: Child,
     address: Address,
+    /// The memory's key.
+    key: u64,
 }
+
+/// Bytes that a holder has registered.
+const HELD_BYTES: usize = 1 << 18;
 
 impl Holder {
     fn start(bind: &str) -> Holder {
@@ -260,9 +282,10 @@ impl Holder {
             .expect("start a holder");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("its address");
-        let address = line.trim().parse();
-        let mut holder = Holder { child, address: "ofi+tcp://127.0.0.1:1".parse().expect("an address") };
-        holder.address = address.unwrap_or_else(|error| panic!("the holder said {line:?}: {error}"));
+        let mut holder = Holder { child, address: "ofi+tcp://127.0.0.1:1".parse().expect("an address"), key: 0 };
+        let (address, key) = line.trim().split_once(' ').unwrap_or_else(|| panic!("the holder said {line:?}"));
+        holder.address = address.parse().unwrap_or_else(|error| panic!("the holder said {line:?}: {error}"));
+        holder.key = key.parse().unwrap_or_else(|error| panic!("the holder said {line:?}: {error}"));
         holder
     }
 }
@@ -277,7 +300,9 @@ impl Drop for Holder {
 /// The helper's side: serves until its input ends, at most a minute.
 fn hold(bind: &Address) {
     let mut port = open(Some(bind.clone()));
-    println!("{}", port.address());
+    let memory = Memory::filled(&[7; HELD_BYTES]);
+    let key = memory.register(&mut port).key();
+    println!("{} {key}", port.address());
     std::io::stdout().flush().expect("say the address");
     let stdin = std::io::stdin();
     let end = Instant::now() + Duration::from_secs(60);
@@ -287,7 +312,9 @@ fn hold(bind: &Address) {
         }
         let mut back = Vec::new();
         port.poll(64, &mut |event| {
-            if let Event::Frame(frame) = event {
+            if let Event::Frame(frame) = event
+                && !frame.starts_with(b"-")
+            {
                 back.push(String::from_utf8_lossy(frame).into_owned());
             }
         });
@@ -360,4 +387,99 @@ fn a_killed_peer_is_survived_and_its_port_is_free() {
     assert_eq!(again.address, address);
     greet(&mut port, peer);
     port.close(PATIENCE).expect("close");
+}
+
+/// How long operations may take in the tests of silent peers.
+const IMPATIENCE: Duration = Duration::from_millis(300);
+
+fn a_stopped_peer_harms_nobody_else() {
+    harms_nobody_else(libc::SIGSTOP);
+}
+
+fn a_killed_peer_harms_nobody_else() {
+    harms_nobody_else(libc::SIGKILL);
+}
+
+/// One peer gets `signal` while all is given to it that it takes; another is spoken to and read all the while.
+fn harms_nobody_else(signal: i32) {
+    let (silent, living) = (Holder::start("ofi+tcp://127.0.0.1:0"), Holder::start("ofi+tcp://127.0.0.1:0"));
+    let mut config = PortConfig::new(Net::Tcp);
+    (config.sends, config.reads) = (64, 16);
+    (config.send_timeout, config.read_timeout) = (IMPATIENCE, IMPATIENCE);
+    let mut port = Port::open(config).expect("open a port");
+    let (to_silent, to_living) =
+        (port.insert(&silent.address).expect("insert"), port.insert(&living.address).expect("insert"));
+    greet(&mut port, to_silent);
+    greet(&mut port, to_living);
+    let (trash, target) = (Memory::filled(&[0; HELD_BYTES]), Memory::filled(&[0; HELD_BYTES]));
+    let (trash_region, target_region) = (trash.register(&mut port), target.register(&mut port));
+    send_signal(&silent, signal);
+
+    // Tokens below 1 << 32 are the silent peer's.
+    const LIVING: u64 = 1 << 32;
+    let mut log = Log::default();
+    let (mut given, mut refused, mut asked, mut answered) = (0u64, 0u64, 0u64, 0u64);
+    let (mut round, mut longest) = (Instant::now(), Duration::ZERO);
+    let text = port.address().to_string();
+    let start = Instant::now();
+    while start.elapsed() < 4 * IMPATIENCE {
+        // At most a few a turn: the other is to be spoken to as often.
+        for _ in 0..4 {
+            let sent = port.send(to_silent, &[b'-'; 16_384], given);
+            given += u64::from(sent.is_ok());
+            let posted = read(&mut port, to_silent, silent.key, 0, &trash_region, HELD_BYTES, given);
+            given += u64::from(posted.is_ok());
+            refused += u64::from(matches!(sent, Err(Post::Again))) + u64::from(matches!(posted, Err(Post::Again)));
+        }
+        if asked == answered && port.send(to_living, text.as_bytes(), LIVING).is_ok() {
+            (asked, round) = (asked + 1, Instant::now());
+            while read(&mut port, to_living, living.key, 0, &target_region, HELD_BYTES, LIVING + asked).is_err() {
+                log.poll(&mut port);
+                assert!(round.elapsed() < PATIENCE, "there is no room for a read of the living");
+            }
+        }
+        log.poll(&mut port);
+        let read = log.read.iter().filter(|(token, _)| *token > LIVING).count() as u64;
+        if read == asked && log.frames.len() as u64 == asked && asked > answered {
+            answered = asked;
+            longest = longest.max(round.elapsed());
+        }
+    }
+    assert!(refused > 0 && given > 0);
+    assert!(answered >= 20, "the living peer answered {answered} times in {:?}", start.elapsed());
+    assert!(longest < IMPATIENCE, "the living peer waited {longest:?}");
+    assert!(log.read.iter().filter(|(token, _)| *token > LIVING).all(|(_, result)| result.is_ok()));
+
+    // Everything ends, and once.
+    let end = Instant::now() + PATIENCE;
+    while port.outstanding() > 0 {
+        log.poll(&mut port);
+        assert!(Instant::now() < end, "{port:?} after {PATIENCE:?}");
+        thread::yield_now();
+    }
+    let mut ended: Vec<u64> =
+        log.sent.iter().chain(&log.read).map(|(token, _)| *token).filter(|token| *token < LIVING).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, (0..given).collect::<Vec<_>>());
+    let counters = port.counters();
+    println!("given {given}, refused {refused}, answered {answered}, longest {longest:?}, {counters:?}");
+    if signal == libc::SIGSTOP {
+        assert!(counters.quarantined > 0 && counters.timeouts >= counters.quarantined, "{counters:?}");
+        assert!(counters.quarantined <= 2 * (64 + 16) / 4, "{counters:?}");
+        send_signal(&silent, libc::SIGCONT);
+        let end = Instant::now() + PATIENCE;
+        while port.counters().quarantined > 0 {
+            log.poll(&mut port);
+            assert!(Instant::now() < end, "what the peer took does not come back: {:?}", port.counters());
+            thread::yield_now();
+        }
+        greet(&mut port, to_silent);
+    }
+    port.close(PATIENCE).expect("close");
+}
+
+fn send_signal(holder: &Holder, signal: i32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(holder.child.id()).expect("a pid")).expect("not zero");
+    let signal = rustix::process::Signal::from_named_raw(signal).expect("a signal");
+    rustix::process::kill_process(pid, signal).expect("the child is ours");
 }

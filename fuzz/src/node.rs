@@ -53,8 +53,8 @@ struct World {
     now: Micros,
     /// What the node asked for and has not got yet.
     open: Vec<Output>,
-    /// Requests that it sent to its parent, the latest last.
-    asked: Vec<u64>,
+    /// Requests that it sent to its parent and those above, the latest last.
+    asked: Vec<(NodeId, u64)>,
     /// Clients that wait.
     waiting: HashSet<u64>,
     clients: u64,
@@ -192,11 +192,11 @@ impl World {
         builder
     }
 
-    /// The parent answers one of the requests, or something that was never asked, as a parent may or as none would.
+    /// Who was asked answers one of the requests, or something that was never asked, as a parent may or as none would.
     fn parent_answers(&mut self, bytes: &mut Bytes<'_>) {
         let Some(parent) = self.node.topology().parent() else { return };
         let back = usize::from(bytes.u8());
-        let id = self.asked.iter().rev().nth(back).copied().unwrap_or(back as u64);
+        let (parent, id) = self.asked.iter().rev().nth(back).copied().unwrap_or((parent, back as u64));
         let remaining_us = u64::from(bytes.u16()) << 8;
         match bytes.u8() % 8 {
             0 => self.frame(parent, id, &Message::Alive { serving: true, credits: 64, begun: 1 }),
@@ -310,8 +310,8 @@ impl World {
             | Message::Chunk { .. }
             | Message::Statfs
             | Message::Probe { .. } => {
-                assert_eq!(Some(to), self.node.topology().parent(), "only the parent is asked");
-                self.asked.push(header.id);
+                assert!(self.node.topology().candidates().contains(&to), "only those above are asked, not {to}");
+                self.asked.push((to, header.id));
             }
             _ => {}
         }

@@ -65,6 +65,10 @@ struct Shared {
     returned: AtomicU64,
     /// The newest time that any reader told, microseconds.
     latest_use_us: AtomicU64,
+    /// Uses of chunks that were fetched ahead, the first of each.
+    expected_uses: AtomicU64,
+    /// Chunks that were fetched ahead and went without a use.
+    unexpected_ends: AtomicU64,
 }
 
 struct Segment {
@@ -214,6 +218,16 @@ impl Slot {
         self.segment.used_us[self.unit as usize / BLOCK_UNITS].fetch_max(latest_us, Ordering::Relaxed);
     }
 
+    /// Counts the first use of what was fetched ahead.
+    pub(super) fn note_expected_use(&self) {
+        self.segment.shared.expected_uses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the end of what was fetched ahead and never used.
+    pub(super) fn note_unexpected_end(&self) {
+        self.segment.shared.unexpected_ends.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// When the block that the piece is in was last used.
     pub(super) fn last_use(&self) -> Micros {
         Micros(self.segment.used_us[self.unit as usize / BLOCK_UNITS].load(Ordering::Relaxed))
@@ -291,6 +305,16 @@ impl ArenaWriter {
     /// Bytes of pieces given out and not taken back.
     pub(super) const fn used_bytes(&self) -> usize {
         self.blocks.used_units() * UNIT_BYTES
+    }
+
+    /// First uses of chunks that were fetched ahead.
+    pub(super) fn expected_uses(&self) -> u64 {
+        self.arena.shared.expected_uses.load(Ordering::Relaxed)
+    }
+
+    /// Chunks that were fetched ahead and went without a use.
+    pub(super) fn unexpected_ends(&self) -> u64 {
+        self.arena.shared.unexpected_ends.load(Ordering::Relaxed)
     }
 
     /// Number of blocks mapped so far.

@@ -8,9 +8,10 @@ use std::fmt;
 
 use arc_swap::ArcSwapOption;
 
+use super::ahead::Progress;
 use super::arena::Slot;
 use super::radix::Radix;
-use super::sync::Arc;
+use super::sync::{Arc, AtomicBool, Ordering};
 use super::types::{Micros, Version};
 
 /// Bytes of a chunk, but for a file's last one.
@@ -21,6 +22,8 @@ pub struct Chunk {
     slot: Slot,
     len_bytes: usize,
     crc32c: u32,
+    /// It was fetched ahead, and nobody has used it since.
+    unused: AtomicBool,
 }
 
 impl Chunk {
@@ -32,7 +35,7 @@ impl Chunk {
     #[must_use]
     pub fn new(slot: Slot, len_bytes: usize, crc32c: u32) -> Chunk {
         assert!(len_bytes <= slot.capacity(), "{len_bytes} bytes in {slot:?}");
-        Chunk { slot, len_bytes, crc32c }
+        Chunk { slot, len_bytes, crc32c, unused: AtomicBool::new(false) }
     }
 
     /// The bytes, contiguous; the first is page aligned.
@@ -74,6 +77,14 @@ impl Chunk {
     /// Notes a use, which keeps the chunk from eviction. Cheap: it writes at most once per 10 ms and 1 MiB block.
     pub fn touch(&self, now: Micros) {
         self.slot.touch(now);
+        if self.unused.load(Ordering::Relaxed) && self.unused.swap(false, Ordering::Relaxed) {
+            self.slot.note_expected_use();
+        }
+    }
+
+    /// Notes that it was fetched before anybody asked for it.
+    pub(super) fn set_unused(&self) {
+        self.unused.store(true, Ordering::Relaxed);
     }
 
     /// When anything in its 1 MiB block of the arena was last used, give or take 10 ms: eviction takes whole blocks.
@@ -84,6 +95,14 @@ impl Chunk {
 
     pub(super) const fn slot(&self) -> &Slot {
         &self.slot
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if *self.unused.get_mut() {
+            self.slot.note_unexpected_end();
+        }
     }
 }
 
@@ -100,6 +119,7 @@ impl fmt::Debug for Chunk {
 pub struct FileData {
     version: Version,
     chunks: Radix<ArcSwapOption<Chunk>>,
+    progress: Progress,
 }
 
 impl FileData {
@@ -107,7 +127,8 @@ impl FileData {
     #[must_use]
     pub fn new(version: Version) -> FileData {
         // Chunk indices are u32, so chunks end at 4 PiB.
-        FileData { version, chunks: Radix::new(version.size.div_ceil(CHUNK_BYTES as u64).min(1 << 32)) }
+        let chunks = Radix::new(version.size.div_ceil(CHUNK_BYTES as u64).min(1 << 32));
+        FileData { version, chunks, progress: Progress::new() }
     }
 
     /// The version whose bytes these are.
@@ -139,6 +160,13 @@ impl FileData {
     #[must_use]
     pub fn chunk(&self, index: u32) -> Option<Arc<Chunk>> {
         self.chunks.get(index)?.load_full()
+    }
+
+    /// Notes a client's read of `len` bytes at `offset`, within the file; `missed`: they are not here. Gives the next chunk
+    /// of a reader in order, when something may be fetched for it. Costs any other reader a load and a comparison.
+    #[must_use]
+    pub fn note_read(&self, offset: u64, len: usize, missed: bool) -> Option<u64> {
+        self.progress.read(offset, len, missed).filter(|chunk| *chunk < self.chunk_count())
     }
 
     /// Bytes of memory of an empty table.

@@ -21,6 +21,7 @@
 //! arc-swap or `OnceLock`; and memory that a reader may be in is kept until it is not. All primitives come through the
 //! private module `sync`. Unsafe code is in [`arena`] alone.
 
+mod ahead;
 pub mod arena;
 mod buddy;
 pub mod chunks;

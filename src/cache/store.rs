@@ -45,6 +45,12 @@ pub struct ArenaStats {
     pub evicted_chunks: u64,
     /// Bytes of the pieces they had.
     pub evicted_bytes: u64,
+    /// Chunks that were fetched ahead since the start.
+    pub ahead_chunks: u64,
+    /// Those of them that were used afterwards.
+    pub ahead_used: u64,
+    /// Those of them that went without having been used. The rest is in memory and may still be used.
+    pub ahead_wasted: u64,
 }
 
 struct Published {
@@ -65,6 +71,7 @@ pub struct ChunkStore {
     chunks: usize,
     evicted_chunks: u64,
     evicted_bytes: u64,
+    ahead_chunks: u64,
 }
 
 impl std::fmt::Debug for ChunkStore {
@@ -87,6 +94,7 @@ impl ChunkStore {
             chunks: 0,
             evicted_chunks: 0,
             evicted_bytes: 0,
+            ahead_chunks: 0,
         };
         (store, shared)
     }
@@ -149,6 +157,21 @@ impl ChunkStore {
         chunk
     }
 
+    /// Notes that a chunk was fetched before anybody asked for it.
+    pub fn fetched_ahead(&mut self, chunk: &Chunk) {
+        chunk.set_unused();
+        self.ahead_chunks += 1;
+    }
+
+    /// Whether memory has room for one more chunk fetched ahead beside `coming` that are under way: those that nobody has
+    /// used yet take at most a quarter of it, so that they do not evict each other.
+    #[must_use]
+    pub fn has_room_ahead(&self, coming: usize) -> bool {
+        let gone = self.arena.expected_uses() + self.arena.unexpected_ends();
+        let waiting = self.ahead_chunks.saturating_sub(gone) + coming as u64;
+        waiting < (self.arena.capacity_bytes() / CHUNK_BYTES / 4) as u64
+    }
+
     /// Drops all chunks of a file, because it was retired. What is pinned lives on in its pins.
     pub fn forget(&mut self, file: &FileData) {
         file.take_all(|chunk| self.release(&chunk));
@@ -168,7 +191,7 @@ impl ChunkStore {
 
     /// The arena in numbers.
     #[must_use]
-    pub const fn stats(&self) -> ArenaStats {
+    pub fn stats(&self) -> ArenaStats {
         ArenaStats {
             capacity_bytes: self.arena.capacity_bytes(),
             mapped_bytes: self.arena.mapped_bytes(),
@@ -176,6 +199,9 @@ impl ChunkStore {
             chunks: self.chunks,
             evicted_chunks: self.evicted_chunks,
             evicted_bytes: self.evicted_bytes,
+            ahead_chunks: self.ahead_chunks,
+            ahead_used: self.arena.expected_uses(),
+            ahead_wasted: self.arena.unexpected_ends(),
         }
     }
 

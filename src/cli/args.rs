@@ -90,6 +90,13 @@ pub enum Command {
     Invalidate(InvalidateArgs),
     /// Import a Python stack through four local nodes and show where the requests went
     Demo(DemoArgs),
+    /// Check what this machine lacks, and with --fabric what its libfabric offers
+    ///
+    /// One line for each check: ok, a note, or a problem with the next step. With --fabric: libfabric and its version, the
+    /// environment that it reads and what is changed in it, the providers of this machine with their domains, which one
+    /// would be chosen and why, and the table of providers with the reason and source of each entry. Exit code 1 where
+    /// something does not work.
+    Doctor(DoctorArgs),
     /// Simulate many nodes in this process, with faults, and check every answer
     ///
     /// Runs the daemons' own protocol over a simulated network, clock and backend. Everything follows from the seed;
@@ -110,7 +117,7 @@ pub struct DaemonArgs {
     /// Directory to serve [default: /]
     #[arg(long, value_name = "DIR")]
     pub target: Option<PathBuf>,
-    /// Network: cxi, cxi://cxiN, tcp, shm or another libfabric provider [default: by the address book]
+    /// Network: cxi, cxi://cxiN (with ?vni=app, ?vni=job or ?vni=NUMBER), tcp, shm or another libfabric provider [default: by the address book]
     #[arg(long, value_name = "NET")]
     pub net: Option<String>,
     /// How long an absent name is remembered, in milliseconds; 0 = not at all [default: 2000]
@@ -262,6 +269,20 @@ pub struct DemoArgs {
     /// Write all figures to FILE
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// Show the fabric: libfabric, its providers, the choice, the table
+    #[arg(long)]
+    pub fabric: bool,
+    /// The network to look at, as `mount --net` [default: all that are known, or FI_PROVIDER's]
+    #[arg(long, value_name = "NET")]
+    pub net: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `sim`.

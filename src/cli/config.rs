@@ -41,8 +41,8 @@ const KEYS: [&str; 17] = [
     "output_dir",
 ];
 
-/// Variables of ours that are no settings: [`FILE_VARIABLE`], and what a launch tells its command.
-const OTHER_VARIABLES: [&str; 3] = [FILE_VARIABLE, "BORNITE_MOUNT", "BORNITE_NODES"];
+/// Variables of ours that are no settings: [`FILE_VARIABLE`], what a launch tells its command, and what testers set.
+const OTHER_VARIABLES: [&str; 4] = [FILE_VARIABLE, "BORNITE_MOUNT", "BORNITE_NODES", "BORNITE_STRICT"];
 
 /// Those of the names that look like our variables and are none: misspelled, most likely.
 pub(super) fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {

@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod daemon;
 mod demo;
+mod doctor;
 mod invalidate;
 mod launch;
 mod memory;
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Stats(args) => status::stats(&args),
         Command::Invalidate(args) => invalidate::invalidate(&args),
         Command::Demo(args) => demo::demo(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Sim(args) => sim::sim(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::ManPages(args) => completions::man_pages(&args),

@@ -4,7 +4,7 @@ use super::flight::{Flight, FlightId, Object, Outcome, Stage, Waiter};
 use super::limits::{
     CHECKSUM_RETRIES_MAX, HEARTBEATS_PER_DETECT, LISTING_BYTES_MAX, MEMORY_RETRY_US, RETRY_US, VERIFY_INLINE_BYTES,
 };
-use super::node::{EIO, ENOTDIR, ESTALE, FlightKey, Node, chunk_len, describe};
+use super::node::{EIO, ENOMEM, ENOTDIR, ESTALE, FlightKey, Node, chunk_len, describe};
 use super::output::{BackendOp, BackendReply, ChunkFailure, Output};
 use super::topology::NodeId;
 use super::wire::{Grant, Header, Message};
@@ -112,7 +112,7 @@ impl Node {
             }
             Object::Chunk { path, version, index } => {
                 let Some(len) = chunk_len(version.size, index) else { return self.fail(now, id, EIO) };
-                let Some(slot) = self.alloc(len) else { return self.pause(now, id, MEMORY_RETRY_US) };
+                let Some(slot) = self.alloc(len) else { return self.no_memory(now, id) };
                 self.counters.backend_chunk += 1;
                 BackendOp::Chunk { path, version, offset: u64::from(index) * CHUNK_BYTES as u64, len, slot }
             }
@@ -124,6 +124,15 @@ impl Node {
             flight.asked_at = Some(now);
         }
         self.out.push_back(Output::Backend { id, op });
+    }
+
+    /// All memory is pinned: who waits goes on waiting, and what nobody waits for is given up.
+    fn no_memory(&mut self, now: Micros, id: FlightId) {
+        if self.flights.get(id).is_some_and(|flight| flight.waiters.is_empty()) {
+            self.counters.ahead_dropped += 1;
+            return self.fail(now, id, ENOMEM);
+        }
+        self.pause(now, id, MEMORY_RETRY_US);
     }
 
     fn pause(&mut self, now: Micros, id: FlightId, pause_us: u64) {
@@ -223,9 +232,12 @@ impl Node {
             return;
         }
         let asked_at = flight.asked_at.unwrap_or(now);
-        let (key, object) = (FlightKey::from(&*flight), flight.object.clone());
+        let (key, object, tree) = (FlightKey::from(&*flight), flight.object.clone(), flight.tree);
+        if message == Message::Pending {
+            return;
+        }
+        self.note_answer(tree);
         let outcome = match (&object, message) {
-            (_, Message::Pending) => return,
             (_, Message::Failed { errno }) => self.failed(&object, errno),
             (Object::Attr(_), Message::Found { attr, remaining_us, target }) => {
                 let target = (attr.kind() == crate::cache::types::Kind::Symlink).then_some(target);
@@ -246,7 +258,7 @@ impl Node {
             (Object::Chunk { version, index, .. }, Message::Inline { crc, bytes })
                 if chunk_len(version.size, *index) == Some(bytes.len()) =>
             {
-                let Some(mut slot) = self.alloc(bytes.len()) else { return self.pause(now, id, MEMORY_RETRY_US) };
+                let Some(mut slot) = self.alloc(bytes.len()) else { return self.no_memory(now, id) };
                 slot.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
                 return self.check(now, id, slot, bytes.len(), crc);
             }
@@ -302,7 +314,7 @@ impl Node {
     fn pull(&mut self, now: Micros, id: FlightId, header: &Header, grant: Grant) {
         let Some(slot) = self.alloc(grant.len as usize) else {
             self.send(header.from, header.id, &Message::Release { grant: grant.grant });
-            return self.pause(now, id, MEMORY_RETRY_US);
+            return self.no_memory(now, id);
         };
         let Some(flight) = self.flights.get(id) else { return };
         flight.stage = Stage::Pulling { grant: grant.grant, crc: grant.crc };
@@ -313,17 +325,27 @@ impl Node {
 
     /// The bytes of [`Output::Pull`] are in `slot`, or could not be had.
     pub fn pulled(&mut self, now: Micros, id: FlightId, slot: Slot, ok: bool) {
+        self.pull_ended(now, id, ok.then_some(slot));
+    }
+
+    /// The bytes of [`Output::Pull`] could not be had in time, and the slot is kept by whoever may still write to it.
+    pub fn pull_lost(&mut self, now: Micros, id: FlightId) {
+        self.pull_ended(now, id, None);
+    }
+
+    fn pull_ended(&mut self, now: Micros, id: FlightId, slot: Option<Slot>) {
         // What was asked elsewhere meanwhile has another number: the slot is given back.
         let Some(flight) = self.flights.get(id) else { return };
         let (Stage::Pulling { grant, crc }, Some(node)) = (flight.stage, flight.asked) else { return };
         let Object::Chunk { version, index, .. } = &flight.object else { return };
         let len = chunk_len(version.size, *index).unwrap_or(0);
         self.send(node, id.0, &Message::Release { grant });
-        if ok {
-            self.check(now, id, slot, len, crc);
-        } else {
-            self.counters.retries += 1;
-            self.pause(now, id, PULL_RETRY_US);
+        match slot {
+            Some(slot) => self.check(now, id, slot, len, crc),
+            None => {
+                self.counters.retries += 1;
+                self.pause(now, id, PULL_RETRY_US);
+            }
         }
     }
 

@@ -103,6 +103,8 @@ pub enum Waiter {
     },
     /// A request of this node that needs this one's outcome first.
     Flight(FlightId),
+    /// Nobody yet: it is fetched ahead, and given up where memory or the line is short.
+    Nobody,
 }
 
 /// Names one upstream request in this life of the node.
@@ -164,6 +166,8 @@ pub(super) struct Flight {
     pub(super) parts: Option<(u64, ListingBuilder)>,
     /// Answers whose bytes did not match their checksum.
     pub(super) bad_checksums: u32,
+    /// It was begun for [`Waiter::Nobody`].
+    pub(super) ahead: bool,
     /// The tree that it belongs to.
     pub(super) tree: usize,
     /// At whom it is under way, with one of that node's credits.
@@ -224,7 +228,8 @@ impl Flights {
         self.by_object.insert(object.clone(), id);
         let flight = Flight {
             object,
-            waiters: vec![waiter],
+            ahead: waiter == Waiter::Nobody,
+            waiters: if waiter == Waiter::Nobody { Vec::new() } else { vec![waiter] },
             stage: Stage::InLine,
             asked_at: None,
             sign_at: now,

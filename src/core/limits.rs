@@ -79,11 +79,21 @@ pub const GRANT_LEASE_US: u64 = 60_000_000;
 /// Pause before memory is tried again when everything in the arena is pinned.
 pub const MEMORY_RETRY_US: u64 = 2_000;
 
-/// Bytes up to which a pulled chunk is verified in the turn that received it; larger ones go to a worker.
-pub const VERIFY_INLINE_BYTES: usize = 65_536;
+/// Bytes up to which a pulled chunk is verified in the turn that received it (some 20 us, less than another thread takes to
+/// wake up); larger ones go to a worker.
+pub const VERIFY_INLINE_BYTES: usize = 262_144;
 
 /// How often a chunk whose checksum does not match is asked for again before it fails with EIO.
 pub const CHECKSUM_RETRIES_MAX: u32 = 3;
+
+/// Chunks that are asked for ahead of a client that reads a file in order.
+pub const READ_AHEAD_CHUNKS: u64 = 4;
+
+/// Chunks that a node fetches ahead at once for all its clients together.
+pub const AHEAD_MAX: usize = 32;
+
+/// Where so many requests stand in line for the parent, nothing is fetched ahead.
+pub const AHEAD_LINE_MAX: usize = 16;
 
 /// An invalidation that a node did not answer is asked for again after this long.
 pub const SWEEP_RETRY_US: u64 = 1_000_000;
@@ -109,6 +119,7 @@ const _: () = {
     use crate::cache::types::AttrWire;
     assert!(HEADER_BYTES + PATH_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
     assert!(HEADER_BYTES + size_of::<AttrWire>() + TARGET_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
+    assert!(READ_AHEAD_CHUNKS as usize <= AHEAD_MAX && AHEAD_MAX <= REQUESTS_AT_PARENT_MAX / 2);
     assert!(PENDING_US < RETRY_US);
     assert!(CREDITS_MIN <= REQUESTS_AT_PARENT_MAX && REQUESTS_AT_PARENT_MAX < GRANTS_PER_PEER_MAX);
     assert!(DETECT_MIN_US <= DETECT_DEFAULT_US && DETECT_DEFAULT_US <= DETECT_MAX_US);

@@ -34,3 +34,6 @@ pub use peer::ParentState;
 pub use sweep::Swept;
 pub use topology::{NodeId, Topology};
 pub use upstream::{Asked, Asks};
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,9 @@ use hashbrown::{HashMap, HashSet};
 
 use super::bucket::Bucket;
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Stage, Waiter};
-use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US};
+use super::limits::{
+    AHEAD_LINE_MAX, AHEAD_MAX, DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US,
+};
 use super::output::Output;
 use super::peer::Peer;
 use super::serve::Sharers;
@@ -25,6 +27,7 @@ use crate::cache::store::ChunkStore;
 use crate::cache::types::{Attr, Ino, Listing, Micros};
 
 pub(super) const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+pub(super) const ENOMEM: i32 = rustix::io::Errno::NOMEM.raw_os_error();
 pub(super) const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
 pub(super) const ENOTDIR: i32 = rustix::io::Errno::NOTDIR.raw_os_error();
 
@@ -113,6 +116,12 @@ pub struct Counters {
     pub rechecks: u64,
     /// Grants that were taken back because the child did not release them.
     pub leases_ended: u64,
+    /// Most chunks that were under way at one moment.
+    pub chunks_in_flight_max: u64,
+    /// Chunks that were asked for ahead of a client.
+    pub ahead: u64,
+    /// Chunks that were not, or whose request was given up, because memory or the line was short.
+    pub ahead_dropped: u64,
 }
 
 /// What a node holds now; each has its bound.
@@ -148,6 +157,10 @@ pub struct Node {
     pub(super) enoent: Arc<EnoentMap>,
     pub(super) store: ChunkStore,
     pub(super) flights: Flights,
+    /// Requests under way for chunks.
+    pub(super) chunks: usize,
+    /// Those of them that were begun for nobody.
+    pub(super) ahead: usize,
     /// One for each tree that this node takes part in.
     pub(super) trees: Vec<Upstream>,
     /// Whom it may ask in any of them.
@@ -206,6 +219,8 @@ impl Node {
             enoent,
             store,
             flights,
+            chunks: 0,
+            ahead: 0,
             trees,
             peers,
             detect_us: detect_us.clamp(DETECT_MIN_US, DETECT_MAX_US),
@@ -305,21 +320,41 @@ impl Node {
     /// A client of this node, or another request of it, wants `object`.
     pub fn request(&mut self, now: Micros, object: Object, waiter: Waiter) {
         if let Some(outcome) = self.recall(now, &object) {
+            if let (Outcome::Chunk(chunk), true) = (&outcome, waiter != Waiter::Nobody) {
+                chunk.touch(now);
+            }
             self.answer(now, waiter, &outcome);
             return;
         }
         if let Some(flight) = self.flights.find(&object).and_then(|id| self.flights.get(id)) {
             // A peer that repeats its request is one waiter, not two.
-            if !flight.waiters.contains(&waiter) {
+            if waiter != Waiter::Nobody && !flight.waiters.contains(&waiter) {
                 flight.waiters.push(waiter);
                 self.counters.joined += 1;
             }
             return;
         }
         let tree = self.tree_of(object.path());
+        if waiter == Waiter::Nobody {
+            if !self.may_fetch_ahead(tree) {
+                self.counters.ahead_dropped += 1;
+                return;
+            }
+            self.counters.ahead += 1;
+            self.ahead += 1;
+        }
+        if matches!(object, Object::Chunk { .. }) {
+            self.chunks += 1;
+            self.counters.chunks_in_flight_max = self.counters.chunks_in_flight_max.max(self.chunks as u64);
+        }
         let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
         self.flights.arm(id, now.after_us(PENDING_US));
         self.lead(now, id);
+    }
+
+    /// Whether one more chunk may be fetched for nobody.
+    fn may_fetch_ahead(&self, tree: usize) -> bool {
+        self.ahead < AHEAD_MAX && self.trees[tree].line.len() < AHEAD_LINE_MAX && self.store.has_room_ahead(self.ahead)
     }
 
     /// A frame arrived.
@@ -458,6 +493,13 @@ impl Node {
     pub(super) fn finish(&mut self, now: Micros, id: FlightId, outcome: &Outcome) {
         self.give_back(id);
         let Some(flight) = self.flights.end(id) else { return };
+        self.chunks -= usize::from(matches!(flight.object, Object::Chunk { .. }));
+        self.ahead -= usize::from(flight.ahead);
+        if let Outcome::Chunk(chunk) = outcome
+            && flight.waiters.is_empty()
+        {
+            self.store.fetched_ahead(chunk);
+        }
         for waiter in flight.waiters {
             self.answer(now, waiter, outcome);
         }
@@ -473,6 +515,7 @@ impl Node {
             Waiter::Local(waiter) => self.out.push_back(Output::Complete { waiter, outcome: outcome.clone() }),
             Waiter::Peer { node, id, stamp, from } => self.answer_peer(now, node, id, (stamp, from), outcome),
             Waiter::Flight(id) => self.resume(now, id, outcome),
+            Waiter::Nobody => {}
         }
     }
 

@@ -311,7 +311,7 @@ impl Node {
 
     fn assign_roles(&mut self) {
         let mut roles: std::collections::BTreeMap<NodeId, Role> = std::collections::BTreeMap::new();
-        for (tree, up) in self.trees.iter().enumerate() {
+        for up in &self.trees {
             let better = match up.target {
                 Target::Candidate(at) => {
                     let is_ready = self.peers.get(&up.chain[at]).is_some_and(Peer::is_ready);
@@ -320,13 +320,14 @@ impl Node {
                     }
                     if is_ready { &up.chain[..at] } else { &up.chain[..=at] }
                 }
-                Target::Backend | Target::Nobody => up.allowed(self.has_begun(tree)),
+                // Standbys too: they may know that the root was ready once.
+                Target::Backend | Target::Nobody => &up.chain[..],
             };
             for node in better {
                 roles.insert(*node, Role::Sought);
             }
             if up.suspected.is_some() {
-                for node in up.allowed(self.has_begun(tree)).iter().filter(|node| Some(**node) != up.asked()) {
+                for node in up.chain.iter().filter(|node| Some(**node) != up.asked()) {
                     roles.insert(*node, Role::Sought);
                 }
             }
@@ -350,6 +351,11 @@ impl Node {
         }
         self.watch_at = now;
         self.ask_elsewhere(now, header.from, true);
+    }
+
+    /// A root answered: it was ready.
+    pub(super) fn note_answer(&mut self, tree: usize) {
+        self.begun |= 1 << tree;
     }
 
     /// A peer says which trees have begun.

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use super::flight::{FlightId, Held, Object, Outcome, Stage};
 use super::node::{ESTALE, FlightKey, Node};
 use super::output::{BackendOp, ChunkRead, Found, Output};
+use crate::cache::chunks::CHUNK_BYTES;
+use crate::cache::names::Inode;
 use crate::cache::types::{Attr, Ino, Micros, Timestamp};
 
 /// What a root has read of one version of a file.
@@ -32,6 +34,9 @@ impl Node {
     ) -> Option<Outcome> {
         found.attr.change = self.changes.get(&backend_id(&found.attr)).copied().unwrap_or(0);
         let known = self.names.get(&key.path).filter(|inode| inode.attr.version() == found.attr.version());
+        if let Some(inode) = &known {
+            self.see_what_is_held(inode, found.attr.ctime);
+        }
         if let Some(inode) = known
             && let Some(seen) = self.seen.get_mut(&inode.ino)
             && seen.ctime != found.attr.ctime
@@ -49,6 +54,7 @@ impl Node {
         let Object::Chunk { path, version, index } = object else { return None };
         let ChunkRead { slot, len, crc, ctime } = read;
         if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.version() == *version) {
+            self.see_what_is_held(&inode, ctime);
             let seen = self.seen.entry(inode.ino).or_insert_with(|| Seen { ctime, crcs: BTreeMap::new() });
             if seen.ctime != ctime {
                 let mut chunks: BTreeMap<_, _> = seen.crcs.clone();
@@ -71,6 +77,21 @@ impl Node {
         }
         self.counters.backend_bytes += len as u64;
         Some(self.learn_chunk(object, slot, len, crc))
+    }
+
+    /// A node that asks the backend in place of others has read nothing of a file, but may hold chunks of it that it was
+    /// given: they are compared as if it had read them, at the change time that it was told. Looks at every chunk of a file
+    /// whose change time has moved, once.
+    fn see_what_is_held(&mut self, inode: &Inode, ctime: Timestamp) {
+        if inode.attr.ctime == ctime || self.seen.contains_key(&inode.ino) {
+            return;
+        }
+        let Some(data) = inode.data() else { return };
+        let chunks = u32::try_from(inode.attr.size.div_ceil(CHUNK_BYTES as u64)).unwrap_or(u32::MAX);
+        let crcs: BTreeMap<_, _> = (0..chunks).filter_map(|at| Some((at, data.chunk(at)?.crc()))).collect();
+        if !crcs.is_empty() {
+            self.seen.insert(inode.ino, Seen { ctime: inode.attr.ctime, crcs });
+        }
     }
 
     fn recheck(&mut self, id: FlightId, op: BackendOp, held: Held) {

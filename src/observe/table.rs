@@ -139,6 +139,11 @@ counters! {
     CacheBytesUsed cache_bytes_used Bytes Gauge "Chunk memory that holds file data.";
     Chunks chunks Count Gauge "Chunks in memory.";
     ChunksEvicted chunks_evicted Count Total "Chunks evicted to make room.";
+    ChunksAhead chunks_ahead Count Total "Chunks requested ahead of clients that read in order.";
+    ChunksAheadHit chunks_ahead_hit Count Total "Chunks that came before anybody asked for them, and were used then.";
+    ChunksAheadWasted chunks_ahead_wasted Count Total "Chunks that came before anybody asked for them, and went unused.";
+    ChunksAheadDropped chunks_ahead_dropped Count Total "Chunks not fetched ahead because memory or the line was short.";
+    ChunksInFlightMax chunks_in_flight_max Count Gauge "Most chunks that were requested upstream at one moment.";
     Inodes inodes Count Gauge "Inodes in memory.";
     EngineTurns engine_turns Count Total "Turns of the engine thread.";
     EngineTurnUsMax engine_turn_us_max Microseconds Gauge "Longest turn of the engine thread.";

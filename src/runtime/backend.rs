@@ -5,14 +5,15 @@
 //! the middle of a path means that the tree changed. Every operation that reaches the filesystem is counted.
 
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags, Stat};
+use arc_swap::ArcSwap;
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use super::mounts::{Mounts, Place};
@@ -60,14 +61,22 @@ pub enum BackendError {
 /// The served tree.
 #[derive(Debug)]
 pub struct Backend {
-    root: OwnedFd,
-    /// Prefixes under which an absolute symlink stays in the tree: the target as it was named, and its real path.
-    prefixes: Vec<Box<[u8]>>,
-    mounts: Mounts,
+    /// Absolute; it may lead to another directory later on.
+    target: PathBuf,
+    root: ArcSwap<Root>,
     files: Mutex<Vec<OpenFile>>,
     counters: Arc<Counters>,
     stamp: AtomicU64,
-    empty: Stat,
+}
+
+/// The directory that the target is.
+#[derive(Debug)]
+struct Root {
+    dir: OwnedFd,
+    /// Prefixes under which an absolute symlink stays in the tree: the target as it was named, and its real path.
+    prefixes: Vec<Box<[u8]>>,
+    mounts: Mounts,
+    stat: Stat,
 }
 
 #[derive(Debug)]
@@ -84,20 +93,9 @@ impl Backend {
     /// # Errors
     /// [`BackendError`] where the target is no directory that can be opened.
     pub fn new(target: &Path, stamp: u64, counters: Arc<Counters>) -> Result<Backend, BackendError> {
-        let wrong = |errno| BackendError::Target { path: target.to_owned(), errno };
-        let real = std::fs::canonicalize(target)
-            .map_err(|e| wrong(e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)))?;
-        let root = match rustix::fs::open(&real, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Err(Errno::NOTDIR) => return Err(BackendError::NotADirectory(target.to_owned())),
-            other => other.map_err(wrong)?,
-        };
-        let empty = rustix::fs::fstat(&root).map_err(wrong)?;
-        let mut prefixes: Vec<Box<[u8]>> = vec![trimmed(&real)];
-        if target.is_absolute() && trimmed(target) != prefixes[0] {
-            prefixes.push(trimmed(target));
-        }
-        let mounts = Mounts::new(&real).map_err(BackendError::Mounts)?;
-        Ok(Backend { root, prefixes, mounts, files: Mutex::default(), counters, stamp: AtomicU64::new(stamp), empty })
+        let root = ArcSwap::from_pointee(Root::open(target)?);
+        let (files, stamp) = (Mutex::default(), AtomicU64::new(stamp));
+        Ok(Backend { target: target.to_owned(), root, files, counters, stamp })
     }
 
     /// Does what the core asks for.
@@ -124,12 +122,14 @@ impl Backend {
     /// # Errors
     /// The backend's own errno.
     pub fn attr(&self, path: &[u8]) -> Result<Found, Errno> {
-        match self.mounts.place(path) {
+        match self.root.load().mounts.place(path) {
             Place::Open => {}
             Place::Empty => return Ok(Found { attr: self.empty_dir(), target: None }),
             Place::Nowhere => return Err(Errno::NOENT),
         }
-        let found = self.walk(path, OFlags::PATH);
+        // By its name: another directory may be in its place by now, or none.
+        let found = if path.is_empty() { self.look_again().map(drop) } else { Ok(()) };
+        let found = found.and_then(|()| self.walk(path, OFlags::PATH));
         self.counters.add(Counter::BackendLookup, 1);
         if found.as_ref().err() == Some(&Errno::NOENT) {
             self.counters.add(Counter::BackendEnoent, 1);
@@ -152,7 +152,7 @@ impl Backend {
     /// The backend's own errno; EOVERFLOW beyond 4 GiB of names.
     pub fn list(&self, path: &[u8]) -> Result<Listing, Errno> {
         let mut builder = ListingBuilder::default();
-        if self.mounts.place(path) == Place::Open {
+        if self.root.load().mounts.place(path) == Place::Open {
             self.counters.add(Counter::BackendList, 1);
             let dir = self.checked(self.walk(path, OFlags::RDONLY | OFlags::DIRECTORY))?;
             let mut buffer = Vec::with_capacity(65_536);
@@ -236,7 +236,7 @@ impl Backend {
 
     /// Reads all of `into`; gives its checksum and the file's attributes afterwards.
     fn read(&self, path: &[u8], version: &Version, offset: u64, into: &mut [u8]) -> Result<(u32, Attr), Errno> {
-        if self.mounts.place(path) != Place::Open {
+        if self.root.load().mounts.place(path) != Place::Open {
             return Err(Errno::STALE);
         }
         let file = self.open_file(path, version)?;
@@ -247,7 +247,11 @@ impl Backend {
                 Ok(0) => break,
                 Ok(n) => have += n,
                 Err(Errno::INTR) => {}
-                Err(errno) => return self.checked(Err(errno)),
+                Err(errno) => {
+                    // The next one opens it again: where its filesystem has come back, this one stays dead.
+                    self.close_file(path);
+                    return self.checked(Err(errno));
+                }
             }
         }
         self.counters.add(Counter::BackendReadBytes, have as u64);
@@ -268,7 +272,8 @@ impl Backend {
     /// The backend's own errno.
     pub fn statfs(&self) -> Result<Statfs, Errno> {
         self.counters.add(Counter::BackendStatfs, 1);
-        let s = self.checked(rustix::fs::fstatvfs(&self.root))?;
+        let root = self.walk(b"", OFlags::PATH | OFlags::DIRECTORY);
+        let s = self.checked(root.and_then(rustix::fs::fstatvfs))?;
         let half = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(Statfs {
             blocks: s.f_blocks,
@@ -284,7 +289,7 @@ impl Backend {
 
     /// The inode number of the target.
     pub(super) fn root_ino(&self) -> u64 {
-        self.empty.st_ino
+        self.root.load().stat.st_ino
     }
 
     /// Closes descriptors that were not used for a while. True when some are still open.
@@ -304,18 +309,34 @@ impl Backend {
     }
 
     fn walk(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-        let path = if path.is_empty() { b"." } else { path };
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        for _ in 0..WALK_TRIES_MAX {
-            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                // A link where a directory was: what was known of this path is void.
-                Err(Errno::LOOP) => return Err(Errno::STALE),
-                other => return other,
+        let root = self.root.load();
+        match root.walk(path, flags) {
+            Err(errno) if root.may_be_gone(errno) && self.look_again() == Ok(true) => {
+                self.root.load().walk(path, flags)
             }
+            other => other,
         }
-        Err(Errno::AGAIN)
+    }
+
+    /// Resolves the target anew. True where it is another directory than before, which is served from now on.
+    fn look_again(&self) -> Result<bool, Errno> {
+        let root = match Root::open(&self.target) {
+            Ok(root) => root,
+            Err(BackendError::Target { errno, .. } | BackendError::Mounts(errno)) => return Err(errno),
+            Err(BackendError::NotADirectory(_)) => return Err(Errno::NOTDIR),
+        };
+        let identity = |stat: &Stat| (stat.st_dev, stat.st_ino);
+        if identity(&root.stat) == identity(&self.root.load().stat) {
+            return Ok(false);
+        }
+        log::warn!(
+            "the target {} is another directory than before, which is served from now on",
+            self.target.display()
+        );
+        self.root.store(Arc::new(root));
+        // Those of the old one are not of this tree.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(true)
     }
 
     fn open_file(&self, path: &[u8], version: &Version) -> Result<Arc<OwnedFd>, Errno> {
@@ -347,7 +368,7 @@ impl Backend {
 
     /// What stands for the root of a mount that is not served.
     fn empty_dir(&self) -> Attr {
-        let mut attr = attr_of(&self.empty);
+        let mut attr = attr_of(&self.root.load().stat);
         attr.mode = 0o040_555;
         attr.nlink = 2;
         (attr.size, attr.blocks, attr.rdev) = (0, 0, 0);
@@ -362,7 +383,8 @@ impl Backend {
         let depth = link.iter().filter(|b| **b == b'/').count();
         let climbed = self.climb_out(depth, text);
         let absolute = climbed.as_deref().filter(|text| text.len() <= TARGET_BYTES_MAX).unwrap_or(text);
-        let inside = self.prefixes.iter().find_map(|prefix| {
+        let root = self.root.load();
+        let inside = root.prefixes.iter().find_map(|prefix| {
             let rest = absolute.strip_prefix(&**prefix)?;
             (rest.is_empty() || rest[0] == b'/').then_some(rest)
         });
@@ -397,7 +419,8 @@ impl Backend {
             rest = rest.get(end + 1..).unwrap_or_default();
         }
         let above = up.checked_sub(depth).filter(|above| *above > 0)?;
-        let mut base = &*self.prefixes[0];
+        let root = self.root.load();
+        let mut base = &*root.prefixes[0];
         for _ in 0..above {
             // `..` of the root directory is the root directory.
             base = &base[..base.iter().rposition(|b| *b == b'/').unwrap_or(0)];
@@ -406,9 +429,50 @@ impl Backend {
     }
 }
 
-impl AsFd for Backend {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
+impl Root {
+    fn open(target: &Path) -> Result<Root, BackendError> {
+        let wrong = |errno| BackendError::Target { path: target.to_owned(), errno };
+        let real = std::fs::canonicalize(target)
+            .map_err(|e| wrong(e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)))?;
+        let dir = match rustix::fs::open(&real, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOTDIR) => return Err(BackendError::NotADirectory(target.to_owned())),
+            other => other.map_err(wrong)?,
+        };
+        let stat = rustix::fs::fstat(&dir).map_err(wrong)?;
+        let mut prefixes: Vec<Box<[u8]>> = vec![trimmed(&real)];
+        if target.is_absolute() && trimmed(target) != prefixes[0] {
+            prefixes.push(trimmed(target));
+        }
+        let mounts = Mounts::new(&real).map_err(BackendError::Mounts)?;
+        Ok(Root { dir, prefixes, mounts, stat })
+    }
+
+    fn walk(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let path = if path.is_empty() { b"." } else { path };
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        for _ in 0..WALK_TRIES_MAX {
+            match rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                // A link where a directory was: what was known of this path is void.
+                Err(Errno::LOOP) => return Err(Errno::STALE),
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// Whether a walk may have failed because this directory is no more, itself or with its filesystem.
+    fn may_be_gone(&self, errno: Errno) -> bool {
+        match errno {
+            // Nobody is asked: the kernel remembers that it was removed.
+            Errno::NOENT => {
+                let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+                rustix::fs::statx(&self.dir, c"", flags, StatxFlags::NLINK).is_ok_and(|found| found.stx_nlink == 0)
+            }
+            Errno::NOTCONN | Errno::STALE | Errno::SHUTDOWN | Errno::NODEV | Errno::CONNABORTED => true,
+            _ => false,
+        }
     }
 }
 
@@ -510,6 +574,20 @@ mod tests {
         let mut bytes = vec![0; 5];
         b.chunk(b"f", &version, 0, &mut bytes).unwrap();
         assert_eq!(bytes, b"short");
+    }
+
+    #[test]
+    fn a_comparison_that_meets_something_else_is_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        std::fs::write(&file, b"hello").unwrap();
+        let b = backend(dir.path());
+        let attr = b.attr(b"f").unwrap().attr;
+        let chunks = [(0, crc32c::crc32c(b"hello"))];
+        assert_eq!(b.recheck(b"f", &attr.version(), &chunks).unwrap().map(|now| now.version()), Some(attr.version()));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert_eq!(b.recheck(b"f", &attr.version(), &chunks), Err(Errno::STALE));
     }
 
     #[test]

@@ -11,12 +11,12 @@ use bornite_fuse::{MountError, MountOptions, Notifier, Op, Session};
 
 use super::backend::BackendError;
 use super::clock;
-use super::engine::{Engine, Inbox, Notice, Notify, Shown, Waker};
+use super::engine::{Engine, Inbox, Notice, Notify, Shown, Waker, Wheel, Work};
 use super::handler::Handler;
 use super::kernel::Mounted;
 use super::lazy::LazyBackend;
 use super::pool::Pool;
-use super::transport::Transport;
+use super::transport::{self, Transport};
 use crate::cache::arena::ArenaConfig;
 use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{Names, NamesConfig, NamesWriter};
@@ -178,7 +178,7 @@ pub struct Daemon {
     engine: Option<JoinHandle<()>>,
     notify: Option<JoinHandle<()>>,
     inbox: Arc<Inbox>,
-    waker: Arc<Waker>,
+    wheel: Arc<Wheel>,
     shown: Arc<Shown>,
     counters: Arc<Counters>,
     status: DaemonStatus,
@@ -200,7 +200,7 @@ impl Daemon {
         let names = NamesWriter::new(NamesConfig::new(key));
         let backend = Arc::new(LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone()));
         if topology.is_root_of_any() {
-            backend.open()?;
+            backend.open_own()?;
         } else if config.target.starts_with(&config.mountpoint)
             && let Err(error) = backend.open()
         {
@@ -243,12 +243,12 @@ impl Daemon {
         node.open_for_service();
 
         let system = |what| move |source| StartError::System { what, source };
-        let waker = Arc::new(Waker::new().map_err(system("the engine's waker"))?);
-        let inbox = Arc::new(Inbox::new(waker.clone()));
+        let wheel = Arc::new(Wheel::new().map_err(system("the engine's waker"))?);
+        let inbox = Arc::new(Inbox::new(wheel.clone()));
         let shown = Arc::new(Shown::default());
         // Until the engine has made its first turn nobody may take this node for a root.
         shown.show(node.parent_state(clock::now()));
-        let pool = Pool::start(backend, &waker).map_err(system("a worker thread"))?;
+        let pool = Pool::start(backend, &wheel).map_err(system("a worker thread"))?;
         let (sender, notices) = mpsc::channel::<Notice>();
         let notify: Notify = Box::new(move |notice| {
             // After the mount is gone there is nobody to tell.
@@ -259,19 +259,22 @@ impl Daemon {
             transport: Transport::new(port, addresses, arena),
             pool,
             inbox: inbox.clone(),
-            waker: waker.clone(),
             shown: shown.clone(),
             counters: counters.clone(),
             enoent: enoent.clone(),
             names: reader.clone(),
             notify,
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
+            work: Work::default(),
         };
         let engine = std::thread::Builder::new()
             .name("bornite-engine".to_owned())
-            .spawn(move || engine.run(CLOSE_WITHIN))
+            .spawn({
+                let wheel = wheel.clone();
+                move || wheel.run(engine, CLOSE_WITHIN)
+            })
             .map_err(system("the engine thread"))?;
-        let mut starting = Starting { engine: Some(engine), shown: &shown, waker: &waker };
+        let mut starting = Starting { engine: Some(engine), shown: &shown, waker: &wheel.waker };
 
         let mounting = Instant::now();
         let handler = Handler::new(reader.clone(), enoent, counters.clone());
@@ -295,13 +298,14 @@ impl Daemon {
         counters.set(Counter::StartupUsMount, micros(mounting));
         counters.set(Counter::StartupUsTotal, micros(begin));
         log::info!("provider registration completed after {} us", micros(begin));
-        Ok(Daemon { session, engine, notify: Some(notify), inbox, waker, shown, counters, status, hosts })
+        Ok(Daemon { session, engine, notify: Some(notify), inbox, wheel, shown, counters, status, hosts })
     }
 
     /// How it is doing.
     #[must_use]
     pub fn status(&self) -> DaemonStatus {
         self.count_kernel_requests();
+        self.wheel.publish();
         let asks = self.shown.asks();
         let trees = asks.len();
         let asks = asks.into_iter().filter_map(|asks| self.describe(asks, trees)).collect();
@@ -356,7 +360,7 @@ impl Daemon {
         let end = Instant::now() + deadline;
         self.count_kernel_requests();
         let unmounted = self.session.unmount();
-        let engine = end_engine(self.engine.take(), &self.shown, &self.waker, end);
+        let engine = end_engine(self.engine.take(), &self.shown, &self.wheel.waker, end);
         let session = self.session.join(JOIN_WITHIN);
         unmounted?;
         if !engine {
@@ -491,6 +495,7 @@ fn open_fabric(
     port.peers = config.nodes.len();
     // The engine looks again by itself, at its other queues too.
     port.spin = Duration::ZERO;
+    port.strict = transport::strict(config.me).map_err(StartError::Fabric)?;
     let port = Port::open(port).map_err(|e| StartError::Fabric(e.to_string()))?;
     counters.set(Counter::StartupUsFabric, micros(begin));
     Ok((Some(port), addresses))

@@ -1,8 +1,16 @@
-//! The engine: the one thread that owns the node, the writer sides of its memory, and the fabric port.
+//! The engine: the node, the writer sides of its memory, and the fabric port, with whoever is at its wheel.
 //!
 //! It takes what FUSE threads park and what workers finish from lock-free queues, lets the node decide, and carries
-//! out what the node asks for. While there is nothing to do it waits on the port's descriptor beside an eventfd, so an
-//! idle daemon uses no CPU; before that it looks again for some microseconds, if there is a second CPU.
+//! out what the node asks for. One thread at a time does so, at the [`Wheel`]. The engine's own thread looks after the
+//! port and the timers; while there is nothing to do it lets the wheel go and waits on the port's descriptors beside an
+//! eventfd, so an idle daemon uses no CPU. Before that it looks again for some microseconds, if there is a second CPU.
+//!
+//! A thread that puts something into a queue takes the wheel for a short turn if it is free, since waking another
+//! thread costs more than what there is to do (on one request through three nodes, most of the time). Where it is not
+//! free nobody waits for it: whoever has it finds what was put, or the engine's thread is called.
+//! - Writer: puts, fence, `try_lock`; where that fails, [`Waker::wake`].
+//! - Reader: the engine's thread says that it sleeps, fence, looks at the queues once more, lets the wheel go, sleeps.
+//! - So either the writer sees that it sleeps and calls it, or it sees what was put.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -17,10 +25,10 @@ use hashbrown::HashMap;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::clock;
-use super::handler::{self, Next, REPLY_INLINE_BYTES};
+use super::handler::{self, Next, REPLY_INLINE_BYTES, ReadAhead};
 use super::pool::{Done, Pool, Task};
 use super::replies::Kernel;
-use super::transport::Transport;
+use super::transport::{Nap, Transport};
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::Names;
 use crate::cache::types::{Ino, Micros};
@@ -39,6 +47,9 @@ const SPIN: Duration = Duration::from_micros(30);
 
 /// The longest wait: also the tick of maintenance.
 const WAIT_MAX_US: u64 = 1_000_000;
+
+/// A turn of a thread that only passes by takes no longer than this, but for the one step that it is in.
+const HELP_US: u64 = 200;
 
 /// How often expired entries are dropped while the engine is busy.
 const MAINTAIN_US: u64 = 100_000;
@@ -80,10 +91,13 @@ impl Waker {
         fence(Ordering::SeqCst);
     }
 
-    fn woken(&self) {
+    /// The engine is awake; `called`: its descriptor is readable.
+    fn woken(&self, called: bool) {
         self.sleeping.store(false, Ordering::Relaxed);
-        // EAGAIN: nobody wrote.
-        let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
+        if called {
+            // EAGAIN: nobody wrote after all.
+            let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
+        }
     }
 }
 
@@ -96,6 +110,7 @@ impl AsFd for Waker {
 /// What FUSE threads hand to the engine.
 enum Item {
     Park(Object, Job),
+    Ahead(ReadAhead),
     Forget(Ino),
     Sweep(Box<[u8]>, Sender<Swept>),
     Fenced(u64),
@@ -104,31 +119,43 @@ enum Item {
 /// The way from FUSE threads to the engine.
 pub(super) struct Inbox {
     queue: ArrayQueue<Item>,
-    waker: Arc<Waker>,
+    wheel: Arc<Wheel>,
     closed: AtomicBool,
 }
 
 impl Inbox {
-    pub(super) fn new(waker: Arc<Waker>) -> Inbox {
-        Inbox { queue: ArrayQueue::new(INBOX_MAX), waker, closed: AtomicBool::new(false) }
+    pub(super) fn new(wheel: Arc<Wheel>) -> Inbox {
+        Inbox { queue: ArrayQueue::new(INBOX_MAX), wheel, closed: AtomicBool::new(false) }
     }
 
+    /// Hands a request over, and serves it as far as this thread can.
     pub(super) fn park(&self, object: Object, job: Job) {
         self.put(Item::Park(object, job));
+        self.wheel.help();
+    }
+
+    /// A hint: it is dropped where the queue is full.
+    pub(super) fn ahead(&self, ahead: ReadAhead) {
+        if self.queue.push(Item::Ahead(ahead)).is_ok() {
+            self.wheel.help();
+        }
     }
 
     pub(super) fn forget(&self, ino: Ino) {
         self.put(Item::Forget(ino));
+        self.wheel.waker.wake();
     }
 
     /// Has everything at and below `path` asked for anew by every node; how it ended goes to `answer`.
     pub(super) fn sweep(&self, path: Box<[u8]>, answer: Sender<Swept>) {
         self.put(Item::Sweep(path, answer));
+        self.wheel.waker.wake();
     }
 
     /// The kernel knows of all notices before this fence.
     pub(super) fn fenced(&self, fence: u64) {
         self.put(Item::Fenced(fence));
+        self.wheel.waker.wake();
     }
 
     /// Waits for room: the FUSE thread reads no further request meanwhile, and nothing is dropped. The engine takes
@@ -141,14 +168,13 @@ impl Inbox {
             if self.closed.load(Ordering::Acquire) {
                 return refuse(item);
             }
-            self.waker.wake();
+            self.wheel.waker.wake();
             if backoff.is_completed() {
                 std::thread::park_timeout(Duration::from_micros(100));
             } else {
                 backoff.snooze();
             }
         }
-        self.waker.wake();
         // The engine may have ended between the push and here: whoever sees `closed` empties the queue.
         if self.closed.load(Ordering::SeqCst) {
             self.refuse_all();
@@ -222,24 +248,24 @@ pub(super) enum Notice {
 /// Hands a notice to the notify thread.
 pub(super) type Notify = Box<dyn Fn(Notice) + Send>;
 
-/// All that the engine thread owns.
+/// All that belongs to who is at the wheel.
 pub(super) struct Engine {
     pub(super) node: Node,
     pub(super) transport: Transport,
     pub(super) pool: Pool,
     pub(super) inbox: Arc<Inbox>,
-    pub(super) waker: Arc<Waker>,
     pub(super) shown: Arc<Shown>,
     pub(super) counters: Arc<Counters>,
     pub(super) enoent: Arc<EnoentMap>,
     pub(super) names: Arc<Names>,
     pub(super) notify: Notify,
     pub(super) spins: bool,
+    pub(super) work: Work,
 }
 
-/// The parts of a running engine that change from turn to turn.
+/// What is under way at an engine.
 #[derive(Default)]
-struct Turn {
+pub(super) struct Work {
     jobs: HashMap<u64, Job>,
     sweeps: HashMap<u64, Sender<Swept>>,
     last_job: u64,
@@ -247,24 +273,123 @@ struct Turn {
     published: Micros,
 }
 
-impl Engine {
-    /// Runs until told to stop; then every parked request fails, and the port is closed.
-    pub(super) fn run(mut self, close_within: Duration) {
-        let mut turn = Turn::default();
-        while !self.shown.stop.load(Ordering::Acquire) {
-            let begin = clock::now();
-            let busy = self.turn(&mut turn, begin);
-            self.tick(&mut turn, begin, busy);
-            if busy {
-                let took = clock::now().0.saturating_sub(begin.0);
-                self.counters.add(Counter::EngineTurns, 1);
-                self.counters.raise(Counter::EngineTurnUsMax, took);
-            } else if !self.spin() {
-                self.wait();
+/// The engine's place: who has it locked is at the wheel.
+pub(super) struct Wheel {
+    /// None before the start and after the end.
+    engine: Mutex<Option<Engine>>,
+    pub(super) waker: Waker,
+    /// When the engine's thread, which sleeps, will wake up by itself.
+    sleeps_until: AtomicU64,
+}
+
+impl Wheel {
+    pub(super) fn new() -> std::io::Result<Wheel> {
+        Ok(Wheel { engine: Mutex::new(None), waker: Waker::new()?, sleeps_until: AtomicU64::new(0) })
+    }
+
+    /// To be called after something was put into a queue of the engine's, by a thread that has some time for it.
+    pub(super) fn help(&self) {
+        // As in `Waker::wake`: either this gets the wheel or calls its owner, or the owner sees what was put.
+        fence(Ordering::SeqCst);
+        if let Ok(mut engine) = self.engine.try_lock()
+            && let Some(engine) = engine.as_mut()
+            && engine.short_turn().is_none_or(|next| next.0 >= self.sleeps_until.load(Ordering::Relaxed))
+        {
+            return;
+        }
+        self.waker.wake();
+    }
+
+    /// Makes the counts of the node visible as they are now.
+    pub(super) fn publish(&self) {
+        if let Ok(engine) = self.engine.lock()
+            && let Some(engine) = engine.as_ref()
+        {
+            engine.publish();
+        }
+    }
+
+    /// Runs the engine until it is told to stop; then every parked request fails, and the port is closed.
+    pub(super) fn run(&self, engine: Engine, close_within: Duration) {
+        let shown = engine.shown.clone();
+        let inbox = engine.inbox.clone();
+        if let Ok(mut place) = self.engine.lock() {
+            *place = Some(engine);
+        }
+        // A thread that panicked at the wheel leaves the engine in no state to go on.
+        while let Ok(mut place) = self.engine.lock() {
+            let Some(engine) = place.as_mut().filter(|_| !shown.stop.load(Ordering::Acquire)) else { break };
+            let Some((nap, timeout)) = engine.long_turn(&self.waker) else { continue };
+            self.sleeps_until.store(clock::now().after(timeout).0, Ordering::Relaxed);
+            drop(place);
+            let (slept, called) = nap.sleep(&self.waker, timeout);
+            self.waker.woken(called);
+            self.sleeps_until.store(0, Ordering::Relaxed);
+            if let Ok(mut place) = self.engine.lock()
+                && let Some(engine) = place.as_mut()
+            {
+                engine.transport.after_sleep(slept);
             }
         }
-        self.inbox.close();
-        for (_, job) in turn.jobs.drain() {
+        inbox.close();
+        let place = self.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(engine) = place {
+            engine.end(close_within);
+        }
+    }
+}
+
+impl Engine {
+    /// A turn of the engine's own thread: gives how and how long it may sleep when there is nothing to do.
+    fn long_turn(&mut self, waker: &Waker) -> Option<(Nap, Duration)> {
+        let begin = clock::now();
+        let busy = self.transport.poll(begin, &mut self.node) | self.turn(begin);
+        self.tick(begin, busy);
+        if busy {
+            self.count_turn(begin);
+            return None;
+        }
+        if self.spin() {
+            return None;
+        }
+        waker.prepare();
+        let nap = if self.has_work() { None } else { self.transport.before_sleep() };
+        let timeout = self.next(clock::now()).map_or(WAIT_MAX_US, |next| next.min(WAIT_MAX_US));
+        if nap.is_none() || timeout == 0 {
+            waker.woken(false);
+            return None;
+        }
+        Some((nap?, Duration::from_micros(timeout)))
+    }
+
+    /// A turn of a thread that has brought something: gives when the engine is to be looked after next.
+    fn short_turn(&mut self) -> Option<Micros> {
+        let begin = clock::now();
+        let mut now = begin;
+        while self.turn(now) {
+            now = clock::now();
+            if now.0.saturating_sub(begin.0) > HELP_US {
+                // What is left is for the engine's thread.
+                return Some(Micros(0));
+            }
+        }
+        self.count_turn(begin);
+        self.next(now).map(|left| now.after_us(left))
+    }
+
+    fn count_turn(&self, begin: Micros) {
+        self.counters.add(Counter::EngineTurns, 1);
+        self.counters.raise(Counter::EngineTurnUsMax, clock::now().0.saturating_sub(begin.0));
+    }
+
+    /// Microseconds until something is due.
+    fn next(&self, now: Micros) -> Option<u64> {
+        let timer = self.node.next_deadline().map(|at| at.remaining_us(now));
+        timer.into_iter().chain(Some(self.transport.retry_in(now))).min()
+    }
+
+    fn end(mut self, close_within: Duration) {
+        for (_, job) in self.work.jobs.drain() {
             self.counters.add(Counter::RepliesEio, 1);
             job.error(Errno::EIO);
         }
@@ -274,20 +399,25 @@ impl Engine {
         self.transport.close(deadline);
     }
 
-    /// One turn. True when there was something to do.
-    fn turn(&mut self, turn: &mut Turn, now: Micros) -> bool {
-        let mut busy = self.transport.poll(now, &mut self.node);
+    /// One turn, but for what arrives at the port. True when there was something to do.
+    fn turn(&mut self, now: Micros) -> bool {
+        let mut busy = false;
         for _ in 0..BATCH {
             let Some(item) = self.inbox.queue.pop() else { break };
             busy = true;
             match item {
-                Item::Park(object, job) => self.start(turn, now, object, job),
+                Item::Park(object, job) => self.start(now, object, job),
+                Item::Ahead(ahead) => {
+                    for object in ahead.missing() {
+                        self.node.request(now, object, Waiter::Nobody);
+                    }
+                }
                 Item::Forget(ino) => self.node.forget(ino),
                 Item::Fenced(fence) => self.node.fenced(now, fence),
                 Item::Sweep(path, answer) => {
-                    turn.last_job += 1;
-                    turn.sweeps.insert(turn.last_job, answer);
-                    self.node.sweep(now, &path, turn.last_job);
+                    self.work.last_job += 1;
+                    self.work.sweeps.insert(self.work.last_job, answer);
+                    self.node.sweep(now, &path, self.work.last_job);
                 }
             }
         }
@@ -305,18 +435,18 @@ impl Engine {
         }
         while let Some(output) = self.node.poll_output() {
             busy = true;
-            self.carry_out(turn, now, output);
+            self.carry_out(now, output);
         }
         busy | self.transport.retry(now, &mut self.node)
     }
 
-    fn start(&mut self, turn: &mut Turn, now: Micros, object: Object, job: Job) {
-        turn.last_job += 1;
-        turn.jobs.insert(turn.last_job, job);
-        self.node.request(now, object, Waiter::Local(turn.last_job));
+    fn start(&mut self, now: Micros, object: Object, job: Job) {
+        self.work.last_job += 1;
+        self.work.jobs.insert(self.work.last_job, job);
+        self.node.request(now, object, Waiter::Local(self.work.last_job));
     }
 
-    fn carry_out(&mut self, turn: &mut Turn, now: Micros, output: Output) {
+    fn carry_out(&mut self, now: Micros, output: Output) {
         match output {
             Output::Send { to, frame } => self.transport.send(now, to, frame),
             Output::Pull { id, from, key, offset, len, slot } => {
@@ -329,16 +459,16 @@ impl Engine {
             Output::Expire { ino, path, dir } => (self.notify)(Notice::Expire { ino, path, dir }),
             Output::Fence { id } => (self.notify)(Notice::Fence(id)),
             Output::Swept { waiter, swept } => {
-                if let Some(answer) = turn.sweeps.remove(&waiter) {
+                if let Some(answer) = self.work.sweeps.remove(&waiter) {
                     // Who asked may have given up.
                     let _ = answer.send(swept);
                 }
             }
             Output::Complete { waiter, outcome } => {
-                let Some(job) = turn.jobs.remove(&waiter) else { return };
+                let Some(job) = self.work.jobs.remove(&waiter) else { return };
                 match job.finish(outcome, now) {
                     Next::Answered => {}
-                    Next::More(object, job) => self.start(turn, now, object, job),
+                    Next::More(object, job) => self.start(now, object, job),
                     Next::Send(job) => self.reply(job),
                 }
             }
@@ -372,26 +502,13 @@ impl Engine {
         !self.inbox.queue.is_empty() || !self.pool.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
     }
 
-    fn wait(&mut self) {
-        self.waker.prepare();
-        if !self.has_work() {
-            let now = clock::now();
-            let next = self.node.next_deadline().map_or(WAIT_MAX_US, |at| at.remaining_us(now));
-            let wait = next.min(WAIT_MAX_US).min(self.transport.retry_in(now));
-            if wait > 0 {
-                self.transport.wait(&self.waker, Duration::from_micros(wait));
-            }
-        }
-        self.waker.woken();
-    }
-
-    fn tick(&mut self, turn: &mut Turn, now: Micros, busy: bool) {
-        if now.0.saturating_sub(turn.maintained.0) >= MAINTAIN_US {
-            turn.maintained = now;
+    fn tick(&mut self, now: Micros, busy: bool) {
+        if now.0.saturating_sub(self.work.maintained.0) >= MAINTAIN_US {
+            self.work.maintained = now;
             self.enoent.maintain(now);
         }
-        if !busy || now.0.saturating_sub(turn.published.0) >= PUBLISH_US {
-            turn.published = now;
+        if !busy || now.0.saturating_sub(self.work.published.0) >= PUBLISH_US {
+            self.work.published = now;
             self.publish();
         }
     }
@@ -430,6 +547,11 @@ impl Engine {
             (Counter::BadChecksums, n.bad_checksums),
             (Counter::LeasesEnded, n.leases_ended),
             (Counter::Rechecks, n.rechecks),
+            (Counter::ChunksAhead, n.ahead),
+            (Counter::ChunksAheadDropped, n.ahead_dropped),
+            (Counter::ChunksInFlightMax, n.chunks_in_flight_max),
+            (Counter::ChunksAheadHit, a.ahead_used),
+            (Counter::ChunksAheadWasted, a.ahead_wasted),
             (Counter::EnoentStores, e.stores),
             (Counter::EnoentServes, e.serves),
             (Counter::EnoentExpires, e.expires),

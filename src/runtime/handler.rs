@@ -6,6 +6,7 @@
 //! to [`Job::finish`].
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::cache::chunks::{CHUNK_BYTES, Chunk};
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::{Inode, Names};
 use crate::cache::types::{Attr, COOKIE_MIN, Ino, Kind, Listing, Micros, Timestamp};
-use crate::core::limits::PATH_BYTES_MAX;
+use crate::core::limits::{PATH_BYTES_MAX, READ_AHEAD_CHUNKS};
 use crate::core::wire::Statfs;
 use crate::core::{Object, Outcome};
 use crate::observe::{Counter, Counters};
@@ -30,8 +31,8 @@ const NEGATIVE_MARGIN_US: u64 = 20_000;
 /// Paths up to this length are put together in a small buffer: clearing a large one costs more than the lookup.
 const SHORT_PATH_BYTES: usize = 256;
 
-/// Replies of more bytes than this are written by a worker, not by the engine.
-pub(super) const REPLY_INLINE_BYTES: usize = 65_536;
+/// Replies of more bytes than this are written by a worker, not by the engine. The kernel's read-ahead asks for 128 KiB.
+pub(super) const REPLY_INLINE_BYTES: usize = 131_072;
 
 /// The filesystem as a client sees it.
 pub struct Handler<R> {
@@ -49,6 +50,23 @@ impl<R> std::fmt::Debug for Handler<R> {
 
 /// A request that was not answered: request the object of the node, then [`Job::finish`] the job. None: it is answered.
 pub type Parked<R> = Option<(Object, Job<R>)>;
+
+/// What a client that reads a file in order is going to need: to be requested of the node for nobody
+/// ([`Waiter::Nobody`](crate::core::Waiter::Nobody)).
+#[derive(Clone, Debug)]
+pub struct ReadAhead {
+    inode: Arc<Inode>,
+    chunks: Range<u32>,
+}
+
+impl ReadAhead {
+    /// The chunks that are not in memory, in order.
+    pub fn missing(&self) -> impl Iterator<Item = Object> + '_ {
+        let lacks = |index: &u32| self.inode.data().is_some_and(|data| data.chunk(*index).is_none());
+        let (path, version): (Arc<[u8]>, _) = (self.inode.path[..].into(), self.inode.attr.version());
+        self.chunks.clone().filter(lacks).map(move |index| Object::Chunk { path: path.clone(), version, index })
+    }
+}
 
 /// A request that waits for an outcome.
 pub enum Job<R: Replies> {
@@ -197,41 +215,66 @@ impl<R: Replies> Handler<R> {
         }
     }
 
-    /// At most `size` bytes of the file `ino` from `offset` on; fewer than asked for, up to 1 MiB, only at its end.
+    /// At most `size` bytes of the file `ino` from `offset` on; fewer than asked for, up to 1 MiB, only at its end. Where
+    /// the client reads in order, also what it needs next.
     #[must_use = "what is given back is not answered yet"]
-    pub fn read(&self, now: Micros, ino: u64, offset: u64, size: u32, reply: R::Data) -> Parked<R> {
-        let Some(inode) = self.names.by_ino(Ino(ino)) else { return refused(reply, Errno::ESTALE) };
+    pub fn read(
+        &self,
+        now: Micros,
+        ino: u64,
+        offset: u64,
+        size: u32,
+        reply: R::Data,
+    ) -> (Parked<R>, Option<ReadAhead>) {
+        let Some(inode) = self.names.by_ino(Ino(ino)) else { return (refused(reply, Errno::ESTALE), None) };
         match inode.attr.kind() {
             Kind::File => {}
-            Kind::Dir => return refused(reply, Errno::EISDIR),
-            _ => return refused(reply, Errno::EINVAL),
+            Kind::Dir => return (refused(reply, Errno::EISDIR), None),
+            _ => return (refused(reply, Errno::EINVAL), None),
         }
         let rest = inode.attr.size.saturating_sub(offset);
         let len = usize::try_from(rest).unwrap_or(usize::MAX).min(size as usize).min(CHUNK_BYTES);
-        if len == 0 {
+        let Some(data) = inode.data().filter(|_| len > 0) else {
             reply.data(&[]);
-            return None;
-        }
+            return (None, None);
+        };
         let first = offset / CHUNK_BYTES as u64;
         let begin = usize::try_from(offset % CHUNK_BYTES as u64).unwrap_or(0);
         if begin + len <= CHUNK_BYTES
-            && let Some(chunk) = u32::try_from(first).ok().and_then(|index| inode.data()?.chunk(index))
+            && let Some(chunk) = u32::try_from(first).ok().and_then(|index| data.chunk(index))
         {
             self.counters.add(Counter::ChunkHits, 1);
             chunk.touch(now);
             // A published chunk holds all bytes that its place in the file has.
             reply.data(&chunk.bytes()[begin..begin + len]);
-            return None;
+            let ahead = data.note_read(offset, len, false).map(|next| self.read_ahead(&inode, next));
+            return (None, ahead);
         }
-        let job = ReadJob { inode, offset, len, have: [None, None], names: self.names.clone(), gone: 0, reply };
-        match job.step() {
-            Step::Missing(object, job) => Some((object, Job::Read(job))),
+        let job = ReadJob {
+            inode: Arc::clone(&inode),
+            offset,
+            len,
+            have: [None, None],
+            names: self.names.clone(),
+            gone: 0,
+            reply,
+        };
+        let (parked, missed) = match job.step() {
+            Step::Missing(object, job) => (Some((object, Job::Read(job))), true),
             Step::Complete(job) => {
                 self.counters.add(Counter::ChunkHits, 1);
                 job.send(now);
-                None
+                (None, false)
             }
-        }
+        };
+        (parked, data.note_read(offset, len, missed).map(|next| self.read_ahead(&inode, next)))
+    }
+
+    fn read_ahead(&self, inode: &Arc<Inode>, next: u64) -> ReadAhead {
+        let chunk_count = inode.data().map_or(0, |data| data.chunk_count());
+        let end = (next + READ_AHEAD_CHUNKS).min(chunk_count);
+        let number = |chunk: u64| u32::try_from(chunk).unwrap_or(u32::MAX);
+        ReadAhead { inode: Arc::clone(inode), chunks: number(next)..number(end) }
     }
 
     /// Names in the directory `ino`, after the one whose cookie is `cookie` (0: from the first).

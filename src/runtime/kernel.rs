@@ -45,7 +45,11 @@ impl bornite_fuse::Filesystem for Mounted {
     }
 
     fn read(&self, ino: u64, offset: u64, size: u32, reply: DataReply) {
-        self.park(self.handler.read(clock::now(), ino, offset, size, reply));
+        let (parked, ahead) = self.handler.read(clock::now(), ino, offset, size, reply);
+        self.park(parked);
+        if let Some(ahead) = ahead {
+            self.inbox.ahead(ahead);
+        }
     }
 
     fn readdir(&self, ino: u64, cookie: u64, reply: DirectoryReply) {

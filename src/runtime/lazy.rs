@@ -20,14 +20,25 @@ pub(super) struct LazyBackend {
     counters: Arc<Counters>,
     names: Arc<Names>,
     opened: OnceLock<Backend>,
+    /// It is the target of a root, which knows best what that is.
+    own: AtomicBool,
     complained: AtomicBool,
 }
 
 impl LazyBackend {
     /// The tree below `target`, see [`Backend::new`]. `names`: what the node has heard of it from others.
     pub(super) fn new(target: &Path, stamp: u64, counters: Arc<Counters>, names: Arc<Names>) -> LazyBackend {
-        let (opened, complained) = (OnceLock::new(), AtomicBool::new(false));
-        LazyBackend { target: target.to_owned(), stamp, counters, names, opened, complained }
+        let (opened, own, complained) = (OnceLock::new(), AtomicBool::new(false), AtomicBool::new(false));
+        LazyBackend { target: target.to_owned(), stamp, counters, names, opened, own, complained }
+    }
+
+    /// Opens it for a root.
+    ///
+    /// # Errors
+    /// The target cannot be served.
+    pub(super) fn open_own(&self) -> Result<(), BackendError> {
+        self.own.store(true, Ordering::Relaxed);
+        self.open().map(drop)
     }
 
     /// Opens it, unless it is open already.
@@ -55,7 +66,7 @@ impl LazyBackend {
     pub(super) fn for_question(&self) -> Result<&Backend, Errno> {
         let why = match self.open() {
             Ok(backend) => match self.names.get(b"") {
-                Some(known) if known.attr.backend_ino != backend.root_ino() => {
+                Some(known) if known.attr.backend_ino != backend.root_ino() && !self.own.load(Ordering::Relaxed) => {
                     format!("target {} is another directory here than on the root's node", self.target.display())
                 }
                 _ => return Ok(backend),

@@ -21,4 +21,11 @@ pub use backend::{Backend, BackendError};
 pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };
-pub use handler::{Handler, Job, Next, Parked, ReadJob};
+pub use handler::{Handler, Job, Next, Parked, ReadAhead, ReadJob};
+
+/// What the command line needs to know of the fabric.
+pub mod fabric {
+    pub use bornite_fabric::{
+        Aspect, Choice, Domain, Net, NetError, Offer, Row, Survey, choose_provider_env, plan_environment,
+    };
+}

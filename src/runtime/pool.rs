@@ -5,18 +5,19 @@
 //! A backend may hang for minutes, and a worker with it. Therefore there are three lanes, each with workers of its own: what
 //! this node computes, questions about names, and reads of bytes; and a lane that asks the backend gets another worker
 //! whenever all of its workers are busy, up to a bound. So what hangs in one lane holds up no other lane, and nothing in
-//! its own before [`BACKEND_LANE_WORKERS_MAX`] operations hang.
+//! its own before [`BACKEND_LANE_WORKERS_MAX`] operations hang. Workers that came later leave again when there is nothing to
+//! do.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crossbeam::queue::SegQueue;
 
 use super::backend::Backend;
-use super::engine::Waker;
+use super::engine::Wheel;
 use super::lazy::LazyBackend;
 use crate::cache::arena::Slot;
 use crate::core::{BackendOp, BackendReply, ChunkFailure, FlightId};
@@ -30,7 +31,8 @@ const BACKEND_LANE_WORKERS_MIN: usize = 4;
 /// Workers of either lane to the backend at most: as many operations of its kind may hang before others wait.
 pub(super) const BACKEND_LANE_WORKERS_MAX: usize = 32;
 
-/// How often a worker looks for descriptors to close while there are some.
+/// How often a worker looks for descriptors to close while there are some; one that came later leaves after as long with
+/// nothing to do.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// What a worker does.
@@ -64,14 +66,16 @@ pub(super) struct Pool {
 
 impl Pool {
     /// The workers of a node. Those of the backend come with the first questions to it, on a root at once.
-    pub(super) fn start(backend: Arc<LazyBackend>, waker: &Arc<Waker>) -> std::io::Result<Pool> {
+    pub(super) fn start(backend: Arc<LazyBackend>, wheel: &Arc<Wheel>) -> std::io::Result<Pool> {
         let done = Arc::new(SegQueue::new());
         let lane = |name, min, max| {
-            Lane::start(name, min, max, |tasks, busy| Worker {
+            Lane::start(name, min, max, |tasks| Worker {
                 tasks,
-                busy,
+                busy: Arc::default(),
+                living: Arc::default(),
+                spare: false,
                 done: done.clone(),
-                waker: waker.clone(),
+                wheel: wheel.clone(),
                 backend: backend.clone(),
             })
         };
@@ -101,7 +105,7 @@ impl Pool {
         let lanes = [&mut self.computing, &mut self.names, &mut self.data];
         // All are told before any is waited for.
         let threads = lanes.map(|lane| {
-            lane.tasks = None;
+            lane.tasks.close();
             std::mem::take(&mut lane.threads)
         });
         for thread in threads.into_iter().flatten() {
@@ -119,58 +123,136 @@ impl Pool {
 /// A queue with workers of its own.
 struct Lane {
     name: &'static str,
-    tasks: Option<Sender<Task>>,
+    tasks: Arc<Tasks>,
     /// The workers' end; also kept for those that come later.
     worker: Worker,
+    /// Some of them may have left.
     threads: Vec<JoinHandle<()>>,
+    threads_min: usize,
     threads_max: usize,
 }
 
 impl Lane {
     fn start(
         name: &'static str,
-        threads: usize,
+        threads_min: usize,
         threads_max: usize,
-        worker: impl FnOnce(Receiver<Task>, Arc<AtomicUsize>) -> Worker,
+        worker: impl FnOnce(Arc<Tasks>) -> Worker,
     ) -> std::io::Result<Lane> {
-        let (sender, tasks) = unbounded();
-        let worker = worker(tasks, Arc::default());
-        let mut lane = Lane { name, tasks: Some(sender), worker, threads: Vec::new(), threads_max };
-        for _ in 0..threads {
+        let tasks = Arc::<Tasks>::default();
+        let worker = worker(tasks.clone());
+        let mut lane = Lane { name, tasks, worker, threads: Vec::new(), threads_min, threads_max };
+        for _ in 0..threads_min {
             lane.grow()?;
         }
         Ok(lane)
     }
 
     fn grow(&mut self) -> std::io::Result<()> {
-        let worker = self.worker.clone();
-        let name = format!("bornite-{}-{}", self.name, self.threads.len());
+        self.threads.retain(|thread| !thread.is_finished());
+        let number = self.threads.len();
+        let worker = Worker { spare: number >= self.threads_min, ..self.worker.clone() };
+        let name = format!("bornite-{}-{number}", self.name);
         self.threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
+        self.worker.living.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     fn submit(&mut self, task: Task) {
-        let Some(tasks) = &self.tasks else { return };
         // Only this thread adds; a worker that is just done makes this one worker too many at worst.
         let busy = self.worker.busy.fetch_add(1, Ordering::Relaxed) + 1;
-        // The receiver lives as long as this lane.
-        let _ = tasks.send(task);
-        if busy > self.threads.len()
-            && self.threads.len() < self.threads_max
+        self.tasks.put(task);
+        // Against one that leaves: either it is not counted here, or it has seen the task. See `Worker::leaves`.
+        fence(Ordering::SeqCst);
+        let living = self.worker.living.load(Ordering::Relaxed);
+        if busy > living
+            && living < self.threads_max
             && let Err(error) = self.grow()
         {
-            log::warn!("cannot start another worker: {error}; {} must do", self.threads.len());
+            log::warn!("cannot start another worker: {error}; {living} must do");
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.tasks.close();
+    }
+}
+
+/// Tasks that wait for a worker. A worker that waits sleeps at once: looking again and again, as the queues of the
+/// libraries do first, costs more than the wake-up on a machine whose processors have other work.
+#[derive(Default)]
+struct Tasks {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<Task>,
+    closed: bool,
+}
+
+/// What a worker got.
+enum Taken {
+    Task(Task),
+    /// Nothing in its time.
+    Late,
+    /// Nothing any more.
+    Closed,
+}
+
+impl Tasks {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing that is done under the lock panics halfway.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, task: Task) {
+        self.lock().tasks.push_back(task);
+        self.filled.notify_one();
+    }
+
+    /// What is queued is still done; then workers get [`Taken::Closed`].
+    fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+    }
+
+    fn take(&self, timeout: Option<Duration>) -> Taken {
+        let mut queue = self.lock();
+        loop {
+            match queue.tasks.pop_front() {
+                Some(task) => return Taken::Task(task),
+                None if queue.closed => return Taken::Closed,
+                None => {}
+            }
+            match timeout {
+                None => queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(timeout) => {
+                    let waited = self.filled.wait_timeout(queue, timeout).unwrap_or_else(PoisonError::into_inner);
+                    queue = waited.0;
+                    if waited.1.timed_out() && queue.tasks.is_empty() && !queue.closed {
+                        return Taken::Late;
+                    }
+                }
+            }
         }
     }
 }
 
 #[derive(Clone)]
 struct Worker {
-    tasks: Receiver<Task>,
+    tasks: Arc<Tasks>,
     /// Tasks of the lane that are queued or being done.
     busy: Arc<AtomicUsize>,
+    /// Workers of the lane that have not left.
+    living: Arc<AtomicUsize>,
+    /// It came later than the lane began, and may leave.
+    spare: bool,
     done: Arc<SegQueue<Done>>,
-    waker: Arc<Waker>,
+    wheel: Arc<Wheel>,
     backend: Arc<LazyBackend>,
 }
 
@@ -178,19 +260,15 @@ impl Worker {
     fn run(self) {
         let mut open = false;
         loop {
-            let task = if open {
-                match self.tasks.recv_timeout(TIDY_EVERY) {
-                    Ok(task) => task,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => {
-                        open = self.backend.opened().is_some_and(Backend::close_idle);
-                        continue;
+            let task = match self.tasks.take((open || self.spare).then_some(TIDY_EVERY)) {
+                Taken::Task(task) => task,
+                Taken::Closed => return,
+                Taken::Late => {
+                    open = self.backend.opened().is_some_and(Backend::close_idle);
+                    if self.spare && !open && self.leaves() {
+                        return;
                     }
-                }
-            } else {
-                match self.tasks.recv() {
-                    Ok(task) => task,
-                    Err(_) => return,
+                    continue;
                 }
             };
             let _busy = Busy(&self.busy);
@@ -212,9 +290,20 @@ impl Worker {
         }
     }
 
+    /// Counts this worker out, unless there is a task by now.
+    fn leaves(&self) -> bool {
+        self.living.fetch_sub(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.tasks.lock().tasks.is_empty() {
+            return true;
+        }
+        self.living.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
     fn finish(&self, done: Done) {
         self.done.push(done);
-        self.waker.wake();
+        self.wheel.help();
     }
 }
 

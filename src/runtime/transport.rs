@@ -1,7 +1,8 @@
 //! The fabric port as the engine uses it: node numbers instead of peers, and a short memory for what the port does not
-//! take at once.
+//! take at once or could not send.
 //!
-//! Called by the engine thread only. A daemon that is alone has no port and needs no libfabric.
+//! Called by the engine thread only. A daemon that is alone has no port and needs no libfabric. Nothing here allocates for
+//! an operation that the port takes: a frame is copied into the port's slab at once, and freed.
 
 #![allow(unsafe_code, reason = "a remote read writes into a slot of the arena behind the compiler's back")]
 
@@ -10,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bornite_fabric::{Address, Event, Peer, Port, Post, Region};
+use bornite_fabric::{Address, Code, Event, Peer, Port, Post, Region, Sleep, Slept, Strict};
 use hashbrown::HashMap;
 
 use super::engine::Waker;
@@ -29,6 +30,12 @@ const KEEP_PER_PEER_MAX: usize = 1024;
 const RETRY_MIN_US: u64 = 100;
 const RETRY_MAX_US: u64 = 10_000;
 
+/// A frame whose sending failed is sent again so often. It may arrive twice, which the protocol allows for.
+const TRIES_MAX: u32 = 3;
+
+/// The variable that makes daemons strict, for tests: its value is the seed.
+const STRICT_VARIABLE: &str = "BORNITE_STRICT";
+
 /// Completions taken in one turn.
 const EVENTS_MAX: usize = 64;
 
@@ -45,8 +52,16 @@ struct Reading {
     slot: Slot,
 }
 
+/// How a read ended.
+enum Ended {
+    /// The slot is ours again, with the bytes or without.
+    Read { reading: Reading, ok: bool },
+    /// The port keeps the slot until the provider has done with it.
+    Lost(FlightId),
+}
+
 enum Queued {
-    Frame(Vec<u8>),
+    Frame { bytes: Vec<u8>, tries: u32 },
     Pull { reading: Reading, key: u64, offset: u64, len: usize },
 }
 
@@ -64,9 +79,15 @@ pub(super) struct Transport {
     peers: HashMap<NodeId, Peer>,
     regions: Vec<Option<Region>>,
     reading: HashMap<u64, Reading>,
+    /// Slots of reads that took too long, until they can no longer be written.
+    late: HashMap<u64, Slot>,
     last_token: u64,
     backlog: HashMap<NodeId, Backlog>,
-    ended: Vec<(Reading, bool)>,
+    /// Room for those of the backlog that are tried now, used again.
+    due: Vec<NodeId>,
+    ended: Vec<Ended>,
+    /// Frames that were not sent, for how many tries they have had.
+    failed: Vec<(NodeId, u32, Vec<u8>)>,
     counts: Counts,
 }
 
@@ -80,9 +101,12 @@ impl Transport {
             peers: HashMap::new(),
             regions: Vec::new(),
             reading: HashMap::new(),
+            late: HashMap::new(),
             last_token: 0,
             backlog: HashMap::new(),
+            due: Vec::new(),
             ended: Vec::new(),
+            failed: Vec::new(),
             counts: Counts::default(),
         }
     }
@@ -114,7 +138,7 @@ impl Transport {
 
     /// Sends a frame, now or as soon as the peer takes it.
     pub(super) fn send(&mut self, now: Micros, to: NodeId, frame: Vec<u8>) {
-        self.post(now, to, Queued::Frame(frame));
+        self.post(now, to, Queued::Frame { bytes: frame, tries: 1 });
     }
 
     /// Reads a peer's memory into `slot`. What comes of it reaches the node in [`Transport::poll`].
@@ -156,7 +180,7 @@ impl Transport {
     fn give_up(&mut self, post: Queued) {
         self.counts.dropped += 1;
         if let Queued::Pull { reading, .. } = post {
-            self.ended.push((reading, false));
+            self.ended.push(Ended::Read { reading, ok: false });
         }
     }
 
@@ -175,7 +199,9 @@ impl Transport {
             return None;
         };
         let (result, post) = match post {
-            Queued::Frame(frame) => (port.send(peer, &frame, 0), Queued::Frame(frame)),
+            Queued::Frame { bytes, tries } => {
+                (port.send(peer, &bytes, send_token(to, tries)), Queued::Frame { bytes, tries })
+            }
             Queued::Pull { reading, key, offset, len } => {
                 let token = self.last_token + 1;
                 let at = usize::try_from(reading.slot.offset()).unwrap_or(usize::MAX);
@@ -223,41 +249,62 @@ impl Transport {
     /// Takes what arrived. True when there was something.
     pub(super) fn poll(&mut self, now: Micros, node: &mut Node) -> bool {
         let Some(port) = &mut self.port else { return false };
-        let (reading, ended, counts) = (&mut self.reading, &mut self.ended, &mut self.counts);
+        let Transport { reading, late, ended, failed, counts, .. } = self;
         let events = port.poll(EVENTS_MAX, &mut |event| match event {
             Event::Frame(frame) => node.frame(now, frame),
-            Event::Sent { result, .. } => {
-                if let Err(error) = result {
+            Event::Sent { result: Ok(()), .. } => {}
+            Event::Sent { token, result: Err(error), frame } => {
+                let (to, tries) = sent_by(token);
+                log::debug!("a frame to node {to} was not sent (try {tries}): {error}");
+                if frame.is_empty() || tries >= TRIES_MAX {
                     counts.dropped += 1;
-                    log::debug!("a frame was not sent: {error}");
+                } else {
+                    failed.push((to, tries + 1, frame.to_vec()));
                 }
             }
             Event::Read { token, result } => {
                 if let Err(error) = &result {
                     log::debug!("a remote read failed: {error}");
                 }
-                if let Some(reading) = reading.remove(&token) {
-                    ended.push((reading, result.is_ok()));
+                let Some(reading) = reading.remove(&token) else { return };
+                if result.as_ref().is_err_and(|error| error.code() == Some(Code::TimedOut)) {
+                    ended.push(Ended::Lost(reading.id));
+                    late.insert(token, reading.slot);
+                } else {
+                    ended.push(Ended::Read { reading, ok: result.is_ok() });
                 }
             }
+            Event::Released { token } => {
+                late.remove(&token);
+            }
         });
+        while let Some((to, tries, bytes)) = self.failed.pop() {
+            self.keep(now, to, Queued::Frame { bytes, tries });
+        }
         self.report(now, node) | (events > 0)
     }
 
     /// Tells the node of reads that ended.
     fn report(&mut self, now: Micros, node: &mut Node) -> bool {
         let any = !self.ended.is_empty();
-        for (Reading { id, slot }, ok) in self.ended.drain(..) {
-            node.pulled(now, id, slot, ok);
+        for ended in self.ended.drain(..) {
+            match ended {
+                Ended::Read { reading: Reading { id, slot }, ok } => node.pulled(now, id, slot, ok),
+                Ended::Lost(id) => node.pull_lost(now, id),
+            }
         }
         any
     }
 
     /// Tries again what the port did not take. True when it took some of it.
     pub(super) fn retry(&mut self, now: Micros, node: &mut Node) -> bool {
-        let due: Vec<_> = self.backlog.iter().filter(|(_, b)| b.next <= now).map(|(to, _)| *to).collect();
+        if self.backlog.is_empty() && self.ended.is_empty() {
+            return false;
+        }
+        let mut due = std::mem::take(&mut self.due);
+        due.extend(self.backlog.iter().filter(|(_, b)| b.next <= now).map(|(to, _)| *to));
         let mut some = false;
-        for to in due {
+        for to in due.drain(..) {
             let Some(mut backlog) = self.backlog.remove(&to) else { continue };
             while let Some((until, post)) = backlog.queue.pop_front() {
                 if until <= now {
@@ -276,6 +323,7 @@ impl Transport {
                 self.backlog.insert(to, backlog);
             }
         }
+        self.due = due;
         self.report(now, node) | some
     }
 
@@ -284,16 +332,23 @@ impl Transport {
         self.backlog.values().map(|b| b.next.remaining_us(now)).min().unwrap_or(u64::MAX)
     }
 
-    /// Waits until something arrives, the waker is called, or the time is over.
-    pub(super) fn wait(&mut self, waker: &Waker, timeout: Duration) {
-        let result = match &mut self.port {
-            Some(port) => port.wait(waker.as_fd(), timeout).map(|_| ()).map_err(|error| error.to_string()),
-            None => wait_for(waker, timeout).map_err(|errno| errno.to_string()),
-        };
-        if let Err(error) = result {
-            log::error!("waiting for the fabric failed: {error}");
-            // Whatever is wrong with the descriptor, the loop must not spin on it.
-            std::thread::park_timeout(timeout.min(Duration::from_millis(10)));
+    /// How the engine may sleep now without holding the transport; nothing where something has arrived.
+    pub(super) fn before_sleep(&mut self) -> Option<Nap> {
+        let Some(port) = &mut self.port else { return Some(Nap::Alone) };
+        match port.before_sleep() {
+            Ok(sleep) => sleep.map(Nap::Port),
+            Err(error) => {
+                log::error!("waiting for the fabric failed: {error}");
+                Some(Nap::Broken)
+            }
+        }
+    }
+
+    /// To be told how that sleep went.
+    pub(super) fn after_sleep(&mut self, slept: Option<Slept>) {
+        if let (Some(port), Some(slept)) = (&mut self.port, slept) {
+            // What is wrong with the port is told by the next sleep.
+            let _ = port.after_sleep(slept);
         }
     }
 
@@ -303,16 +358,64 @@ impl Transport {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(10));
         if let Err(error) = port.close(left) {
             log::warn!("closing the fabric port: {error}");
-            std::mem::forget(self.reading);
+            std::mem::forget((self.reading, self.late));
         }
     }
 }
 
-fn wait_for(waker: &Waker, timeout: Duration) -> Result<(), rustix::io::Errno> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-    match poll(&mut [PollFd::new(waker, PollFlags::IN)], Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno),
+/// Says with a send's completion whose it was.
+fn send_token(to: NodeId, tries: u32) -> u64 {
+    u64::from(tries) << 32 | u64::from(to.0)
+}
+
+/// The inverse of [`send_token`].
+fn sent_by(token: u64) -> (NodeId, u32) {
+    (NodeId(token as u32), (token >> 32) as u32)
+}
+
+/// Strict mode, if the environment asks for it; every node of a job has faults of its own.
+///
+/// # Errors
+/// The value is no number.
+pub(super) fn strict(me: usize) -> Result<Option<Strict>, String> {
+    match std::env::var(STRICT_VARIABLE).as_deref() {
+        Err(_) | Ok("") => Ok(None),
+        Ok(text) => match text.parse::<u64>() {
+            Ok(seed) => Ok(Some(Strict::seeded(seed.wrapping_mul(1_000_003).wrapping_add(me as u64)))),
+            Err(_) => Err(format!("{STRICT_VARIABLE}={text:?} is no number; it is the seed of the faults")),
+        },
+    }
+}
+
+/// A sleep of the engine's.
+pub(super) enum Nap {
+    /// On the port's descriptors and the waker's.
+    Port(Sleep),
+    /// On the waker's alone.
+    Alone,
+    /// Whatever is wrong with the port, the engine must not spin on it.
+    Broken,
+}
+
+impl Nap {
+    /// Sleeps until something arrives, the waker is called, or the time is over. Gives also whether it was called.
+    pub(super) fn sleep(&self, waker: &Waker, timeout: Duration) -> (Option<Slept>, bool) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let (timeout, failed) = match self {
+            Nap::Port(sleep) => match sleep.sleep(waker.as_fd(), timeout) {
+                Ok(slept) => return (Some(slept), slept.extra),
+                Err(error) => (Duration::from_millis(10), Some(error.to_string())),
+            },
+            Nap::Alone => (timeout, None),
+            Nap::Broken => (timeout.min(Duration::from_millis(10)), None),
+        };
+        let time = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let waited = poll(&mut [PollFd::new(waker, PollFlags::IN)], Some(&time));
+        let errno = waited.err().filter(|errno| *errno != rustix::io::Errno::INTR).map(|errno| errno.to_string());
+        if let Some(error) = failed.or(errno) {
+            log::error!("waiting for the fabric failed: {error}");
+            std::thread::park_timeout(timeout.min(Duration::from_millis(10)));
+        }
+        (None, waited != Ok(0))
     }
 }

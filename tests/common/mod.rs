@@ -7,6 +7,9 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod backend;
+pub(crate) mod fleet;
+pub(crate) mod load;
+pub(crate) mod network;
 pub(crate) mod program;
 pub(crate) mod tree;
 
@@ -44,6 +47,11 @@ pub(crate) fn can_mount(test: &str) -> bool {
             false
         }
     }
+}
+
+/// Whether the daemons are strict (docs/OPERATIONS.md): some of their frames and reads fail, so that they ask again.
+pub(crate) fn is_strict() -> bool {
+    std::env::var_os("BORNITE_STRICT").is_some_and(|seed| !seed.is_empty())
 }
 
 /// Prints a skipped test with its reason, past the capture of the test harness.
@@ -399,5 +407,17 @@ pub(crate) fn assert_same_bytes(got: &[u8], expected: &[u8], what: impl std::fmt
     if got != expected {
         let at = got.iter().zip(expected).position(|(a, b)| a != b);
         panic!("{what} differs from byte {at:?} on");
+    }
+}
+
+/// Whether networks of namespaces can be made here; prints why the test is skipped where not.
+#[must_use]
+pub(crate) fn can_network(test: &str) -> bool {
+    match network::obstacle() {
+        None => can_mount(test),
+        Some(obstacle) => {
+            skipped(test, &obstacle);
+            false
+        }
     }
 }

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use super::{DEADLINE, Watchdog, eventually, is_mounted};
 
 /// The type of every FUSE mount, as statfs(2) tells it.
-const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
+pub(crate) const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
 
 /// The program as it was built for these tests.
 pub(crate) fn bornite() -> &'static Path {

@@ -125,3 +125,23 @@ fn a_listing_that_changes_while_it_is_read_loses_no_other_name() {
         allowed(|setting| setting.dir_ttl_us = 100_000, &before, &ops);
     }
 }
+
+#[test]
+fn a_directory_that_another_one_replaced_is_stale() {
+    let before = [Change::Mkdir { at: p("a") }, Change::Mkdir { at: p("a/b") }, Change::Mkdir { at: p("b") }];
+    for look in [
+        Ask::ListKept { slot: 0, room: 320 },
+        Ask::StatIn { slot: 0, name: p("a") },
+        Ask::StatIn { slot: 0, name: p("b") },
+    ] {
+        let ops = [
+            keep("b"),
+            Op::Change(Change::Rename { from: p("a"), to: p("b") }),
+            ask(Ask::Stat(p("b"))),
+            ask(look),
+            ask(Ask::List { at: p("b"), room: 4096 }),
+        ];
+        allowed(|setting| setting.dir_ttl_us = 0, &before, &ops);
+        allowed(|_| {}, &before, &ops);
+    }
+}

@@ -163,8 +163,12 @@ impl Judge {
             path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| &path[..at]).collect();
         let fine = match Errno::from_raw_os_error(errno) {
             Errno::NOTDIR => now.any(|e| above.iter().any(|dir| !is_dir(e, dir))),
-            // What was looked up in is gone, or is reached over a link by now.
-            Errno::STALE => (parent.since..truth.epochs.len()).any(|e| above.iter().any(|dir| !is_dir(e, dir))),
+            // What was looked up in is gone, is another directory, or is reached over a link by now.
+            Errno::STALE => {
+                let other =
+                    |e: usize| truth.epochs[e].tree.get(&parent.path).is_none_or(|now| now.ino != parent.object.ino);
+                (parent.since..truth.epochs.len()).any(|e| other(e) || above.iter().any(|dir| !is_dir(e, dir)))
+            }
             _ => false,
         };
         if fine { Ok(()) } else { Err(format!("error {errno} on a lookup, though everything above is a directory")) }
@@ -174,7 +178,7 @@ impl Judge {
     pub(crate) fn stale(&mut self, truth: &Truth, node: usize, given: &Given) -> Result<(), Wrong> {
         let gone = (given.since..truth.epochs.len()).find(|e| {
             !truth.epochs[*e].tree.get(&given.path).is_some_and(|now| {
-                let same = now.shown.is_dir() && given.object.shown.is_dir();
+                let same = now.shown.is_dir() && given.object.shown.is_dir() && now.ino == given.object.ino;
                 same || now.version() == given.object.version()
             })
         });

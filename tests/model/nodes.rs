@@ -16,7 +16,7 @@ use bornite::cache::types::{Ino, Micros};
 use bornite::core::{BackendOp, BackendReply, FlightId, Node, NodeConfig, NodeId, Object, Output, Topology, Waiter};
 use bornite::observe::Counters;
 use bornite::runtime::replies::{Attributes, Data, Directory, Entry, Refuse, Replies, Sizes};
-use bornite::runtime::{Backend, Handler, Job, Next, Parked};
+use bornite::runtime::{Backend, Handler, Job, Next, Parked, ReadAhead};
 use bornite_fuse::{Attr, Errno, Statfs};
 
 use super::client::{Dirent, Told, World};
@@ -477,7 +477,18 @@ impl World for Nodes {
     }
 
     fn read(&mut self, truth: &mut Truth, node: usize, of: &u64, offset: u64, len: u32) -> (Vec<u8>, Option<i32>) {
-        match self.call(truth, node, 0, |handler, now, token| handler.read(now, *of, offset, len, token)) {
+        let mut ahead = None;
+        let answer = self.call(truth, node, 0, |handler, now, token| {
+            let (parked, next) = handler.read(now, *of, offset, len, token);
+            ahead = next;
+            parked
+        });
+        let now = self.micros();
+        for object in ahead.iter().flat_map(ReadAhead::missing) {
+            self.members[node].node.request(now, object, Waiter::Nobody);
+        }
+        self.carry_out(node);
+        match answer {
             Answer::Data(bytes) => (bytes, None),
             Answer::Error(errno) => (Vec::new(), Some(errno)),
             other => panic!("{other:?} to a read"),

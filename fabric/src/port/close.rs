@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::operations::Kind;
 use super::{Event, Port};
 use crate::error::Error;
 
@@ -45,16 +46,14 @@ impl Port {
             self.drive(left);
         }
         let result = self.objects.close();
-        let reads_begin = self.receives + self.sends_max;
-        for at in self.receives..self.slots.len() {
-            let slot = &mut self.slots[at];
-            if std::mem::take(&mut slot.posted) {
-                let token = slot.token;
-                if at < reads_begin {
-                    sink(Event::Sent { token, result: Err(Error::cancelled("fi_send")) });
-                } else {
-                    sink(Event::Read { token, result: Err(Error::cancelled("fi_read")) });
-                }
+        while let Some(index) = self.operations.any() {
+            let ended = self.operations.ended(index);
+            let token = ended.token;
+            match ended.kind {
+                Kind::Send if ended.quarantined => {}
+                Kind::Send => sink(Event::Sent { token, result: Err(Error::cancelled("fi_send")), frame: &[] }),
+                Kind::Read if ended.quarantined => sink(Event::Released { token }),
+                Kind::Read => sink(Event::Read { token, result: Err(Error::cancelled("fi_read")) }),
             }
         }
         result

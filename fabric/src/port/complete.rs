@@ -6,6 +6,8 @@ use std::mem::MaybeUninit;
 
 use libfabric_sys as sys;
 
+use super::operations::Kind;
+use super::strict::Faults;
 use super::{BATCH, Event, Failure, Finished, Port};
 use crate::error::{Code, Error, library_text};
 
@@ -21,19 +23,29 @@ impl Port {
             self.post_receives();
         }
         let mut events = 0;
+        let now = self.now();
+        while events < max
+            && let Some(late) = self.operations.expire(now)
+        {
+            self.counters.timeouts += 1;
+            match late.kind {
+                Kind::Send => {
+                    sink(Event::Sent { token: late.token, result: Err(Error::timed_out("fi_send")), frame: &[] });
+                }
+                Kind::Read => sink(Event::Read { token: late.token, result: Err(Error::timed_out("fi_read")) }),
+            }
+            events += 1;
+        }
         while events < max {
             if let Some(finished) = self.finished.pop_front() {
                 match finished {
-                    Finished::Sent { token, result } => {
-                        self.sends_finished -= 1;
-                        sink(Event::Sent { token, result });
+                    Finished::Injected { token } => {
+                        self.injected -= 1;
+                        sink(Event::Sent { token, result: Ok(()), frame: &[] });
+                        events += 1;
                     }
-                    Finished::Read { token, result } => {
-                        self.reads_finished -= 1;
-                        sink(Event::Read { token, result });
-                    }
+                    Finished::Refused { index, error } => events += usize::from(self.end(index, Err(error), sink)),
                 }
-                events += 1;
             } else if self.batch.at < self.batch.len {
                 let entry = self.batch.entries[self.batch.at];
                 self.batch.at += 1;
@@ -41,10 +53,18 @@ impl Port {
             } else if let Some(failure) = self.batch.failure.take() {
                 events += usize::from(self.hand_out(failure.context, Err(failure.error), sink));
             } else if !self.refill() {
-                break;
+                // Nothing has come that the late ones could be later than.
+                let Some(faults) = self.strict.as_mut().filter(|_| !self.held.is_empty()) else { break };
+                let (index, result) = self.held.swap_remove(faults.pick(self.held.len()));
+                events += usize::from(self.end(index, result, sink));
             }
         }
         events
+    }
+
+    /// Whether a poll has something to hand out that refill does not know of.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.held.is_empty() || self.operations.next_due().is_some_and(|due| due <= self.now())
     }
 
     /// Whether a poll has something to hand out, after a look at the queue (which is what drives the provider).
@@ -129,20 +149,35 @@ impl Port {
             log::debug!("a completion without an operation: {result:?}");
             return false;
         };
-        let at = index as usize;
-        self.slots[at].posted = false;
-        let token = self.slots[at].token;
-        if at < self.receives {
+        if (index as usize) < self.receives {
+            self.receives_posted[index as usize] = false;
             return self.receive(index, result, sink);
         }
         let result = result.map(|_| ());
-        if at < self.receives + self.sends_max {
-            self.free_sends.push(index);
-            sink(Event::Sent { token, result });
-        } else {
-            self.free_reads.push(index);
-            self.objects.regions[self.slots[at].region].reads -= 1;
-            sink(Event::Read { token, result });
+        if self.strict.as_mut().is_some_and(Faults::late) {
+            self.held.push((index, result));
+            return false;
+        }
+        self.end(index, result, sink)
+    }
+
+    /// Frees the context of a send or read that has ended, and tells of it unless its timeout was told.
+    fn end(&mut self, index: u32, result: Result<(), Error>, sink: &mut dyn FnMut(Event<'_>)) -> bool {
+        let ended = self.operations.ended(index);
+        let token = ended.token;
+        match ended.kind {
+            Kind::Send if ended.quarantined => return false,
+            Kind::Send => {
+                let len = if result.is_ok() { 0 } else { ended.detail };
+                // SAFETY: the operation has ended, so the provider has left the buffer, in which `detail` bytes of its
+                // frame lie; the port writes there only after the sink has returned.
+                let frame = unsafe { std::slice::from_raw_parts(self.send_buffer(index), len) };
+                sink(Event::Sent { token, result, frame });
+            }
+            Kind::Read => {
+                self.objects.regions[ended.detail].reads -= 1;
+                sink(if ended.quarantined { Event::Released { token } } else { Event::Read { token, result } });
+            }
         }
         true
     }
@@ -187,7 +222,11 @@ impl Port {
         let base = self.objects.slabs().contexts.base().addr().get();
         let offset = address.checked_sub(base)?;
         let size = size_of::<sys::fi_context2>();
-        let slot = self.slots.get(offset / size)?;
-        (offset.is_multiple_of(size) && slot.posted).then(|| u32::try_from(offset / size).ok())?
+        let index = u32::try_from(offset / size).ok().filter(|_| offset.is_multiple_of(size))?;
+        let posted = match self.receives_posted.get(index as usize) {
+            Some(posted) => *posted,
+            None => self.operations.is_posted(index),
+        };
+        posted.then_some(index)
     }
 }

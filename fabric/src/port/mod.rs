@@ -1,16 +1,22 @@
 //! The port: one endpoint with everything that belongs to it, and the calls that the engine thread makes.
 //!
 //! Owned and driven by one thread at a time (FI_THREAD_DOMAIN). The parts: `open` builds it, `post` starts operations,
-//! `complete` hands out what came, `wait` sleeps, `objects` holds libfabric's objects and closes them in order.
+//! `complete` hands out what came, `wait` sleeps, `operations` knows what is under way and how long it may take, `objects`
+//! holds libfabric's objects and closes them in order.
 
 mod close;
 mod complete;
 mod names;
 mod objects;
 mod open;
+mod operations;
 mod post;
 mod queue;
+mod shared;
+mod strict;
 mod wait;
+
+pub(crate) use open::{address_text, preview};
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -18,6 +24,7 @@ use std::time::Duration;
 
 use libfabric_sys as sys;
 use libfabric_sys::Library;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::address::Address;
 use crate::error::Error;
@@ -25,7 +32,11 @@ use crate::info::Facts;
 use crate::net::Net;
 use crate::provider::Provider;
 use objects::Objects;
+use operations::{Millis, Operations};
 use queue::Sleeper;
+pub use shared::Shared;
+pub use strict::Strict;
+pub use wait::{Sleep, Slept};
 
 /// What a port is to be.
 #[derive(Clone, Debug)]
@@ -41,10 +52,14 @@ pub struct PortConfig {
     pub frame_bytes_max: usize,
     /// Receives kept posted: at least the sum of the credits given to peers. Some providers take fewer at a time.
     pub receives: usize,
-    /// Sends under way at a time; beyond that [`crate::Post::Again`].
+    /// Sends under way at a time; beyond that [`crate::Post::Again`]. One peer gets a quarter of them at most.
     pub sends: usize,
-    /// Reads under way at a time; beyond that [`crate::Post::Again`].
+    /// Reads under way at a time; beyond that [`crate::Post::Again`]. One peer gets a quarter of them at most.
     pub reads: usize,
+    /// How long a send may take before it ends with [`crate::Code::TimedOut`].
+    pub send_timeout: Duration,
+    /// How long a read may take before it ends with [`crate::Code::TimedOut`].
+    pub read_timeout: Duration,
     /// Peers expected; more are possible.
     pub peers: usize,
     /// How long [`Port::wait`] reads the queue before it sleeps. Ignored with one CPU.
@@ -65,6 +80,8 @@ impl PortConfig {
             receives: 256,
             sends: 256,
             reads: 64,
+            send_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(10),
             peers: 1024,
             spin: Duration::from_micros(30),
             strict: None,
@@ -72,19 +89,13 @@ impl PortConfig {
     }
 }
 
-/// cxi's rules on any provider: keys use all 64 bits (bit 63 set), messages are injected up to 192 bytes only. Posts
-/// fail now and then.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Strict {
-    /// Every so many posts answer [`crate::Post::Again`]; 0: none.
-    pub again_every: u32,
-    /// Every so many operations are not started and end in an error event; 0: none.
-    pub fail_every: u32,
-}
-
 /// A peer that was inserted; valid for the port that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Peer(sys::fi_addr_t);
+pub struct Peer {
+    address: sys::fi_addr_t,
+    /// Counts this port's peers.
+    index: u32,
+}
 
 /// A registered region, valid for the port that made it. Cloning does not register again; the memory stays registered
 /// until
@@ -127,15 +138,22 @@ pub enum Event<'a> {
     Sent {
         /// The caller's token.
         token: u64,
-        /// How it ended.
+        /// How it ended. [`crate::Code::TimedOut`]: the peer took too long and may still get the frame.
         result: Result<(), Error>,
+        /// The frame, to send it again, when it ended in an error other than its timeout; else empty.
+        frame: &'a [u8],
     },
     /// A read ended; with `Ok` all bytes are in place. With an error any of them may have changed.
     Read {
         /// The caller's token.
         token: u64,
-        /// How it ended.
+        /// How it ended. [`crate::Code::TimedOut`]: the destination may still be written, until [`Event::Released`].
         result: Result<(), Error>,
+    },
+    /// The destination of a read that timed out is the caller's again.
+    Released {
+        /// The caller's token.
+        token: u64,
     },
 }
 
@@ -162,6 +180,10 @@ pub struct Counters {
     pub reads: u64,
     /// Posts that answered [`crate::Post::Again`].
     pub again: u64,
+    /// Operations that ended by their timeout.
+    pub timeouts: u64,
+    /// Operations that have timed out and that the provider has not given back yet.
+    pub quarantined: u64,
     /// Receives that ended in an error (a truncated frame, a broken connection).
     pub receive_errors: u64,
     /// Completions that belong to no operation of this port.
@@ -208,49 +230,39 @@ pub struct Port {
     receives: usize,
     inject_bytes_max: usize,
     spin: Duration,
-    strict: Option<Strict>,
-    /// Calls to post, for strict mode's refusals.
-    posts: u32,
-    /// Operations accepted, for strict mode's faults.
-    operations: u32,
+    strict: Option<strict::Faults>,
+    opened: Timespec,
 
     peers: HashMap<Address, Peer>,
     peers_by_name: HashMap<Vec<u8>, Peer>,
 
-    /// One entry per context: the receives, then the sends, then the reads.
-    slots: Vec<Slot>,
-    free_sends: Vec<u32>,
-    free_reads: Vec<u32>,
+    /// Whether the provider has each receive. Their contexts come first, then those of sends and reads.
+    receives_posted: Vec<bool>,
     /// Receives that the provider had no room for.
     unposted: VecDeque<u32>,
-    /// Operations that ended at once (injected sends, faults of strict mode), waiting for the next poll. Each occupies
-    /// a credit of its kind, which bounds it.
+    /// The sends and reads.
+    operations: Operations,
+    /// Operations that ended at once, waiting for the next poll.
     finished: VecDeque<Finished>,
-    sends_finished: usize,
-    reads_finished: usize,
-    sends_max: usize,
+    /// How many of them are injected sends, which have no context: each has the place of one all the same, which bounds
+    /// them.
+    injected: usize,
+    /// Strict mode: completions that are handed out later.
+    held: Vec<(u32, Result<(), Error>)>,
     batch: Batch,
     receive_errors_in_row: usize,
     /// The completion queue or all receives are broken; [`Port::wait`] says so.
     broken: Option<Error>,
     closing: bool,
+    lately: wait::Lately,
     counters: Counters,
-}
-
-/// The state of one context.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    posted: bool,
-    token: u64,
-    /// Reads: the index of the destination's region.
-    region: usize,
 }
 
 /// An operation that ended before it could have a completion.
 #[derive(Debug)]
 enum Finished {
-    Sent { token: u64, result: Result<(), Error> },
-    Read { token: u64, result: Result<(), Error> },
+    Injected { token: u64 },
+    Refused { index: u32, error: Error },
 }
 
 /// Completions that were read and not yet handed out.
@@ -300,20 +312,27 @@ impl Port {
     /// Receives that are posted now; fewer than configured where the provider takes fewer at a time.
     #[must_use]
     pub fn receives_posted(&self) -> usize {
-        self.slots[..self.receives].iter().filter(|slot| slot.posted).count()
+        self.receives_posted.iter().filter(|posted| **posted).count()
     }
 
     /// Counts since the port was opened.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { quarantined: self.operations.quarantined() as u64, ..self.counters }
+    }
+
+    /// The time, by a clock that is cheap to read and moves every few milliseconds (clock_gettime(2)).
+    fn now(&self) -> Millis {
+        let now = clock_gettime(ClockId::MonotonicCoarse);
+        let seconds = now.tv_sec.saturating_sub(self.opened.tv_sec);
+        let millis = seconds.saturating_mul(1000).saturating_add((now.tv_nsec - self.opened.tv_nsec) / 1_000_000);
+        Millis::try_from(millis).unwrap_or(0)
     }
 
     /// Sends and reads that have no event yet.
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        let slots = self.slots.len() - self.receives;
-        slots - self.free_sends.len() - self.free_reads.len() + self.finished.len()
+        self.operations.outstanding() + self.injected
     }
 }
 

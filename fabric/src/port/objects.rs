@@ -12,6 +12,7 @@ use std::sync::Arc;
 use libfabric_sys as sys;
 use libfabric_sys::Library;
 
+use super::shared::SharedDomain;
 use crate::error::Error;
 use crate::info::Info;
 use crate::memory::Pages;
@@ -46,12 +47,16 @@ pub(super) struct Objects {
     pub(super) book: Option<NonNull<sys::fid_av>>,
     pub(super) queue: Option<NonNull<sys::fid_cq>>,
     pub(super) endpoint: Option<NonNull<sys::fid_ep>>,
+    /// Whether the endpoint is enabled: memory is registered only then.
+    pub(super) enabled: bool,
     /// Where local buffers must be registered: the receive slab's and the send slab's regions.
     pub(super) slab_regions: Vec<NonNull<sys::fid_mr>>,
     pub(super) receive_descriptor: *mut std::ffi::c_void,
     pub(super) send_descriptor: *mut std::ffi::c_void,
     pub(super) regions: Vec<Registered>,
     pub(super) slabs: Option<Slabs>,
+    /// Whose fabric and domain these are, where they are not this port's own.
+    pub(super) shared: Option<Arc<SharedDomain>>,
 }
 
 impl Objects {
@@ -64,11 +69,13 @@ impl Objects {
             book: None,
             queue: None,
             endpoint: None,
+            enabled: false,
             slab_regions: Vec::new(),
             receive_descriptor: ptr::null_mut(),
             send_descriptor: ptr::null_mut(),
             regions: Vec::new(),
             slabs: None,
+            shared: None,
         }
     }
 
@@ -149,6 +156,9 @@ impl Objects {
             // SAFETY: as above; this is the last try.
             note(checked(library, "fi_close(mr)", unsafe { sys::fi_close(region.cast().as_ptr()) }));
         }
+        if self.shared.is_some() {
+            (self.domain, self.fabric) = (None, None);
+        }
         let rest: [(&'static str, Option<NonNull<sys::fid>>); 4] = [
             ("fi_close(cq)", self.queue.take().map(NonNull::cast)),
             ("fi_close(av)", self.book.take().map(NonNull::cast)),
@@ -174,6 +184,7 @@ impl Objects {
             slabs.receive.leak();
             slabs.send.leak();
         }
+        self.shared = None;
         first.map_or(Ok(()), Err)
     }
 }
@@ -227,16 +238,7 @@ mod tests {
     /// Objects 1 to 6 in the order in which they must be closed, around real pages and a real `keep`.
     fn objects(keep: &Arc<u8>) -> Option<Objects> {
         let library = sys::load().inspect_err(|error| println!("skipped: {error}")).ok()?;
-        let query = Query {
-            name: "shm",
-            node: None,
-            service: None,
-            numeric: false,
-            transmit: 0,
-            receive: 0,
-            automatic_progress: false,
-        };
-        let Some(info) = Info::query(library, &query, &|_| true).expect("ask") else {
+        let Some(info) = Info::query(library, &Query::plain("shm", false), &|_| true).expect("ask") else {
             println!("skipped: no provider shm");
             return None;
         };

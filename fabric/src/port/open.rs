@@ -5,26 +5,29 @@ use std::collections::{HashMap, VecDeque};
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use libfabric_sys as sys;
 use libfabric_sys::Library;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::objects::{Objects, Slabs, checked};
+use super::operations::Operations;
 use super::queue::{Sleeper, open_queue};
-use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, Slot, names};
+use super::shared::{SHARED_WAIT, Shared, SharedDomain, open_domain};
+use super::strict::Order;
+use super::{BATCH, Batch, Counters, Peer, Port, PortConfig, names, operations, strict};
 use crate::address::Address;
 use crate::error::{Code, Error};
 use crate::holder;
 use crate::info::{Facts, Info, Query};
 use crate::interface;
 use crate::memory::Pages;
-use crate::net::Net;
+use crate::net::{Net, is_provider_name};
 use crate::provider::{AddressFormat, Provider};
 use crate::signals;
 
-/// Injection's limit on cxi, which strict mode imposes (fi_cxi(7)).
-const STRICT_INJECT_BYTES: usize = 192;
 /// The most operations of a kind: keeps the slabs and the queue of a typing error from taking the node's memory.
 const OPERATIONS_MAX: usize = 1 << 20;
 
@@ -36,32 +39,35 @@ struct Source {
     socket: Option<SocketAddr>,
 }
 
-impl Port {
-    /// Opens a port and binds `config.bind`, or any address.
-    ///
-    /// The first call of the process loads libfabric (200 ms on Debian) and asks it for providers (90 ms).
-    ///
-    /// # Errors
-    /// No libfabric, no provider that fits, an address that is taken (the error names it, and its holder where the
-    /// system tells) or not local, a host name that does not resolve, a configuration that cannot be honoured.
-    pub fn open(config: PortConfig) -> Result<Port, Error> {
-        check(&config)?;
+/// What a port is to be opened on.
+pub(super) struct Found {
+    pub(super) library: &'static Library,
+    row: Provider,
+    source: Source,
+    pub(super) info: Info,
+}
+
+impl Found {
+    /// Loads the library and asks it. `threads`: several threads will use the domain.
+    pub(super) fn for_config(config: &PortConfig, threads: bool) -> Result<Found, Error> {
+        check(config)?;
         let row = Provider::of(&config.net);
         let source = match row.format {
-            AddressFormat::Inet => inet_source(&config, &row)?,
-            AddressFormat::Shm => Source {
+            AddressFormat::Inet => Some(inet_source(config, &row)?),
+            AddressFormat::Shm => Some(Source {
                 node: config.bind.as_ref().and_then(Address::shm_name).map(names::shm_node),
                 service: None,
                 socket: None,
-            },
-            AddressFormat::Cxi => Source { node: None, service: None, socket: None },
+            }),
+            AddressFormat::Cxi => None,
         };
-        let _handlers = signals::Handlers::remember();
         let library = sys::load()?;
-        let source = if row.format == AddressFormat::Cxi { cxi_source(library, &config, &row)? } else { source };
-        let info = find(library, &config, &row, &source)?;
+        let source = match source {
+            Some(source) => source,
+            None => cxi_source(library, config, &row)?,
+        };
+        let info = find(library, config, &row, &source, threads)?;
         let facts = info.facts();
-        log::debug!("opening {facts:?}");
         if facts.mr_mode & sys::FI_MR_VIRT_ADDR != 0 {
             return Err(Error::Config(format!(
                 "provider {} reads by virtual address, which is not supported",
@@ -74,7 +80,64 @@ impl Port {
                 config.frame_bytes_max, facts.provider, facts.message_bytes_max
             )));
         }
+        Ok(Found { library, row, source, info })
+    }
+}
+
+/// What a port on `net` would be opened on: the names in order of preference, and the answer.
+pub(crate) fn preview(net: &Net) -> Result<(Vec<String>, Facts), Error> {
+    let _handlers = signals::Handlers::remember();
+    let found = Found::for_config(&PortConfig::new(net.clone()), false)?;
+    Ok((found.row.names.iter().map(|name| name.clone().into_owned()).collect(), found.info.facts()))
+}
+
+/// The local address of an answer, as books write it.
+pub(crate) fn address_text(facts: &Facts) -> Option<String> {
+    // Some providers have names that addresses cannot have (UDP).
+    if !is_provider_name(&facts.provider) {
+        return None;
+    }
+    let row = Provider::of(&Net::Provider(facts.provider.clone()));
+    let scheme = row.scheme.unwrap_or(&facts.provider);
+    names::own_address(row.format, scheme, &facts.source, None).map(|address| address.to_string())
+}
+
+impl Port {
+    /// Opens a port and binds `config.bind`, or any address.
+    ///
+    /// The first call of the process loads libfabric (200 ms on Debian) and asks it for providers (90 ms).
+    ///
+    /// # Errors
+    /// No libfabric, no provider that fits, an address that is taken (the error names it, and its holder where the
+    /// system tells) or not local, a host name that does not resolve, a configuration that cannot be honoured.
+    pub fn open(config: PortConfig) -> Result<Port, Error> {
+        let _handlers = signals::Handlers::remember();
+        Port::open_found(config, |config| Ok((Found::for_config(config, false)?, None)))
+    }
+
+    /// As [`Port::open`], in a domain that other ports have as well.
+    ///
+    /// # Errors
+    /// As [`Port::open`]; another network than that of `shared`.
+    pub fn open_in(shared: &Shared, config: PortConfig) -> Result<Port, Error> {
+        Port::open_found(config, |config| {
+            check(config)?;
+            let row = Provider::of(&config.net);
+            let source = inet_source(config, &row)?;
+            let info = shared.0.info_for(config, source.socket.expect("an address with a host"))?;
+            Ok((Found { library: sys::load()?, row, source, info }, Some(Arc::clone(&shared.0))))
+        })
+    }
+
+    fn open_found(
+        config: PortConfig,
+        find: impl FnOnce(&PortConfig) -> Result<(Found, Option<Arc<SharedDomain>>), Error>,
+    ) -> Result<Port, Error> {
+        let (Found { library, row, source, info }, shared) = find(&config)?;
+        let facts = info.facts();
+        log::debug!("opening {facts:?}");
         let mut objects = Objects::new(library, info);
+        objects.shared = shared;
         let sleeper = open_objects(library, &config, &row, &mut objects)
             .map_err(|error| explain(error, &config, &row, &source))?;
         let name = own_name(library, &objects)?;
@@ -116,8 +179,11 @@ impl Port {
                     let code = if inserted < 0 { inserted } else { -libc::EINVAL };
                     return Err(Error::of_call(self.library, "fi_av_insert", code.into()));
                 }
-                self.peers_by_name.insert(bytes, Peer(peer));
-                Peer(peer)
+                let index = u32::try_from(self.peers_by_name.len()).expect("an address book has fewer lines");
+                let peer = Peer { address: peer, index };
+                self.operations.add_peer();
+                self.peers_by_name.insert(bytes, peer);
+                peer
             }
         };
         self.peers.insert(address.clone(), peer);
@@ -141,7 +207,7 @@ impl Port {
         let index = |at: usize| u32::try_from(at).expect("operations are bounded");
         let (receives, sends, reads) = (config.receives, config.sends, config.reads);
         let inject_bytes_max = match config.strict {
-            Some(_) => facts.inject_bytes_max.min(STRICT_INJECT_BYTES),
+            Some(_) => facts.inject_bytes_max.min(strict::INJECT_BYTES),
             None => facts.inject_bytes_max,
         };
         let alone = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
@@ -160,23 +226,21 @@ impl Port {
             receives,
             inject_bytes_max,
             spin: if alone { std::time::Duration::ZERO } else { config.spin },
-            strict: config.strict,
-            posts: 0,
-            operations: 0,
+            strict: config.strict.map(strict::Faults::new),
+            opened: clock_gettime(ClockId::MonotonicCoarse),
             peers: HashMap::new(),
             peers_by_name: HashMap::new(),
-            slots: vec![Slot::default(); receives + sends + reads],
-            free_sends: (receives..receives + sends).rev().map(index).collect(),
-            free_reads: (receives + sends..receives + sends + reads).rev().map(index).collect(),
+            receives_posted: vec![false; receives],
             unposted: (0..receives).map(index).collect(),
+            operations: Operations::new(receives, [sends, reads], [config.send_timeout, config.read_timeout]),
             finished: VecDeque::with_capacity(sends + reads),
-            sends_finished: 0,
-            reads_finished: 0,
-            sends_max: sends,
+            injected: 0,
+            held: Vec::with_capacity(if config.strict.is_some() { sends + reads } else { 0 }),
             batch: Batch { entries: Box::new([sys::fi_cq_msg_entry::default(); BATCH]), at: 0, len: 0, failure: None },
             receive_errors_in_row: 0,
             broken: None,
             closing: false,
+            lately: super::wait::Lately::default(),
             counters: Counters::default(),
         };
         port.post_receives();
@@ -252,17 +316,9 @@ fn inet_source(config: &PortConfig, row: &Provider) -> Result<Source, Error> {
 /// The device and PID. The device is the one that --net names, else the one whose NIC address the book entry has, else
 /// the first.
 fn cxi_source(library: &'static Library, config: &PortConfig, row: &Provider) -> Result<Source, Error> {
-    let query = Query {
-        name: &row.names[0],
-        node: None,
-        service: None,
-        numeric: false,
-        transmit: 0,
-        receive: 0,
-        automatic_progress: row.automatic_progress,
-    };
+    let query = Query::plain(&row.names[0], row.automatic_progress);
     let wanted_device = match config.net {
-        Net::Cxi { nic: Some(nic) } => Some(format!("cxi{nic}")),
+        Net::Cxi { nic: Some(nic), .. } => Some(format!("cxi{nic}")),
         _ => None,
     };
     let wanted_nic = config.bind.as_ref().and_then(Address::nic);
@@ -295,7 +351,13 @@ fn cxi_device_fits(facts: &Facts, device: Option<&str>, nic: Option<u32>) -> boo
 }
 
 /// The first answer by the row's names, in order.
-fn find(library: &'static Library, config: &PortConfig, row: &Provider, source: &Source) -> Result<Info, Error> {
+fn find(
+    library: &'static Library,
+    config: &PortConfig,
+    row: &Provider,
+    source: &Source,
+    threads: bool,
+) -> Result<Info, Error> {
     for name in row.names.iter() {
         let query = Query {
             name,
@@ -305,6 +367,7 @@ fn find(library: &'static Library, config: &PortConfig, row: &Provider, source: 
             transmit: config.sends + config.reads,
             receive: config.receives,
             automatic_progress: row.automatic_progress,
+            threads,
         };
         if let Some(info) = Info::query(library, &query, &|_| true)? {
             return Ok(info);
@@ -319,12 +382,10 @@ fn find(library: &'static Library, config: &PortConfig, row: &Provider, source: 
 }
 
 fn no_provider(library: &Library, row: &Provider, what: &str) -> Error {
-    // SAFETY: the call takes nothing and answers a number.
-    let version = unsafe { (library.fi_version)() };
     Error::NoProvider {
         wanted: row.names.join(" or "),
         what: what.to_owned(),
-        version: format!("{}.{}", version >> 16, version & 0xffff),
+        version: library.version(),
         hidden_by: env::var("FI_PROVIDER").ok(),
     }
 }
@@ -337,27 +398,22 @@ fn open_objects(
     row: &Provider,
     objects: &mut Objects,
 ) -> Result<Sleeper, Error> {
-    let operations = config.receives + config.sends + config.reads;
+    let contexts = config.receives + operations::contexts(config.sends) + operations::contexts(config.reads);
     let stride = stride(config.frame_bytes_max);
     let slabs = objects.slabs.insert(Slabs {
-        contexts: Pages::map(operations * size_of::<sys::fi_context2>())?,
+        contexts: Pages::map(contexts * size_of::<sys::fi_context2>())?,
         receive: Pages::map(config.receives * stride)?,
-        send: Pages::map(config.sends * stride)?,
+        send: Pages::map(operations::contexts(config.sends) * stride)?,
     });
     let slab_ranges = [(slabs.receive.base(), slabs.receive.len()), (slabs.send.base(), slabs.send.len())];
     let info = objects.info.as_ptr();
     let mr_mode = objects.info.facts().mr_mode;
-
-    let mut fabric = ptr::null_mut();
-    // SAFETY: `info` is a whole answer of fi_getinfo, which outlives the objects made from it, here and below.
-    checked(library, "fi_fabric", unsafe {
-        (library.fi_fabric)((*info).fabric_attr, &raw mut fabric, ptr::null_mut())
-    })?;
-    objects.fabric = NonNull::new(fabric);
-    let mut domain = ptr::null_mut();
-    // SAFETY: the fabric was opened just now.
-    checked(library, "fi_domain", unsafe { sys::fi_domain(fabric, info, &raw mut domain, ptr::null_mut()) })?;
-    objects.domain = NonNull::new(domain);
+    let (fabric, domain) = match &objects.shared {
+        Some(shared) => (shared.fabric, shared.domain),
+        None => open_domain(library, &objects.info)?,
+    };
+    (objects.fabric, objects.domain) = (Some(fabric), Some(domain));
+    let domain = domain.as_ptr();
     let mut book_attributes =
         sys::fi_av_attr { type_: sys::FI_AV_TABLE, count: config.peers.min(row.peers_max), ..Default::default() };
     let mut book = ptr::null_mut();
@@ -366,7 +422,8 @@ fn open_objects(
         sys::fi_av_open(domain, &raw mut book_attributes, &raw mut book, ptr::null_mut())
     })?;
     objects.book = NonNull::new(book);
-    let sleeper = open_queue(library, objects, operations + BATCH, row.wait)?;
+    let wait = if objects.shared.is_some() { SHARED_WAIT } else { row.wait };
+    let sleeper = open_queue(library, objects, contexts + BATCH, wait)?;
     let queue = objects.queue();
     let mut endpoint = ptr::null_mut();
     // SAFETY: the domain is open.
@@ -378,10 +435,12 @@ fn open_objects(
         checked(library, "fi_ep_bind(cq)", sys::fi_ep_bind(endpoint, queue.cast(), sys::FI_TRANSMIT | sys::FI_RECV))?;
         checked(library, "fi_enable", sys::fi_enable(endpoint))?;
     }
+    objects.enabled = true;
     if mr_mode & sys::FI_MR_LOCAL != 0 {
         for (at, (base, len)) in slab_ranges.into_iter().enumerate() {
             let access = if at == 0 { sys::FI_RECV } else { sys::FI_SEND };
-            let region = super::post::register_memory(library, objects, base, len, access, config.strict.is_some())?;
+            let mut order = Order::new(config.strict.is_some());
+            let region = super::post::register_memory(library, objects, base, len, access, &mut order)?;
             objects.slab_regions.push(region);
             // SAFETY: the region is open and enabled.
             let descriptor = unsafe { sys::fi_mr_desc(region.as_ptr()) };

@@ -9,7 +9,9 @@ use libfabric_sys as sys;
 use libfabric_sys::Library;
 
 use super::objects::{Objects, Registered, checked};
-use super::{Finished, Peer, Port, Region, Slot};
+use super::operations::Kind;
+use super::strict::{Order, Step};
+use super::{Finished, Peer, Port, Region};
 use crate::error::{Code, Error, Post};
 
 impl Port {
@@ -36,9 +38,11 @@ impl Port {
         }
         // FI_READ: it may receive what a read brings. FI_REMOTE_READ: peers may read it. Nobody may write it from afar.
         let access = sys::FI_READ | sys::FI_REMOTE_READ;
-        let region = register_memory(self.library, &self.objects, base, len, access, self.strict.is_some())?;
+        let mut order = Order::new(self.strict.is_some());
+        let region = register_memory(self.library, &self.objects, base, len, access, &mut order)?;
         let index = self.objects.regions.len();
         self.objects.regions.push(Registered { region: Some(region), base, len, reads: 0, keep: Some(keep) });
+        order.step(Step::Key)?;
         // SAFETY: the region is open and enabled, so that its key is known.
         let key = unsafe { sys::fi_mr_key(region.as_ptr()) };
         if key == sys::FI_KEY_NOTAVAIL {
@@ -83,42 +87,55 @@ impl Port {
         if frame.len() > self.frame_bytes_max {
             return Err(Post::TooLong);
         }
-        if self.free_sends.len() <= self.sends_finished {
+        let Some(index) = self.operations.free(Kind::Send, peer.index, self.injected) else {
             self.counters.again += 1;
             return Err(Post::Again);
-        }
+        };
         if let Some(error) = self.fault("fi_send")? {
-            self.finish(Finished::Sent { token, result: Err(error) });
+            self.fill(index, frame);
+            self.operations.refused(index, peer.index, token, frame.len());
+            self.finished.push_back(Finished::Refused { index, error });
             return Ok(());
         }
         let endpoint = self.objects.endpoint();
         if frame.len() <= self.inject_bytes_max {
             // SAFETY: the endpoint is open; an injected frame is copied before the call returns.
-            let code = unsafe { sys::fi_inject(endpoint, frame.as_ptr().cast(), frame.len(), peer.0) };
+            let code = unsafe { sys::fi_inject(endpoint, frame.as_ptr().cast(), frame.len(), peer.address) };
             self.posted("fi_inject", code)?;
-            self.finish(Finished::Sent { token, result: Ok(()) });
+            self.injected += 1;
+            self.finished.push_back(Finished::Injected { token });
         } else {
-            let index = self.free_sends.last().copied().expect("counted above");
-            let buffer = self.objects.slabs().send.at((index as usize - self.receives) * self.stride).as_ptr();
-            // SAFETY: the slot is free, so nobody reads or writes its buffer, which has room for a frame.
-            unsafe { ptr::copy_nonoverlapping(frame.as_ptr(), buffer, frame.len()) };
+            let buffer = self.fill(index, frame);
             let context = self.context(index);
+            let descriptor = self.objects.send_descriptor;
             // SAFETY: the endpoint is open; buffer and context belong to this slot until its completion, which frees
             // it.
-            let code = unsafe {
-                sys::fi_send(endpoint, buffer.cast(), frame.len(), self.objects.send_descriptor, peer.0, context.cast())
-            };
+            let code =
+                unsafe { sys::fi_send(endpoint, buffer.cast(), frame.len(), descriptor, peer.address, context.cast()) };
             self.posted("fi_send", code)?;
-            self.free_sends.pop();
-            self.slots[index as usize] = Slot { posted: true, token, region: 0 };
+            let now = self.now();
+            self.operations.posted(index, peer.index, token, frame.len(), now);
         }
         self.counters.sends += 1;
         Ok(())
     }
 
+    /// Copies a frame into the buffer of context `index`, which is free.
+    fn fill(&mut self, index: u32, frame: &[u8]) -> *mut u8 {
+        let buffer = self.send_buffer(index);
+        // SAFETY: the context is free, so nobody reads or writes its buffer, which has room for a frame; `frame` lies
+        // elsewhere, since no reference into the slab is ever handed out but to a sink, which has no port.
+        unsafe { ptr::copy_nonoverlapping(frame.as_ptr(), buffer, frame.len()) };
+        buffer
+    }
+
+    /// Where the frame of context `index`, a send's, lies.
+    pub(super) fn send_buffer(&self, index: u32) -> *mut u8 {
+        self.objects.slabs().send.at((index as usize - self.receives) * self.stride).as_ptr()
+    }
+
     /// Reads `len` bytes of a peer's region, from `remote_offset` on, into `region` from `local_offset` on. One
-    /// [`super::Event::Read`] with `token` follows; a peer that is gone or does not poll may delay it for ever, until
-    /// the close. A key that is not known there, or bytes beyond its region, end in an error, and on the tcp providers
+    /// [`super::Event::Read`] with `token` follows, after `read_timeout` at the latest. A key that is not known there, or bytes beyond its region, end in an error, and on the tcp providers
     /// break the connection: other operations with that peer are cancelled, and the next one connects again. On shm
     /// such a read never ends and stops all traffic with that peer.
     ///
@@ -131,8 +148,8 @@ impl Port {
     /// When `region` belongs to another port.
     ///
     /// # Safety
-    /// Until the event, or until [`Port::close`] has returned, nobody else reads or writes the destination's bytes and
-    /// no reference to them exists.
+    /// Until the event (where that says [`Code::TimedOut`]: until [`super::Event::Released`]), or until [`Port::close`] has
+    /// returned, nobody else reads or writes the destination's bytes and no reference to them exists.
     #[allow(clippy::too_many_arguments, reason = "the arguments of fi_read")]
     pub unsafe fn read(
         &mut self,
@@ -155,15 +172,16 @@ impl Port {
             return refused("a read of no bytes");
         }
         let base = registered.base;
-        if self.free_reads.len() <= self.reads_finished {
+        let Some(index) = self.operations.free(Kind::Read, peer.index, 0) else {
             self.counters.again += 1;
             return Err(Post::Again);
-        }
+        };
         if let Some(error) = self.fault("fi_read")? {
-            self.finish(Finished::Read { token, result: Err(error) });
+            self.operations.refused(index, peer.index, token, region.index);
+            self.objects.regions[region.index].reads += 1;
+            self.finished.push_back(Finished::Refused { index, error });
             return Ok(());
         }
-        let index = self.free_reads.last().copied().expect("counted above");
         let context = self.context(index);
         // SAFETY: the region is open, its bytes stay mapped while `keep` lives (which outlives the endpoint), the
         // caller leaves the destination alone until the event, and the context belongs to this slot until its
@@ -180,15 +198,15 @@ impl Port {
                 destination,
                 len,
                 descriptor,
-                peer.0,
+                peer.address,
                 remote_offset,
                 key,
                 context.cast(),
             )
         };
         self.posted("fi_read", code)?;
-        self.free_reads.pop();
-        self.slots[index as usize] = Slot { posted: true, token, region: region.index };
+        let now = self.now();
+        self.operations.posted(index, peer.index, token, region.index, now);
         self.objects.regions[region.index].reads += 1;
         self.counters.reads += 1;
         Ok(())
@@ -217,7 +235,7 @@ impl Port {
         };
         match Code::from(i32::try_from(-code).unwrap_or(i32::MAX)) {
             _ if code == 0 => {
-                self.slots[index as usize].posted = true;
+                self.receives_posted[index as usize] = true;
                 true
             }
             // The shm provider says "no memory" of a full queue.
@@ -240,20 +258,13 @@ impl Port {
         &self.objects.regions[region.index]
     }
 
-    /// Queues the end of an operation that has no completion.
-    fn finish(&mut self, finished: Finished) {
-        match finished {
-            Finished::Sent { .. } => self.sends_finished += 1,
-            Finished::Read { .. } => self.reads_finished += 1,
-        }
-        self.finished.push_back(finished);
-    }
-
     /// The answer of a post.
     fn posted(&mut self, call: &'static str, code: isize) -> Result<(), Post> {
         match Code::from(i32::try_from(-code).unwrap_or(i32::MAX)) {
             _ if code == 0 => {
-                self.operations = self.operations.wrapping_add(1);
+                if let Some(faults) = &mut self.strict {
+                    faults.started();
+                }
                 Ok(())
             }
             Code::Again => {
@@ -266,32 +277,33 @@ impl Port {
 
     /// Strict mode's faults: a refusal, or an error to end the operation with.
     fn fault(&mut self, call: &'static str) -> Result<Option<Error>, Post> {
-        let Some(strict) = self.strict else { return Ok(None) };
-        self.posts = self.posts.wrapping_add(1);
-        if strict.again_every != 0 && self.posts.is_multiple_of(strict.again_every) {
+        let Some(faults) = &mut self.strict else { return Ok(None) };
+        if faults.again() {
             self.counters.again += 1;
             return Err(Post::Again);
         }
-        if strict.fail_every != 0 && self.operations % strict.fail_every == strict.fail_every - 1 {
-            self.operations = self.operations.wrapping_add(1);
-            return Ok(Some(Error::Call { call, code: Code::HostUnreachable, text: "a fault of strict mode".into() }));
-        }
-        Ok(None)
+        Ok(faults.failure(call))
     }
 }
 
-/// Registers memory in the order that cxi demands: the endpoint is enabled already, then register, bind, enable.
+/// Registers memory in the order that cxi demands: the endpoint is enabled already, then register, bind, enable. `order`
+/// is told of every step, also of those that this provider does not ask for.
 pub(super) fn register_memory(
     library: &'static Library,
     objects: &Objects,
     base: NonNull<u8>,
     len: usize,
     access: u64,
-    strict: bool,
+    order: &mut Order,
 ) -> Result<NonNull<sys::fid_mr>, Error> {
     let facts = objects.info.facts();
-    let key = if facts.mr_mode & sys::FI_MR_PROV_KEY == 0 { random_key(facts.mr_key_bytes, strict)? } else { 0 };
+    let key =
+        if facts.mr_mode & sys::FI_MR_PROV_KEY == 0 { random_key(facts.mr_key_bytes, order.is_strict())? } else { 0 };
     let domain = objects.domain.expect("an open port has its domain");
+    if objects.enabled {
+        order.step(Step::EndpointEnabled)?;
+    }
+    order.step(Step::Registered)?;
     let mut region = ptr::null_mut();
     // SAFETY: the domain is open; the caller vouches for the memory as long as the region is.
     let code = unsafe {
@@ -299,17 +311,23 @@ pub(super) fn register_memory(
     };
     checked(library, "fi_mr_reg", code)?;
     let region = NonNull::new(region).ok_or_else(|| Error::of_call(library, "fi_mr_reg", (-libc::ENOMEM).into()))?;
-    if facts.mr_mode & sys::FI_MR_ENDPOINT != 0 {
+    let asked = facts.mr_mode & sys::FI_MR_ENDPOINT != 0;
+    let bind = || {
         // SAFETY: region and endpoint are open and of one domain; the region is not enabled yet.
-        let bound = unsafe {
-            checked(library, "fi_mr_bind", sys::fi_mr_bind(region.as_ptr(), objects.endpoint().cast(), 0))
-                .and_then(|()| checked(library, "fi_mr_enable", sys::fi_mr_enable(region.as_ptr())))
-        };
-        if let Err(error) = bound {
-            // SAFETY: the region was opened above and nobody else knows it.
-            unsafe { sys::fi_close(region.cast().as_ptr()) };
-            return Err(error);
-        }
+        let code = if asked { unsafe { sys::fi_mr_bind(region.as_ptr(), objects.endpoint().cast(), 0) } } else { 0 };
+        checked(library, "fi_mr_bind", code)
+    };
+    let enable = || {
+        // SAFETY: the region is open and bound.
+        let code = if asked { unsafe { sys::fi_mr_enable(region.as_ptr()) } } else { 0 };
+        checked(library, "fi_mr_enable", code)
+    };
+    let ready =
+        order.step(Step::Bound).and_then(|()| bind()).and_then(|()| order.step(Step::Enabled)).and_then(|()| enable());
+    if let Err(error) = ready {
+        // SAFETY: the region was opened above and nobody else knows it.
+        unsafe { sys::fi_close(region.cast().as_ptr()) };
+        return Err(error);
     }
     Ok(region)
 }

@@ -1,13 +1,15 @@
 //! Opens the completion queue and finds out how a thread can sleep on it.
 #![allow(unsafe_code, reason = "calls libfabric; looks at descriptors that the queue lends")]
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::time::Duration;
 
 use libfabric_sys as sys;
 use libfabric_sys::Library;
 use rustix::fs::{FileType, fstat};
+use rustix::io::fcntl_dupfd_cloexec;
 
 use super::objects::{Objects, checked};
 use crate::error::{Code, Error};
@@ -19,33 +21,28 @@ const POLLING_NAP: Duration = Duration::from_millis(1);
 pub(super) const DESCRIPTORS_MAX: usize = 8;
 
 /// How a port sleeps.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Sleeper {
-    /// On the queue's descriptors, which the queue owns, at most `cap` before the queue is read again.
+    /// On the queue's descriptors, at most `cap` before the queue is read again.
     Descriptors { descriptors: Descriptors, cap: Duration },
     /// Between two reads of the queue, at most `nap`.
     Polling { nap: Duration },
 }
 
-/// A few descriptors.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Descriptors {
-    fds: [i32; DESCRIPTORS_MAX],
-    len: usize,
-}
+/// A few descriptors: duplicates, so that a thread may sleep on them whatever becomes of the port meanwhile.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Descriptors(Arc<[OwnedFd]>);
 
 impl Descriptors {
-    pub(super) fn as_slice(&self) -> &[i32] {
-        &self.fds[..self.len]
+    fn duplicate(fds: &[BorrowedFd<'_>]) -> Result<Descriptors, Error> {
+        let own = |fd: &BorrowedFd<'_>| {
+            fcntl_dupfd_cloexec(fd, 0).map_err(|errno| Error::of_system("fcntl(F_DUPFD_CLOEXEC)", errno))
+        };
+        fds.iter().map(own).collect::<Result<_, _>>().map(Descriptors)
     }
 
-    fn push(&mut self, fd: i32) -> bool {
-        let room = self.len < DESCRIPTORS_MAX;
-        if room {
-            self.fds[self.len] = fd;
-            self.len += 1;
-        }
-        room
+    pub(super) fn iter(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|fd| fd.as_fd())
     }
 }
 
@@ -116,9 +113,8 @@ fn descriptor(library: &Library, objects: &Objects) -> Result<Descriptors, Error
         sys::fi_control(objects.queue().cast(), sys::FI_GETWAIT as i32, ptr::from_mut(&mut descriptor).cast())
     };
     checked(library, "fi_control(FI_GETWAIT)", code)?;
-    let mut descriptors = Descriptors::default();
-    descriptors.push(descriptor);
-    Ok(descriptors)
+    // SAFETY: the queue has just lent it, and is open.
+    Descriptors::duplicate(&[unsafe { BorrowedFd::borrow_raw(descriptor) }])
 }
 
 /// The descriptors of a queue that was opened with FI_WAIT_POLLFD, without those by which the provider wakes itself.
@@ -139,7 +135,7 @@ fn poll_set(library: &Library, objects: &Objects) -> Result<Descriptors, Error> 
             return Err(Error::of_call(library, "fi_cq_sread", waited as i64));
         }
         let descriptors = network_descriptors(library, objects)?;
-        if !descriptors.as_slice().is_empty() {
+        if !descriptors.0.is_empty() {
             return Ok(descriptors);
         }
     }
@@ -158,20 +154,22 @@ fn network_descriptors(library: &Library, objects: &Objects) -> Result<Descripto
     let code =
         unsafe { sys::fi_control(objects.queue().cast(), sys::FI_GETWAIT as i32, ptr::from_mut(&mut set).cast()) };
     checked(library, "fi_control(FI_GETWAIT)", code)?;
-    let mut descriptors = Descriptors::default();
+    let mut descriptors = Vec::new();
     for entry in fds.iter().take(set.nfds) {
         // SAFETY: the queue owns the descriptor and is open.
         let fd = unsafe { BorrowedFd::borrow_raw(entry.fd) };
         let status = fstat(fd).map_err(|errno| Error::of_system("fstat", errno))?;
         if FileType::from_raw_mode(status.st_mode) != FileType::Socket {
-            descriptors.push(entry.fd);
+            descriptors.push(fd);
         }
     }
-    Ok(descriptors)
+    Descriptors::duplicate(&descriptors)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::Sleeper;
     use crate::net::Net;
     use crate::port::{Port, PortConfig};
@@ -190,8 +188,9 @@ mod tests {
                 }
                 Err(error) => panic!("{error}"),
             };
-            let Sleeper::Descriptors { descriptors, .. } = port.sleeper else { panic!("port {turn} has none") };
-            for fd in descriptors.as_slice() {
+            let Sleeper::Descriptors { descriptors, .. } = &port.sleeper else { panic!("port {turn} has none") };
+            for fd in descriptors.iter() {
+                let fd = fd.as_raw_fd();
                 let watched = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("an epoll set");
                 let nested = watched.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next());
                 for fd in nested {

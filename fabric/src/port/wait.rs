@@ -1,7 +1,8 @@
 //! Sleeps until there is something to poll or another thread calls.
 //!
 //! First the queue is read for `spin`, then the thread sleeps in poll(2) on the queue's descriptors and the caller's:
-//! so few descriptors need no epoll set. Every loop here ends at the deadline, and one that finds nothing again and
+//! so few descriptors need no epoll set. A thread that shares the port with others sleeps without holding it
+//! ([`Port::before_sleep`], [`Sleep::sleep`], [`Port::after_sleep`]). Every loop here ends at the deadline, and one that finds nothing again and
 //! again sleeps in between.
 #![allow(unsafe_code, reason = "fi_trywait takes an array of objects; the queue lends its descriptors")]
 
@@ -50,11 +51,60 @@ impl Suspicion {
     }
 }
 
-/// What one sleep has found readable.
-#[derive(Clone, Copy, Debug, Default)]
-struct Readable {
+/// A sleep that the port allows, for a thread that does not hold the port meanwhile: made by [`Port::before_sleep`].
+#[derive(Clone, Debug)]
+pub struct Sleep {
+    descriptors: Descriptors,
+    at_most: Duration,
+    /// There are no descriptors to trust: the queue is to be read after it.
+    blind: bool,
+}
+
+/// What one sleep has found, for [`Port::after_sleep`].
+#[derive(Clone, Copy, Debug)]
+pub struct Slept {
+    /// Whether the caller's descriptor is readable.
+    pub extra: bool,
     queue: bool,
-    extra: bool,
+    /// It was a real sleep: nothing was readable when it began.
+    long: bool,
+}
+
+impl Sleep {
+    /// Sleeps until something comes, `extra` is readable or `timeout` has passed; shorter where the port asks for that.
+    ///
+    /// # Errors
+    /// The system refuses to wait.
+    pub fn sleep(&self, extra: BorrowedFd<'_>, timeout: Duration) -> Result<Slept, Error> {
+        let mut fds: [PollFd<'_>; DESCRIPTORS_MAX + 1] =
+            std::array::from_fn(|_| PollFd::from_borrowed_fd(extra, PollFlags::IN));
+        let mut used = 1;
+        for (place, fd) in fds[1..].iter_mut().zip(self.descriptors.iter()) {
+            *place = PollFd::from_borrowed_fd(fd, PollFlags::IN);
+            used += 1;
+        }
+        let timeout = timeout.min(self.at_most).min(Duration::from_secs(3600));
+        let time = Timespec::try_from(timeout).expect("an hour fits");
+        let begin = Instant::now();
+        match poll(&mut fds[..used], Some(&time)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::of_system("poll", errno)),
+        }
+        let readable = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        Ok(Slept {
+            extra: readable(&fds[0]),
+            queue: self.blind || fds[1..used].iter().any(readable),
+            long: !self.blind && begin.elapsed() >= SLEPT,
+        })
+    }
+}
+
+/// How a port's sleeps went lately.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lately {
+    suspicion: Suspicion,
+    /// The next nap of a provider without a descriptor, while nothing comes.
+    nap: Option<Duration>,
 }
 
 impl Port {
@@ -70,9 +120,6 @@ impl Port {
         let start = Instant::now();
         let deadline = start.checked_add(timeout);
         let spin_end = start + self.spin.min(timeout);
-        if !self.closing {
-            self.post_receives();
-        }
         let mut now = start;
         loop {
             if self.has_news()? {
@@ -84,52 +131,81 @@ impl Port {
             }
             std::hint::spin_loop();
         }
-        let mut suspicion = Suspicion::default();
-        let mut nap = NAP_FIRST;
         loop {
+            let Some(sleep) = self.before_sleep()? else { return Ok(Wake::Fabric) };
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
-            let (readable, slept) = match self.sleeper {
-                Sleeper::Descriptors { .. } if suspicion.stuck && !left.is_zero() => {
-                    // The caller's descriptor alone; what the queue's say is looked at below.
-                    let readable = self.sleep(&Descriptors::default(), extra, left.min(NAP))?;
-                    (Readable { queue: true, ..readable }, false)
-                }
-                Sleeper::Descriptors { descriptors, cap } if self.may_sleep() => {
-                    let begin = Instant::now();
-                    let readable = self.sleep(&descriptors, extra, left.min(cap))?;
-                    (readable, begin.elapsed() >= SLEPT)
-                }
-                // Something has come since the queue was read.
-                Sleeper::Descriptors { .. } => (Readable { queue: true, extra: false }, false),
-                Sleeper::Polling { nap: nap_max } => {
-                    let readable = self.sleep(&Descriptors::default(), extra, left.min(nap))?;
-                    nap = (nap * 2).min(nap_max);
-                    (readable, true)
-                }
-            };
-            if self.has_news()? {
+            let slept = sleep.sleep(extra, left)?;
+            if self.after_sleep(slept)? {
                 return Ok(Wake::Fabric);
             }
-            if readable.extra {
+            if slept.extra {
                 return Ok(Wake::Extra);
             }
             if left.is_zero() {
                 return Ok(Wake::Timeout);
             }
             now = Instant::now();
-            if readable.queue {
-                self.counters.fruitless_wakes += u64::from(!suspicion.stuck);
-                suspicion.wake(now, slept);
-            } else {
-                suspicion = Suspicion::default();
-            }
         }
+    }
+
+    /// How a thread may sleep now without holding the port; nothing where there is something to poll. What this port
+    /// posts meanwhile, from whatever thread, does not end the sleep.
+    ///
+    /// # Errors
+    /// As [`Port::wait`].
+    pub fn before_sleep(&mut self) -> Result<Option<Sleep>, Error> {
+        if !self.closing {
+            self.post_receives();
+        }
+        if self.has_news()? {
+            return Ok(None);
+        }
+        self.counters.sleeps += 1;
+        let (descriptors, at_most, blind) = match &self.sleeper {
+            // The caller's descriptor alone; what the queue's say is looked at afterwards.
+            Sleeper::Descriptors { .. } if self.lately.suspicion.stuck => (Descriptors::default(), NAP, true),
+            Sleeper::Descriptors { descriptors, cap } if self.may_sleep() => (descriptors.clone(), *cap, false),
+            // Something has come since the queue was read.
+            Sleeper::Descriptors { .. } => (Descriptors::default(), Duration::ZERO, true),
+            Sleeper::Polling { nap: nap_max } => {
+                let nap = self.lately.nap.unwrap_or(NAP_FIRST).min(*nap_max);
+                self.lately.nap = Some(nap * 2);
+                (Descriptors::default(), nap, false)
+            }
+        };
+        // An operation that becomes late is something to poll. The clock of those times is a coarse one.
+        let at_most = match self.operations.next_due() {
+            Some(due) => at_most.min(Duration::from_millis(due.saturating_sub(self.now()).max(1))),
+            None => at_most,
+        };
+        Ok(Some(Sleep { descriptors, at_most, blind }))
+    }
+
+    /// To be told how a sleep went. Whether there is something to poll.
+    ///
+    /// # Errors
+    /// As [`Port::wait`].
+    pub fn after_sleep(&mut self, slept: Slept) -> Result<bool, Error> {
+        if self.has_news()? {
+            return Ok(true);
+        }
+        if slept.queue {
+            let suspicion = &mut self.lately.suspicion;
+            self.counters.fruitless_wakes += u64::from(!suspicion.stuck);
+            suspicion.wake(Instant::now(), slept.long);
+        } else {
+            self.lately.suspicion = Suspicion::default();
+        }
+        Ok(false)
     }
 
     /// Whether there is something to poll; an error when nothing will ever come.
     fn has_news(&mut self) -> Result<bool, Error> {
-        match (self.refill(), &self.broken) {
-            (true, _) => Ok(true),
+        match (self.refill() || self.has_waiting(), &self.broken) {
+            (true, _) => {
+                self.lately = Lately::default();
+                Ok(true)
+            }
             (false, Some(error)) => Err(error.clone()),
             (false, None) => Ok(false),
         }
@@ -144,30 +220,11 @@ impl Port {
         unsafe { sys::fi_trywait(fabric.as_ptr(), &raw mut object, 1) == 0 }
     }
 
-    /// Sleeps until one of the descriptors is readable or `timeout` has passed.
-    fn sleep(&mut self, queue: &Descriptors, extra: BorrowedFd<'_>, timeout: Duration) -> Result<Readable, Error> {
-        self.counters.sleeps += 1;
-        let mut fds: [PollFd<'_>; DESCRIPTORS_MAX + 1] =
-            std::array::from_fn(|_| PollFd::from_borrowed_fd(extra, PollFlags::IN));
-        for (place, fd) in fds[1..].iter_mut().zip(queue.as_slice()) {
-            // SAFETY: the queue owns its descriptors and stays open during this call.
-            *place = PollFd::from_borrowed_fd(unsafe { BorrowedFd::borrow_raw(*fd) }, PollFlags::IN);
-        }
-        let used = queue.as_slice().len() + 1;
-        let time = Timespec::try_from(timeout.min(Duration::from_secs(3600))).expect("an hour fits");
-        match poll(&mut fds[..used], Some(&time)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(Error::of_system("poll", errno)),
-        }
-        let readable = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        Ok(Readable { queue: fds[1..used].iter().any(readable), extra: readable(&fds[0]) })
-    }
-
     /// Lets the provider work for at most `timeout`; for the close, which has no extra descriptor.
     pub(super) fn drive(&mut self, timeout: Duration) {
         let end = Instant::now() + timeout;
         let mut nap = NAP_FIRST;
-        while !self.refill() && self.broken.is_none() {
+        while !self.refill() && !self.has_waiting() && self.broken.is_none() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;

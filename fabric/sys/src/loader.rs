@@ -82,6 +82,16 @@ pub struct Library {
     pub fi_tostr: ToStr,
 }
 
+impl Library {
+    /// The library's version, as `1.17`.
+    #[must_use]
+    pub fn version(&self) -> String {
+        // SAFETY: the call takes nothing and answers a number.
+        let version = unsafe { (self.fi_version)() };
+        format!("{}.{}", version >> 16, version & 0xffff)
+    }
+}
+
 impl fmt::Debug for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Library").finish_non_exhaustive()

@@ -54,6 +54,9 @@ pub(crate) struct Log {
     pub(crate) frames: Vec<Vec<u8>>,
     pub(crate) sent: Vec<(u64, Result<(), Error>)>,
     pub(crate) read: Vec<(u64, Result<(), Error>)>,
+    pub(crate) released: Vec<u64>,
+    /// What failed sends gave back.
+    pub(crate) failed: Vec<(u64, Vec<u8>)>,
 }
 
 impl Log {
@@ -64,8 +67,14 @@ impl Log {
     pub(crate) fn note(&mut self, event: Event<'_>) {
         match event {
             Event::Frame(frame) => self.frames.push(frame.to_vec()),
-            Event::Sent { token, result } => self.sent.push((token, result)),
+            Event::Sent { token, result, frame } => {
+                if !frame.is_empty() {
+                    self.failed.push((token, frame.to_vec()));
+                }
+                self.sent.push((token, result));
+            }
             Event::Read { token, result } => self.read.push((token, result)),
+            Event::Released { token } => self.released.push(token),
         }
     }
 }
