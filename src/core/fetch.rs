@@ -7,6 +7,7 @@ use super::limits::{
 use super::node::{EIO, ENOMEM, ENOTDIR, ESTALE, FlightKey, Node, chunk_len, describe};
 use super::output::{BackendOp, BackendReply, ChunkFailure, Output};
 use super::topology::NodeId;
+use super::upstream::Target;
 use super::wire::{Grant, Header, Message};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::CHUNK_BYTES;
@@ -27,11 +28,19 @@ impl Node {
         let object = flight.object.clone();
         if let Object::List(path) | Object::Chunk { path, .. } = &object {
             match if known { self.names.get(path) } else { self.names.current(path) } {
-                Some(inode) => {
-                    if let Err(errno) = fits(&object, &inode.attr) {
-                        return self.fail(now, id, errno);
+                Some(inode) => match fits(&object, &inode.attr) {
+                    Ok(()) => {}
+                    // A peer may have been told of a newer version than this node, by one that is dead by now.
+                    Err(ESTALE) if !known => {
+                        let tree = flight.tree;
+                        if self.trees[tree].target == Target::Backend {
+                            flight.stage = Stage::Behind;
+                            self.expire(path);
+                            return self.request(now, Object::Attr(path.clone()), Waiter::Flight(id));
+                        }
                     }
-                }
+                    Err(errno) => return self.fail(now, id, errno),
+                },
                 None => {
                     flight.stage = Stage::Behind;
                     return self.request(now, Object::Attr(path.clone()), Waiter::Flight(id));

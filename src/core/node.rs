@@ -24,7 +24,7 @@ use crate::cache::chunks::{CHUNK_BYTES, Chunk};
 use crate::cache::enoent::{EnoentMap, Stored};
 use crate::cache::names::{Inode, Names, NamesWriter};
 use crate::cache::store::ChunkStore;
-use crate::cache::types::{Attr, Ino, Listing, Micros};
+use crate::cache::types::{Attr, Ino, Listing, Micros, Version};
 
 pub(super) const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 pub(super) const ENOMEM: i32 = rustix::io::Errno::NOMEM.raw_os_error();
@@ -319,7 +319,7 @@ impl Node {
 
     /// A client of this node, or another request of it, wants `object`.
     pub fn request(&mut self, now: Micros, object: Object, waiter: Waiter) {
-        if let Some(outcome) = self.recall(now, &object) {
+        if let Some(outcome) = self.recall(now, &object, waiter) {
             if let (Outcome::Chunk(chunk), true) = (&outcome, waiter != Waiter::Nobody) {
                 chunk.touch(now);
             }
@@ -462,7 +462,7 @@ impl Node {
     }
 
     /// The answer to `object` that memory holds, if it does.
-    fn recall(&self, now: Micros, object: &Object) -> Option<Outcome> {
+    fn recall(&self, now: Micros, object: &Object, waiter: Waiter) -> Option<Outcome> {
         match object {
             Object::Attr(path) => match self.names.current(path).filter(|inode| inode.is_fresh(now)) {
                 Some(inode) => Some(Outcome::Entry(inode)),
@@ -478,7 +478,11 @@ impl Node {
             Object::Chunk { path, version, index } => {
                 let inode = self.names.current(path)?;
                 if inode.attr.version() != *version {
-                    return Some(Outcome::Failed { errno: ESTALE });
+                    // What this node told its clients last is the newest it knows of; a peer may have been told of a newer
+                    // one by a node that is dead by now.
+                    let is_older =
+                        !matches!(waiter, Waiter::Peer { .. }) || is_rewritten(version, &inode.attr.version());
+                    return is_older.then_some(Outcome::Failed { errno: ESTALE });
                 }
                 let chunk = inode.data()?.chunk(*index)?;
                 Some(Outcome::Chunk(chunk))
@@ -594,10 +598,21 @@ impl Node {
         let current = self.names.get(path).filter(|inode| inode.attr.version() == *version);
         let chunk = match current.as_ref().and_then(|inode| inode.data()) {
             Some(data) => self.store.publish(data, *index, slot, len, crc),
-            // The name went meanwhile: those who wait get their bytes, and nobody else.
-            None => Arc::new(Chunk::new(slot, len, crc)),
+            // The name went meanwhile, or has become another file: those who wait get their bytes, and nobody else.
+            None => {
+                self.expire(path);
+                Arc::new(Chunk::new(slot, len, crc))
+            }
         };
         Outcome::Chunk(chunk)
+    }
+
+    /// What is at `path` is to be asked for anew: upstream knows of another version.
+    pub(super) fn expire(&mut self, path: &[u8]) {
+        if let Some(inode) = self.names.get(path).filter(|inode| !inode.attr.is_dir()) {
+            self.writer.insert(path, inode.attr, inode.target.as_deref(), Micros(0));
+            self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir: false });
+        }
     }
 
     pub(super) fn learn_statfs(&mut self, now: Micros, statfs: Statfs) -> Outcome {
@@ -647,6 +662,11 @@ impl From<&Flight> for FlightKey {
     fn from(flight: &Flight) -> FlightKey {
         FlightKey { path: flight.object.path_shared(), token: flight.token }
     }
+}
+
+/// Whether `newer` is known to have other bytes than `version` although nothing else tells them apart.
+fn is_rewritten(version: &Version, newer: &Version) -> bool {
+    version.change < newer.change && Version { change: newer.change, ..*version } == *newer
 }
 
 /// Bytes of chunk `index` of a file of `size` bytes; none beyond its end.

@@ -54,6 +54,35 @@ fn two_levels_that_die_at_once_cost_no_second_wait() {
 }
 
 #[test]
+fn who_knows_an_older_version_than_it_is_asked_for_does_not_call_the_newer_one_stale() {
+    let mut wire = Wire::new(PLAN);
+    let version = |outcome: &Outcome| match outcome {
+        Outcome::Entry(inode) => inode.attr.version(),
+        other => panic!("{other:?}"),
+    };
+    let old = version(&wire.must(2, "a").1);
+    // The file is changed, and an invalidation does not reach the standby.
+    wire.writes = 1;
+    wire.is_cut = Box::new(|from, to| from == 2 || to == 2);
+    wire.sweep(0, "a");
+    wire.run(12 * S);
+    let new = version(&wire.must(LEAF, "a").1);
+    assert_ne!(old, new);
+    wire.is_cut = Box::new(|_, _| false);
+    [0, 1, 3, 7].into_iter().for_each(|node| wire.kill(node));
+    let mut read = |version| {
+        let waiter = wire.ask(LEAF, Object::Chunk { path: b"a"[..].into(), version, index: 0 });
+        wire.run(6 * S);
+        wire.answers[&waiter].1.clone()
+    };
+    let outcome = read(new);
+    assert!(matches!(outcome, Outcome::Chunk(_)), "{outcome:?}");
+    let outcome = read(old);
+    assert!(matches!(outcome, Outcome::Failed { errno: 116 }), "{outcome:?}");
+    assert_eq!(version(&wire.must(2, "a").1), new);
+}
+
+#[test]
 fn a_backend_that_hangs_makes_nobody_look_elsewhere() {
     let mut wire = Wire::new(PLAN);
     wire.hangs_until = wire.now + 20 * S;

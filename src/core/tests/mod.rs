@@ -131,6 +131,8 @@ pub(super) struct Wire {
     pub(super) loses_releases: bool,
     /// How often file bytes were changed silently: they and the change time follow.
     pub(super) rewrites: u8,
+    /// How often all files were changed as usual.
+    pub(super) writes: u8,
 }
 
 impl Wire {
@@ -153,6 +155,7 @@ impl Wire {
             pulls_hang: None,
             loses_releases: false,
             rewrites: 0,
+            writes: 0,
         }
     }
 
@@ -339,9 +342,9 @@ impl Wire {
         self.carry_out(to);
     }
 
-    fn attr(&self, path: &[u8]) -> Attr {
+    pub(super) fn attr(&self, path: &[u8]) -> Attr {
         let is_dir = path.is_empty() || path.starts_with(b"dir");
-        let time = Timestamp { secs: 1, nanos: 0 };
+        let time = Timestamp { secs: 1, nanos: u32::from(self.writes) };
         Attr {
             mode: if is_dir { 0o040_755 } else { 0o100_644 },
             uid: 0,
@@ -356,7 +359,7 @@ impl Wire {
             },
             blocks: 8,
             mtime: time,
-            ctime: Timestamp { secs: 1, nanos: u32::from(self.rewrites) },
+            ctime: Timestamp { secs: 1, nanos: u32::from(self.writes) + u32::from(self.rewrites) },
             backend_ino: path.iter().fold(7, |sum, byte| sum * 31 + u64::from(*byte)),
             backend_dev: 1,
             change: 0,
