@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::client::{Client, describe};
-use super::event::Event;
+use super::event::{Event, Life};
 use super::lives::{answerers, index};
 use super::oracle::Reads;
 use super::report::{Report, SimError};
@@ -41,8 +41,9 @@ impl World {
             let object = client.asked.as_ref().map(|asked| describe(&asked.object)).unwrap_or_default();
             return Err(self.stuck(format!("a client of node {} still waits for {object}", client.node)));
         }
-        let over = |begun: &Micros| begun.after_us(SWEEP_US_MAX) < self.now;
-        if let Some(((by, _), (path, begun))) = self.sweeping.iter().find(|(_, (_, begun))| over(begun)) {
+        let is_over =
+            |by: &Life, begun: &Micros| begun.after_us(SWEEP_US_MAX + self.places[by.node].frozen_us) < self.now;
+        if let Some(((by, _), (path, begun))) = self.sweeping.iter().find(|((by, _), (_, begun))| is_over(by, begun)) {
             let path = String::from_utf8_lossy(path);
             return Err(self.stuck(format!("node {} was asked to invalidate \"{path}\" at {begun:?}", by.node)));
         }
@@ -183,7 +184,8 @@ impl World {
         self.report.counts.readers_max = self.report.counts.readers_max.max(readers);
         let waited_us = self.searches.found(self.now, by, tree.number());
         self.note_found(by, waited_us)?;
-        if self.config.faults.misleads() {
+        // A node that was stopped learns what has changed meanwhile.
+        if self.config.faults.misleads() || !self.was_there(by, RETURNED_US_MAX) {
             return Ok(());
         }
         let before = answerers.iter().take_while(|node| **node != by);

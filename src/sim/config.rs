@@ -185,10 +185,11 @@ impl Faults {
         self.lost_per_mille > 0 || self.cuts > 0 || self.late_nodes_per_mille > 0 || self.moves()
     }
 
-    /// Whether a node may be taken for dead that lives and runs: then those who wait for an answer cannot say how long.
+    /// Whether a node may be taken for dead that lives, or the other way round: then it is not told who is to ask whom.
     #[must_use]
     pub fn misleads(&self) -> bool {
-        self.lost_per_mille > 0 || self.cuts > 0
+        let echoes = self.doubled_per_mille > 0 && self.echo_us_max > 0;
+        self.lost_per_mille > 0 || self.cuts > 0 || echoes || self.late_per_mille > 0
     }
 
     /// Whether nodes die or are stopped.

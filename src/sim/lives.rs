@@ -22,6 +22,8 @@ use crate::core::{Node, NodeConfig, NodeId, Topology};
 const RESTART_US_MAX: u64 = 3_000_000;
 /// So long after all faults everybody asks those whom they should.
 const CALM_US: u64 = 15_000_000;
+/// When a root has been there for so long its standbys know of it.
+const BEGUN_US: u64 = 6_000_000;
 /// Objects that a client looks up when all faults are over.
 const CALM_LOOKUPS: u64 = 3;
 /// Of the root and its standbys so many may be away at once.
@@ -135,9 +137,14 @@ impl World {
         self.is_there(node) && self.places[node].away_at.after_us(for_us) < self.now
     }
 
-    /// Whether a node may go away: a way to the backend is left to all.
-    fn may_go(&self, node: usize) -> bool {
+    /// Whether a node may go away: a way to the backend is left to all, and a root has been there for long enough for the
+    /// others to know of it, since a root that was never ready is waited for.
+    fn may_go(&mut self, node: usize) -> bool {
+        if self.cuts.is_empty() && self.was_there(node, BEGUN_US) {
+            self.places[node].has_begun = true;
+        }
         self.is_there(node)
+            && (self.places[node].has_begun || self.trees_of(node).all(|tree| !tree.is_root()))
             && self.trees_of(node).all(|tree| {
                 let answerers = answerers(&tree);
                 let away = answerers.iter().filter(|other| !self.is_there(**other)).count();

@@ -327,7 +327,10 @@ impl Oracle {
         }
         let gone = match (object, errno) {
             (Object::Chunk { version, .. }, ESTALE) => {
-                tree.contents(&told_version(version)).len() > 1
+                // A node that turned back has retired what it told before.
+                let turned_back = hearer.may_turn_back && hearer.travel_us == 0 && tree.changes_of(path) > 0;
+                turned_back
+                    || tree.contents(&told_version(version)).len() > 1
                     || tree.ever_lost(path, hearer.now, |entry| entry.attr.version() == told_version(version))
             }
             (Object::List(_), ESTALE | ENOTDIR) => tree.ever_lost(path, hearer.now, |entry| entry.attr.is_dir()),

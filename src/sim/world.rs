@@ -42,6 +42,8 @@ pub(super) struct Place {
     pub(super) enoent: Option<Arc<EnoentMap>>,
     pub(super) timer: Micros,
     pub(super) timers_at: (Micros, u32),
+    /// It answered probes with "ready" for a while, once.
+    pub(super) has_begun: bool,
     /// It answers probes with "ready".
     pub(super) is_open: bool,
     /// While it is stopped: what happens to it when it goes on.
@@ -111,6 +113,7 @@ impl World {
                 enoent: None,
                 timer: Micros::FOREVER,
                 timers_at: (Micros(0), 0),
+                has_begun: false,
                 is_open: false,
                 frozen: None,
                 frozen_us: 0,
@@ -413,7 +416,7 @@ impl World {
             node,
             topology: topology.clone(),
             is_strict: !self.config.faults.loses(),
-            may_turn_back: self.config.faults.misleads(),
+            may_turn_back: self.config.faults.loses(),
             asked: asked.at,
             now: self.now,
             // What came from the node's own memory did not travel.
