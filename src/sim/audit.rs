@@ -48,11 +48,13 @@ impl World {
             return Err(self.stuck(format!("node {} was asked to invalidate \"{path}\" at {begun:?}", by.node)));
         }
         if !self.config.faults.misleads()
-            && let Some(search) = self.searches.overdue(self.now, DETECTED_US_MAX)
+            && let Some(search) =
+                self.searches.overdue(self.now, DETECTED_US_MAX, |search| self.has_begun(search.by, search.tree))
         {
             return Err(self.stuck(format!("no other node was found: {search:?}")));
         }
         for at in 0..self.places.len() {
+            self.note_begun(at);
             let Some(enoent) = &self.places[at].enoent else { continue };
             enoent.maintain(self.now);
             let entries = enoent.stats().entries;
@@ -152,7 +154,7 @@ impl World {
         let there = self.is_there(of);
         let search = Search { by, dead: of, tree: tree.number() };
         let waited_us = self.searches.asked(self.now, search, id, there);
-        self.note_found(by, waited_us)?;
+        self.note_found(by, tree, waited_us)?;
         if self.is_calm && self.config.faults.lost_per_mille == 0 {
             let right = self.trees_of(by).find(|other| other.number() == tree.number()).map(|tree| tree.candidates());
             let right = right.into_iter().flatten().map(index).find(|node| self.is_there(*node));
@@ -165,8 +167,14 @@ impl World {
         Ok(())
     }
 
-    fn note_found(&mut self, by: usize, waited_us: Option<u64>) -> Result<(), SimError> {
-        let Some(waited_us) = waited_us.filter(|_| !self.config.faults.misleads()) else { return Ok(()) };
+    /// Whether the root of a tree was ready once, as everybody knows: otherwise it is waited for.
+    fn has_begun(&self, node: usize, tree: u32) -> bool {
+        self.places[index(self.places[node].topology.tree(tree).root())].has_begun
+    }
+
+    fn note_found(&mut self, by: usize, tree: &Topology, waited_us: Option<u64>) -> Result<(), SimError> {
+        let counts = !self.config.faults.misleads() && self.has_begun(by, tree.number());
+        let Some(waited_us) = waited_us.filter(|_| counts) else { return Ok(()) };
         let most = &mut self.report.counts.search_us_max;
         *most = waited_us.max(*most);
         if waited_us > DETECTED_US_MAX {
@@ -183,7 +191,7 @@ impl World {
         let readers = readers.len() as u64;
         self.report.counts.readers_max = self.report.counts.readers_max.max(readers);
         let waited_us = self.searches.found(self.now, by, tree.number());
-        self.note_found(by, waited_us)?;
+        self.note_found(by, tree, waited_us)?;
         // A node that was stopped learns what has changed meanwhile.
         if self.config.faults.misleads() || !self.was_there(by, RETURNED_US_MAX) {
             return Ok(());

@@ -137,12 +137,17 @@ impl World {
         self.is_there(node) && self.places[node].away_at.after_us(for_us) < self.now
     }
 
-    /// Whether a node may go away: a way to the backend is left to all, and a root has been there for long enough for the
-    /// others to know of it, since a root that was never ready is waited for.
-    fn may_go(&mut self, node: usize) -> bool {
+    /// If a node has been there for long enough, the others know of it.
+    pub(super) fn note_begun(&mut self, node: usize) {
         if self.cuts.is_empty() && self.was_there(node, BEGUN_US) {
             self.places[node].has_begun = true;
         }
+    }
+
+    /// Whether a node may go away: a way to the backend is left to all, and a root has been there for long enough for the
+    /// others to know of it, since a root that was never ready is waited for.
+    fn may_go(&mut self, node: usize) -> bool {
+        self.note_begun(node);
         self.is_there(node)
             && (self.places[node].has_begun || self.trees_of(node).all(|tree| !tree.is_root()))
             && self.trees_of(node).all(|tree| {
