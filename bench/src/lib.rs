@@ -3,14 +3,22 @@
 //! Each benchmark runs its peers in the same run, prints a table, and writes raw figures with command, commit and machine to
 //! `bench/results`. Times on shared machines are noisy: medians and ratios are what to read.
 
+pub mod process;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bornite::observe::Machine;
+use bornite::observe::{Machine, Request, SocketDirs, Status, query};
 use serde::Serialize;
+
+/// How long a daemon may take to say how it is doing.
+const STATUS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A spread beyond this part of the median is noise that a reader must be told of.
+const SPREAD_MAX: f64 = 0.15;
 
 /// The release binary: `$BORNITE`, or the one beside this benchmark.
 ///
@@ -54,6 +62,19 @@ impl Series {
         self.values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), v| (least.min(*v), most.max(*v)))
     }
 
+    /// How far the middle half of the values lies apart, as a part of the median: 0.1 are 10 %.
+    pub fn spread(&self) -> f64 {
+        let mut sorted = self.values.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |part: usize| sorted.get((sorted.len().saturating_sub(1)) * part / 4).copied().unwrap_or(f64::NAN);
+        (at(3) - at(1)) / self.median()
+    }
+
+    /// Whether the values lie so far apart that the median says little.
+    pub fn is_noisy(&self) -> bool {
+        self.spread() > SPREAD_MAX
+    }
+
     /// One line of a table.
     pub fn line(&self) -> String {
         let (least, most) = self.range();
@@ -92,20 +113,20 @@ impl Job {
         Job::launch_with(program, nodes, target, mount, &[])
     }
 
-    /// The same with more arguments for `bornite launch`.
+    /// As [`Job::launch`], with further options of `bornite launch`.
     ///
     /// # Errors
-    /// They do not come up: their own words.
+    /// As [`Job::launch`].
     pub fn launch_with(
         program: &Path,
         nodes: u32,
         target: &Path,
         mount: &Path,
-        arguments: &[&str],
+        options: &[&str],
     ) -> anyhow::Result<Job> {
         let mut command = Command::new(program);
         command.args(["launch", "--local", "--nodes", &nodes.to_string(), "--mount"]).arg(mount);
-        command.arg("--target").arg(target).args(arguments);
+        command.arg("--target").arg(target).args(options);
         let output = command.output().context("cannot launch")?;
         if !output.status.success() {
             bail!("launch: {}", String::from_utf8_lossy(&output.stderr));
@@ -116,6 +137,14 @@ impl Job {
     /// The mount point of a node.
     pub fn node(&self, index: u32) -> PathBuf {
         self.mount.join(format!("node{index}"))
+    }
+
+    /// What a node says of itself.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn status(&self, index: u32) -> anyhow::Result<Status> {
+        Ok(query(&SocketDirs::of_user(), &self.node(index), &Request::Status, STATUS_DEADLINE)?)
     }
 }
 
@@ -172,6 +201,11 @@ pub fn noise(len: usize) -> Vec<u8> {
     bytes
 }
 
+/// How often a benchmark is to go round: `$BENCH_ROUNDS`, or `default`.
+pub fn rounds(default: usize) -> usize {
+    std::env::var("BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0).unwrap_or(default)
+}
+
 /// Writes figures, with where they were measured, as `bench/results/NAME.json`.
 ///
 /// # Errors
@@ -207,6 +241,14 @@ mod tests {
         let series = Series { name: "x".to_owned(), unit: "ms", values: vec![3.0, 1.0, 9.0] };
         assert_eq!((series.median(), series.range()), (3.0, (1.0, 9.0)));
         assert!(series.line().contains("3.00 ms  (1.00 to 9.00)"));
+    }
+
+    #[test]
+    fn noise_is_told_from_single_outliers() {
+        let series = |values: &[f64]| Series { name: String::new(), unit: "ms", values: values.to_vec() };
+        assert!(!series(&[10.0, 10.1, 10.2, 10.3, 99.0]).is_noisy());
+        assert!(series(&[10.0, 8.0, 12.0, 13.0, 7.0]).is_noisy());
+        assert!((series(&[1.0, 2.0, 3.0, 4.0, 5.0]).spread() - 2.0 / 3.0).abs() < 1e-9);
     }
 
     #[test]

@@ -109,9 +109,9 @@ impl<F: Filesystem> fuser::Filesystem for Dispatcher<F> {
         self.ended.set();
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: fuser::ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: fuser::ReplyEntry) {
         self.run(Op::Lookup, || {
-            let reply = EntryReply::new(reply, &self.shared);
+            let reply = EntryReply::new(reply, req.unique().0, &self.shared);
             if name.len() > NAME_BYTES_MAX {
                 return reply.error(Errno::ENAMETOOLONG);
             }
@@ -123,17 +123,17 @@ impl<F: Filesystem> fuser::Filesystem for Dispatcher<F> {
         self.run(Op::Forget, || self.fs.forget(ino.0, nlookup));
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: fuser::ReplyAttr) {
-        self.run(Op::Getattr, || self.fs.getattr(ino.0, AttrReply::new(reply, &self.shared)));
+    fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: fuser::ReplyAttr) {
+        self.run(Op::Getattr, || self.fs.getattr(ino.0, AttrReply::new(reply, req.unique().0, &self.shared)));
     }
 
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: fuser::ReplyData) {
-        self.run(Op::Readlink, || self.fs.readlink(ino.0, DataReply::new(reply, &self.shared)));
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: fuser::ReplyData) {
+        self.run(Op::Readlink, || self.fs.readlink(ino.0, DataReply::new(reply, req.unique().0, &self.shared)));
     }
 
     fn read(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -142,7 +142,8 @@ impl<F: Filesystem> fuser::Filesystem for Dispatcher<F> {
         _: Option<LockOwner>,
         reply: fuser::ReplyData,
     ) {
-        self.run(Op::Read, || self.fs.read(ino.0, offset, size, DataReply::new(reply, &self.shared)));
+        let reply = DataReply::new(reply, req.unique().0, &self.shared);
+        self.run(Op::Read, || self.fs.read(ino.0, offset, size, reply));
     }
 
     fn readdir(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: fuser::ReplyDirectory) {
@@ -150,8 +151,8 @@ impl<F: Filesystem> fuser::Filesystem for Dispatcher<F> {
         self.run(Op::Readdir, || self.fs.readdir(ino.0, offset, reply));
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: fuser::ReplyStatfs) {
-        self.run(Op::Statfs, || self.fs.statfs(StatfsReply::new(reply, &self.shared)));
+    fn statfs(&self, req: &Request, _: INodeNo, reply: fuser::ReplyStatfs) {
+        self.run(Op::Statfs, || self.fs.statfs(StatfsReply::new(reply, req.unique().0, &self.shared)));
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: fuser::ReplyOpen) {

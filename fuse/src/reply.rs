@@ -19,7 +19,7 @@ use crate::types::{Attr, Errno, Statfs, file_type};
 /// What every token of a session shares. Holds the device open: while a token lives, so does the connection.
 pub(crate) struct Shared {
     pub(crate) stats: Stats,
-    /// The FUSE device, for the one reply that the transport cannot express (see [`DirectoryReply`]).
+    /// The FUSE device, for the replies that the transport cannot express.
     pub(crate) device: File,
 }
 
@@ -30,12 +30,14 @@ macro_rules! token {
         #[must_use = "a request that is not answered gets EIO"]
         pub struct $name {
             inner: Option<$inner>,
+            /// The request's number in the kernel.
+            unique: u64,
             shared: Arc<Shared>,
         }
 
         impl $name {
-            pub(crate) fn new(inner: $inner, shared: &Arc<Shared>) -> $name {
-                $name { inner: Some(inner), shared: Arc::clone(shared) }
+            pub(crate) fn new(inner: $inner, unique: u64, shared: &Arc<Shared>) -> $name {
+                $name { inner: Some(inner), unique, shared: Arc::clone(shared) }
             }
 
             /// Answers with an error number.
@@ -54,7 +56,8 @@ macro_rules! token {
             fn drop(&mut self) {
                 if let Some(inner) = self.inner.take() {
                     self.shared.stats.add_dropped_reply();
-                    log::warn!("a {} was dropped unanswered; the caller gets EIO", stringify!($name));
+                    let (name, unique) = (stringify!($name), self.unique);
+                    log::warn!("the {name} of request {unique} was dropped unanswered; the caller gets EIO");
                     inner.error(fuser::Errno::EIO);
                 }
             }
@@ -125,6 +128,27 @@ impl DataReply {
     /// writev(2), and may be reused once this returns.
     pub fn data(mut self, bytes: &[u8]) {
         self.answer(|r| r.data(bytes));
+    }
+
+    /// As [`DataReply::data`], for bytes that lie in two places: `head`, then `tail`.
+    pub fn data_of_two(mut self, head: &[u8], tail: &[u8]) {
+        let Some(inner) = self.inner.take() else { return };
+        // The transport takes one slice. See `DirectoryReply::finish` on what is forgotten.
+        std::mem::forget(inner);
+        send(&self.shared, self.unique, &[head, tail]);
+    }
+}
+
+/// Answers the request `unique` with bytes that lie in up to two places, by one writev(2).
+fn send(shared: &Shared, unique: u64, parts: &[&[u8]]) {
+    let len = OUT_HEADER + parts.iter().map(|part| part.len()).sum::<usize>();
+    let mut header = [0; OUT_HEADER];
+    // A request asks for at most 1 MiB.
+    header[..4].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes());
+    header[8..].copy_from_slice(&unique.to_ne_bytes());
+    let part = |at: usize| IoSlice::new(parts.get(at).copied().unwrap_or_default());
+    if let Err(e) = (&shared.device).write_vectored(&[IoSlice::new(&header), part(0), part(1)]) {
+        log::debug!("the kernel did not take a reply: {e}");
     }
 }
 
@@ -200,12 +224,7 @@ impl DirectoryReply {
         // The transport's token would answer EIO when dropped. Forgetting it leaks one reference to the device's
         // descriptor, which the session holds as long as the process lives anyway, and no memory.
         std::mem::forget(inner);
-        let mut header = [0; OUT_HEADER];
-        header[..4].copy_from_slice(&((OUT_HEADER + bytes.len()) as u32).to_ne_bytes());
-        header[8..].copy_from_slice(&self.unique.to_ne_bytes());
-        if let Err(e) = (&self.shared.device).write_vectored(&[IoSlice::new(&header), IoSlice::new(&bytes)]) {
-            log::debug!("the kernel did not take a listing: {e}");
-        }
+        send(&self.shared, self.unique, &[&bytes]);
     }
 
     /// Answers with an error number; what was added is not sent.

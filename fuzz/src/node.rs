@@ -238,7 +238,7 @@ impl World {
             Output::Pull { id, slot, .. } => self.node.pulled(now, id, slot, !fails),
             // 7 is the checksum of most grants here.
             Output::Verify { id, slot, .. } => self.node.verified(now, id, slot, if fails { 8 } else { 7 }),
-            Output::Register { segment } => self.node.registered(segment, u64::from(segment)),
+            Output::Register { segment, .. } => self.node.registered(segment, u64::from(segment)),
             Output::Backend { id, op } => {
                 let reply = match op {
                     BackendOp::Attr { .. } if fails => BackendReply::Attr(Err(errno)),

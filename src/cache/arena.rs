@@ -21,7 +21,7 @@ use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapMut, MmapRaw};
 
-use super::buddy::{BLOCK_UNITS, Blocks, UNIT_BYTES, order_for};
+use super::buddy::{BLOCK_UNITS, Blocks, UNIT_BYTES, units_for};
 use super::sync::{Arc, AtomicU64, OnceLock, Ordering};
 use super::types::Micros;
 
@@ -33,16 +33,16 @@ const TOUCH_STEP_US: u64 = 10_000;
 /// Sizes of an arena, bytes. All are rounded down to whole MiB, and are at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArenaConfig {
-    /// The first segment: small, so that a start costs little.
+    /// The first segment: small, so that a start costs little. Each later one is as large as all before it together.
     pub first_segment_bytes: usize,
-    /// Every later one.
+    /// The largest.
     pub segment_bytes: usize,
     /// All of them together. The last segment is smaller where the bound asks for it.
     pub max_bytes: usize,
 }
 
 impl ArenaConfig {
-    /// 16 MiB first, then 64 MiB at a time, up to `max_bytes`.
+    /// 16 MiB first, then up to 64 MiB at a time, up to `max_bytes`.
     #[must_use]
     pub const fn new(max_bytes: usize) -> ArenaConfig {
         ArenaConfig { first_segment_bytes: 16 << 20, segment_bytes: 64 << 20, max_bytes }
@@ -55,6 +55,12 @@ impl ArenaConfig {
             segment_bytes: whole(self.segment_bytes),
             max_bytes: whole(self.max_bytes),
         }
+    }
+
+    /// Bytes of the segment that is mapped after `mapped_bytes`; 0 where that is all.
+    fn next_segment_bytes(&self, mapped_bytes: usize) -> usize {
+        let wanted = mapped_bytes.min(self.segment_bytes).max(self.first_segment_bytes);
+        wanted.min(self.max_bytes - mapped_bytes)
     }
 }
 
@@ -153,7 +159,7 @@ fn info(segment: &Arc<Segment>) -> SegmentInfo {
     }
 }
 
-/// Exclusive owner of one piece of a segment, 4 KiB to 1 MiB, aligned to its size within the segment. Bytes are
+/// Exclusive owner of one piece of a segment, 4 KiB to 1 MiB, page aligned. Bytes are
 /// whatever the piece held before. Dropped, it gives the piece back, on whatever thread.
 pub struct Slot {
     /// Keeps the memory mapped.
@@ -175,7 +181,7 @@ impl Slot {
         u64::from(self.unit) * UNIT_BYTES as u64
     }
 
-    /// Bytes that it holds: a power of two, at least 4,096.
+    /// Bytes that it holds: a multiple of 4,096, at least what was asked for.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.units as usize * UNIT_BYTES
@@ -267,16 +273,21 @@ pub(super) struct ArenaWriter {
     blocks: Blocks,
     /// By block number: its segment and its first unit there.
     places: Vec<(u16, u32)>,
-    /// By segment number: the number of its first block.
+    /// By segment number, as far as pieces are taken from them: the number of its first block.
     first_blocks: Vec<usize>,
+    /// Segments mapped so far; the last one may be a spare that no piece was taken from yet.
+    mapped: usize,
     mapped_bytes: usize,
 }
 
 impl ArenaWriter {
     pub(super) fn new(config: ArenaConfig) -> ArenaWriter {
         let config = config.whole_blocks();
-        let later = config.max_bytes.saturating_sub(config.first_segment_bytes).div_ceil(config.segment_bytes);
-        let segments_max = (1 + later).min(usize::from(u16::MAX) + 1);
+        let (mut bytes, mut segments_max) = (0, 0);
+        while bytes < config.max_bytes && segments_max <= usize::from(u16::MAX) {
+            bytes += config.next_segment_bytes(bytes);
+            segments_max += 1;
+        }
         let arena = Arena { segments: (0..segments_max).map(|_| OnceLock::new()).collect(), shared: Arc::default() };
         ArenaWriter {
             arena: Arc::new(arena),
@@ -284,6 +295,7 @@ impl ArenaWriter {
             blocks: Blocks::default(),
             places: Vec::new(),
             first_blocks: Vec::new(),
+            mapped: 0,
             mapped_bytes: 0,
         }
     }
@@ -346,11 +358,11 @@ impl ArenaWriter {
 
     /// A piece for `len_bytes` (1 to 1 MiB) from what is mapped and free.
     pub(super) fn alloc(&mut self, len_bytes: usize) -> Option<Slot> {
-        let order = order_for(len_bytes);
-        let (block, unit) = self.blocks.alloc(order)?;
+        let units = units_for(len_bytes);
+        let (block, unit) = self.blocks.alloc(units)?;
         let (segment, first_unit) = self.places[block];
         let segment = Arc::clone(self.segment(segment));
-        Some(Slot { segment, unit: first_unit + unit as u32, units: 1 << order })
+        Some(Slot { segment, unit: first_unit + unit as u32, units: units as u32 })
     }
 
     /// Takes back every piece that was dropped before.
@@ -370,12 +382,39 @@ impl ArenaWriter {
         }
     }
 
-    /// Maps one more segment, as far as the bound allows; false where it does not, or the kernel does not.
+    /// Takes one more segment into use, the spare one or a new one; false where the bound, or the kernel, allows no more.
     pub(super) fn grow(&mut self) -> bool {
-        let index = self.first_blocks.len();
-        let wanted = if index == 0 { self.config.first_segment_bytes } else { self.config.segment_bytes };
-        let len_bytes = wanted.min(self.config.max_bytes - self.mapped_bytes);
-        let (Some(place), Ok(number)) = (self.arena.segments.get(index), u16::try_from(index)) else { return false };
+        let number = self.first_blocks.len();
+        if number == self.mapped && !self.map() {
+            return false;
+        }
+        let number = u16::try_from(number).expect("segments are counted in u16");
+        let units = self.segment(number).memory.len() / UNIT_BYTES;
+        self.first_blocks.push(self.blocks.len());
+        for first_unit in (0..units).step_by(BLOCK_UNITS) {
+            self.blocks.add();
+            self.places.push((number, u32::try_from(first_unit).expect("a segment has fewer than 2^32 units")));
+        }
+        true
+    }
+
+    /// Whether pieces are taken from the segment of that number.
+    pub(super) fn is_in_use(&self, segment: u16) -> bool {
+        usize::from(segment) < self.first_blocks.len()
+    }
+
+    /// Maps a spare segment, if there is none and a quarter or less of what is in use is free.
+    pub(super) fn prepare_spare(&mut self) {
+        if self.mapped == self.first_blocks.len() && self.used_bytes() >= self.mapped_bytes / 4 * 3 {
+            self.map();
+        }
+    }
+
+    fn map(&mut self) -> bool {
+        let len_bytes = self.config.next_segment_bytes(self.mapped_bytes);
+        let (Some(place), Ok(number)) = (self.arena.segments.get(self.mapped), u16::try_from(self.mapped)) else {
+            return false;
+        };
         if len_bytes == 0 {
             return false;
         }
@@ -391,11 +430,7 @@ impl ArenaWriter {
             shared: Arc::clone(&self.arena.shared),
         };
         assert!(place.set(Arc::new(segment)).is_ok(), "an arena has one writer");
-        self.first_blocks.push(self.blocks.len());
-        for first_unit in (0..len_bytes / UNIT_BYTES).step_by(BLOCK_UNITS) {
-            self.blocks.add();
-            self.places.push((number, u32::try_from(first_unit).expect("a segment has fewer than 2^32 units")));
-        }
+        self.mapped += 1;
         self.mapped_bytes += len_bytes;
         true
     }
@@ -421,19 +456,41 @@ mod tests {
 
     #[test]
     fn grows_segment_by_segment_up_to_its_bound() {
-        let mut writer = small(4 * MIB + 5);
+        let mut writer = small(5 * MIB + 5);
         assert!(writer.alloc(1).is_none(), "nothing is mapped before the first growth");
         let mut mapped = Vec::new();
         while writer.grow() {
             mapped.push(writer.mapped_bytes());
         }
-        assert_eq!(mapped, [MIB, 3 * MIB, 4 * MIB]);
-        let infos: Vec<_> = (0..4).map_while(|index| writer.arena().segment(index)).collect();
-        assert_eq!(infos.iter().map(|info| info.len_bytes).collect::<Vec<_>>(), [MIB, 2 * MIB, MIB]);
+        assert_eq!(mapped, [MIB, 2 * MIB, 4 * MIB, 5 * MIB]);
+        let infos: Vec<_> = (0..5).map_while(|index| writer.arena().segment(index)).collect();
+        assert_eq!(infos.iter().map(|info| info.len_bytes).collect::<Vec<_>>(), [MIB, MIB, 2 * MIB, MIB]);
         assert!(infos.iter().all(|info| info.base.as_ptr().addr() % 4096 == 0));
         let slots: Vec<_> = std::iter::from_fn(|| writer.alloc(MIB)).collect();
-        assert_eq!(slots.len(), 4);
-        assert_eq!(writer.used_bytes(), 4 * MIB);
+        assert_eq!(slots.len(), 5);
+        assert_eq!(writer.used_bytes(), 5 * MIB);
+    }
+
+    #[test]
+    fn a_spare_segment_is_mapped_early_and_taken_last() {
+        let mut writer = small(4 * MIB);
+        writer.prepare_spare();
+        assert_eq!(writer.mapped_bytes(), MIB, "the first one");
+        assert!(!writer.is_in_use(0) && writer.alloc(1).is_none());
+        assert!(writer.grow() && writer.is_in_use(0));
+        let held = writer.alloc(MIB * 3 / 4 - 4096).expect("room");
+        writer.prepare_spare();
+        assert_eq!(writer.mapped_bytes(), MIB, "more than a quarter is free");
+        let more = writer.alloc(1).expect("room");
+        for _ in 0..2 {
+            writer.prepare_spare();
+            assert_eq!(writer.mapped_bytes(), 2 * MIB, "one spare and no more");
+        }
+        assert!(writer.alloc(MIB).is_none(), "a spare is not in use");
+        assert!(writer.grow() && writer.is_in_use(1));
+        assert_eq!(writer.mapped_bytes(), 2 * MIB);
+        assert_eq!(writer.alloc(MIB).expect("room").segment(), 1);
+        drop((held, more));
     }
 
     #[test]

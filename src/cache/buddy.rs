@@ -1,10 +1,11 @@
 //! Buddy allocation inside blocks of 1 MiB: which unit of which block is whose. Integers only; it never sees memory.
 //! The arena's writer calls it.
 //!
-//! A block has 256 units of 4 KiB. A piece of order `k` is `1 << k` units, aligned to its size; a free piece of every
-//! order has a bit. Giving back merges a piece with its buddy as long as the buddy is free. Blocks are kept in lists
-//! by their largest free piece, and a piece comes from the tightest block that has one, so that small files share
-//! blocks and whole blocks stay whole.
+//! A block has 256 units of 4 KiB. A free piece of order `k` is `1 << k` units, aligned to its size, and has a bit. A
+//! piece that is given out has as many units as were asked for: what is left of the free piece that it was cut from stays
+//! free, so that a file of 33 KiB takes 36 KiB and not 64. Giving back merges free pieces with their buddies. Blocks are
+//! kept in lists by their largest free piece, and a piece comes from the tightest block that has one, so that small files
+//! share blocks and whole blocks stay whole.
 
 /// Smallest piece, bytes.
 pub(super) const UNIT_BYTES: usize = 4096;
@@ -15,20 +16,25 @@ pub(super) const ORDER_MAX: u8 = 8;
 
 const _: () = assert!(1 << ORDER_MAX == BLOCK_UNITS);
 
-/// The smallest order whose pieces hold `len_bytes` (1 to 1 MiB).
-pub(super) const fn order_for(len_bytes: usize) -> u8 {
-    len_bytes.div_ceil(UNIT_BYTES).next_power_of_two().ilog2() as u8
+/// The units that hold `len_bytes` (1 to 1 MiB).
+pub(super) const fn units_for(len_bytes: usize) -> usize {
+    len_bytes.div_ceil(UNIT_BYTES)
 }
 
-const FREE: u8 = u8::MAX;
+/// The smallest order whose pieces hold that many units.
+const fn order_for(units: usize) -> u8 {
+    units.next_power_of_two().ilog2() as u8
+}
+
+const FREE: u16 = 0;
 
 /// One block.
 #[derive(Debug)]
 struct Block {
     /// Bit `unit >> k` of row `k`: that piece is free, and is not part of a larger free one.
     free: [[u64; 4]; ORDER_MAX as usize + 1],
-    /// At the first unit of a piece that was given out its order, elsewhere [`FREE`].
-    order_at: [u8; BLOCK_UNITS],
+    /// At the first unit of a piece that was given out its number of units, elsewhere [`FREE`].
+    units_at: [u16; BLOCK_UNITS],
     /// Pieces given out.
     pieces: u16,
     /// Which list it is in (largest free order + 1, 0 = none free), and where.
@@ -49,32 +55,43 @@ impl Block {
         Some(word * 64 + bit)
     }
 
-    fn alloc(&mut self, order: u8) -> Option<usize> {
+    fn alloc(&mut self, units: usize) -> Option<usize> {
+        let order = order_for(units);
         let (from, mut at) = (order..=ORDER_MAX).find_map(|from| Some((from, self.take_free(from)?)))?;
         for smaller in (order..from).rev() {
             at *= 2;
             self.set_free(smaller, at + 1);
         }
         let unit = at << order;
-        self.order_at[unit] = order;
+        self.free_range(unit + units, (1 << order) - units);
+        self.units_at[unit] = units as u16;
         self.pieces += 1;
         Some(unit)
     }
 
-    fn give_back(&mut self, unit: usize) -> u8 {
-        let given = std::mem::replace(&mut self.order_at[unit], FREE);
-        assert_ne!(given, FREE, "a piece is given back once");
+    fn give_back(&mut self, unit: usize) -> usize {
+        let units = usize::from(std::mem::replace(&mut self.units_at[unit], FREE));
+        assert_ne!(units, 0, "a piece is given back once");
         self.pieces -= 1;
-        let mut order = given;
-        let mut at = unit >> order;
-        while order < ORDER_MAX && self.is_free(order, at ^ 1) {
-            let buddy = at ^ 1;
-            self.free[usize::from(order)][buddy / 64] &= !(1 << (buddy % 64));
-            at /= 2;
-            order += 1;
+        self.free_range(unit, units);
+        units
+    }
+
+    /// Frees units that nobody has, as the largest pieces that they make up.
+    fn free_range(&mut self, mut unit: usize, mut units: usize) {
+        while units > 0 {
+            let aligned = if unit == 0 { ORDER_MAX } else { unit.trailing_zeros() as u8 };
+            let mut order = aligned.min(units.ilog2() as u8);
+            let mut at = unit >> order;
+            (unit, units) = (unit + (1 << order), units - (1 << order));
+            while order < ORDER_MAX && self.is_free(order, at ^ 1) {
+                let buddy = at ^ 1;
+                self.free[usize::from(order)][buddy / 64] &= !(1 << (buddy % 64));
+                at /= 2;
+                order += 1;
+            }
+            self.set_free(order, at);
         }
-        self.set_free(order, at);
-        given
     }
 
     fn is_free(&self, order: u8, at: usize) -> bool {
@@ -101,7 +118,7 @@ impl Blocks {
         let number = self.blocks.len();
         let mut free = [[0; 4]; ORDER_MAX as usize + 1];
         free[usize::from(ORDER_MAX)][0] = 1;
-        self.blocks.push(Block { free, order_at: [FREE; BLOCK_UNITS], pieces: 0, list: 0, position: 0 });
+        self.blocks.push(Block { free, units_at: [FREE; BLOCK_UNITS], pieces: 0, list: 0, position: 0 });
         self.link(number);
         number
     }
@@ -123,16 +140,16 @@ impl Blocks {
 
     /// The pieces given out of a block: first unit and number of units.
     pub(super) fn given_out(&self, block: usize) -> impl Iterator<Item = (usize, usize)> {
-        let orders = self.blocks[block].order_at.iter().enumerate();
-        orders.filter(|&(_, &order)| order != FREE).map(|(unit, &order)| (unit, 1 << order))
+        let places = self.blocks[block].units_at.iter().enumerate();
+        places.filter(|&(_, &units)| units != FREE).map(|(unit, &units)| (unit, usize::from(units)))
     }
 
-    /// A piece of `order`: block and first unit.
-    pub(super) fn alloc(&mut self, order: u8) -> Option<(usize, usize)> {
-        let list = self.lists[usize::from(order) + 1..].iter().find(|list| !list.is_empty())?;
+    /// A piece of that many units (1 to 256), aligned to the next power of two: block and first unit.
+    pub(super) fn alloc(&mut self, units: usize) -> Option<(usize, usize)> {
+        let list = self.lists[usize::from(order_for(units)) + 1..].iter().find(|list| !list.is_empty())?;
         let block = *list.last()? as usize;
-        let unit = self.blocks[block].alloc(order).expect("a block is listed under a piece that it has");
-        self.used_units += 1 << order;
+        let unit = self.blocks[block].alloc(units).expect("a block is listed under a piece that it has");
+        self.used_units += units;
         self.relink(block);
         Some((block, unit))
     }
@@ -142,8 +159,7 @@ impl Blocks {
     /// # Panics
     /// When no piece that was given out begins there.
     pub(super) fn give_back(&mut self, block: usize, unit: usize) {
-        let order = self.blocks[block].give_back(unit);
-        self.used_units -= 1 << order;
+        self.used_units -= self.blocks[block].give_back(unit);
         self.relink(block);
     }
 
@@ -180,49 +196,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_hold_their_lengths() {
-        let cases =
-            [(1, 0), (4096, 0), (4097, 1), (8192, 1), (8193, 2), (1 << 19, 7), ((1 << 19) + 1, 8), (1 << 20, 8)];
-        for (len, order) in cases {
-            assert_eq!(order_for(len), order, "{len} bytes");
+    fn lengths_take_whole_units_and_come_from_the_next_power_of_two() {
+        for (len, units, order) in [(1, 1, 0), (4096, 1, 0), (4097, 2, 1), (8193, 3, 2), ((1 << 19) + 1, 129, 8)] {
+            assert_eq!((units_for(len), order_for(units_for(len))), (units, order), "{len} bytes");
         }
+        assert_eq!((units_for(1 << 20), order_for(BLOCK_UNITS)), (BLOCK_UNITS, ORDER_MAX));
     }
 
     proptest! {
         #[test]
         fn pieces_never_overlap_stay_in_the_blocks_and_merge_back(
             blocks in 1usize..4,
-            steps in proptest::collection::vec((0..=ORDER_MAX, any::<prop::sample::Index>(), any::<bool>()), 1..600),
+            steps in proptest::collection::vec(
+                (prop_oneof![1..=BLOCK_UNITS, 1..9usize], any::<prop::sample::Index>(), any::<bool>()),
+                1..600,
+            ),
         ) {
             let mut pool = Blocks::default();
             for number in 0..blocks {
                 prop_assert_eq!(pool.add(), number);
             }
             let mut owner = vec![None; blocks * BLOCK_UNITS];
-            let mut held: Vec<(usize, usize, u8)> = Vec::new();
-            for (id, (order, index, alloc)) in steps.into_iter().enumerate() {
+            let mut held: Vec<(usize, usize, usize)> = Vec::new();
+            for (id, (units, index, alloc)) in steps.into_iter().enumerate() {
                 if alloc || held.is_empty() {
+                    let order = order_for(units);
                     let free_run = (0..owner.len() >> order)
                         .any(|at| owner[at << order..(at + 1) << order].iter().all(Option::is_none));
-                    let got = pool.alloc(order);
-                    prop_assert_eq!(got.is_some(), free_run, "order {}", order);
+                    let got = pool.alloc(units);
+                    prop_assert_eq!(got.is_some(), free_run, "{} units", units);
                     if let Some((block, unit)) = got {
                         prop_assert_eq!(unit % (1 << order), 0);
-                        for owner in &mut owner[block * BLOCK_UNITS + unit..][..1 << order] {
+                        for owner in &mut owner[block * BLOCK_UNITS + unit..][..units] {
                             prop_assert!(owner.is_none());
                             *owner = Some(id);
                         }
-                        held.push((block, unit, order));
+                        held.push((block, unit, units));
                     }
                 } else {
-                    let (block, unit, order) = held.swap_remove(index.index(held.len()));
+                    let (block, unit, units) = held.swap_remove(index.index(held.len()));
                     pool.give_back(block, unit);
-                    owner[block * BLOCK_UNITS + unit..][..1 << order].fill(None);
+                    owner[block * BLOCK_UNITS + unit..][..units].fill(None);
                 }
                 prop_assert_eq!(pool.used_units(), owner.iter().flatten().count());
                 for block in 0..blocks {
                     let mut model: Vec<_> =
-                        held.iter().filter(|p| p.0 == block).map(|&(_, unit, order)| (unit, 1 << order)).collect();
+                        held.iter().filter(|p| p.0 == block).map(|&(_, unit, units)| (unit, units)).collect();
                     model.sort_unstable();
                     prop_assert_eq!(pool.given_out(block).collect::<Vec<_>>(), model);
                     prop_assert_eq!(pool.pieces(block), held.iter().filter(|p| p.0 == block).count());
@@ -233,9 +252,9 @@ mod tests {
             }
             prop_assert_eq!(pool.used_units(), 0);
             for _ in 0..blocks {
-                prop_assert!(pool.alloc(ORDER_MAX).is_some());
+                prop_assert!(pool.alloc(BLOCK_UNITS).is_some());
             }
-            prop_assert!(pool.alloc(0).is_none());
+            prop_assert!(pool.alloc(1).is_none());
         }
     }
 
@@ -244,7 +263,7 @@ mod tests {
     fn a_piece_given_back_twice_is_a_defect() {
         let mut pool = Blocks::default();
         pool.add();
-        let (block, unit) = pool.alloc(0).expect("room");
+        let (block, unit) = pool.alloc(1).expect("room");
         pool.give_back(block, unit);
         pool.give_back(block, unit);
     }
@@ -255,12 +274,12 @@ mod tests {
         for _ in 0..3 {
             pool.add();
         }
-        let (first, _) = pool.alloc(0).expect("room");
+        let (first, _) = pool.alloc(1).expect("room");
         for _ in 1..BLOCK_UNITS {
-            assert_eq!(pool.alloc(0).expect("room").0, first);
+            assert_eq!(pool.alloc(1).expect("room").0, first);
         }
         assert_eq!(pool.len(), 3);
-        assert!(pool.alloc(ORDER_MAX).is_some() && pool.alloc(ORDER_MAX).is_some());
-        assert!(pool.alloc(0).is_none());
+        assert!(pool.alloc(BLOCK_UNITS).is_some() && pool.alloc(BLOCK_UNITS).is_some());
+        assert!(pool.alloc(1).is_none());
     }
 }

@@ -6,12 +6,15 @@
 //! reader lets go, and the eviction goes on to the next block.
 
 use super::arena::{Arena, ArenaConfig, ArenaWriter, SegmentInfo, Slot};
-use super::buddy::{BLOCK_UNITS, UNIT_BYTES, order_for};
+use super::buddy::{BLOCK_UNITS, UNIT_BYTES, units_for};
 use super::chunks::{CHUNK_BYTES, Chunk, FileData};
 use super::sync::Arc;
+use super::types::Micros;
 
 /// Blocks among which the least recently used one is chosen; a larger arena is gone through window by window.
 const EVICTION_WINDOW: usize = 64;
+/// Chunks looked at in one step of the search for pins.
+const PIN_SEARCH_CHUNKS: usize = 1024;
 /// Counts of a published chunk that nobody pinned: the store's and the file table's.
 const UNPINNED_COUNT: usize = 2;
 
@@ -39,6 +42,9 @@ pub struct ArenaStats {
     pub mapped_bytes: usize,
     /// Bytes of pieces in use: published, pinned or being filled. What was dropped since the last allocation counts.
     pub used_bytes: usize,
+    /// Bytes of those of them that cannot be evicted now: being filled, or held by replies and grants. As it was found
+    /// by the last round of [`ChunkStore::look_for_pins`].
+    pub pinned_bytes: usize,
     /// Chunks published now.
     pub chunks: usize,
     /// Chunks evicted since the start.
@@ -69,9 +75,23 @@ pub struct ChunkStore {
     /// The block at which the next search for a victim begins.
     hand: usize,
     chunks: usize,
+    /// Bytes of their pieces.
+    published_bytes: usize,
+    pins: PinSearch,
     evicted_chunks: u64,
     evicted_bytes: u64,
     ahead_chunks: u64,
+}
+
+/// A round over all blocks that looks for pinned chunks.
+#[derive(Debug, Default)]
+struct PinSearch {
+    /// The next block.
+    hand: usize,
+    /// Bytes found in this round.
+    found: usize,
+    /// Bytes found by the last whole round.
+    pinned_bytes: usize,
 }
 
 impl std::fmt::Debug for ChunkStore {
@@ -92,6 +112,8 @@ impl ChunkStore {
             segments_told: 0,
             hand: 0,
             chunks: 0,
+            published_bytes: 0,
+            pins: PinSearch::default(),
             evicted_chunks: 0,
             evicted_bytes: 0,
             ahead_chunks: 0,
@@ -100,7 +122,8 @@ impl ChunkStore {
     }
 
     /// A piece for `len_bytes`: a free one, else from a new segment, else from what is evicted for it. After it,
-    /// [`ChunkStore::new_segments`] tells of a segment that must be registered before the NIC may use the slot.
+    /// [`ChunkStore::new_segments`] tells of a segment that must be registered before the NIC may use the slot, or of a
+    /// spare one that will be needed soon.
     ///
     /// # Errors
     /// [`NoMemory`] when every place where such a piece could lie is pinned or being filled.
@@ -111,6 +134,7 @@ impl ChunkStore {
         assert!((1..=CHUNK_BYTES).contains(&len_bytes), "a slot of {len_bytes} bytes");
         self.arena.reclaim();
         if let Some(slot) = self.arena.alloc(len_bytes) {
+            self.arena.prepare_spare();
             return Ok(slot);
         }
         if self.arena.grow() {
@@ -124,6 +148,12 @@ impl ChunkStore {
             mapped_bytes: self.arena.mapped_bytes(),
             capacity_bytes: self.arena.capacity_bytes(),
         })
+    }
+
+    /// Whether slots may lie in the segment of that number; if not, it is a spare one.
+    #[must_use]
+    pub fn is_in_use(&self, segment: u16) -> bool {
+        self.arena.is_in_use(segment)
     }
 
     /// A segment that was mapped and not yet told, in their order: to be called until `None`.
@@ -148,6 +178,7 @@ impl ChunkStore {
     ) -> Arc<Chunk> {
         slot.touch_latest();
         let (block, _) = self.arena.place(&slot);
+        self.published_bytes += slot.capacity();
         let chunk = Arc::new(Chunk::new(slot, len_bytes, crc32c));
         if let Some(before) = file.put(index, Arc::clone(&chunk)) {
             self.release(&before);
@@ -185,8 +216,26 @@ impl ChunkStore {
                 published.file.take(published.index);
             }
         }
-        self.chunks = 0;
+        (self.chunks, self.published_bytes) = (0, 0);
         self.arena.reclaim();
+    }
+
+    /// Goes on with the search for pinned chunks: looks at some 1,000 of them (10 to 100 us). To be called now and then;
+    /// what a round over all of them has found is told by [`ChunkStore::stats`].
+    pub fn look_for_pins(&mut self) {
+        self.arena.reclaim();
+        let mut budget = PIN_SEARCH_CHUNKS;
+        let search = &mut self.pins;
+        while let Some(published) = self.published.get(search.hand) {
+            let pinned = published.iter().filter(|published| !is_unpinned(published));
+            search.found += pinned.map(|published| published.chunk.slot().capacity()).sum::<usize>();
+            search.hand += 1;
+            budget = budget.saturating_sub(published.len() + 1);
+            if budget == 0 {
+                return;
+            }
+        }
+        *search = PinSearch { pinned_bytes: search.found, ..PinSearch::default() };
     }
 
     /// The arena in numbers.
@@ -196,6 +245,9 @@ impl ChunkStore {
             capacity_bytes: self.arena.capacity_bytes(),
             mapped_bytes: self.arena.mapped_bytes(),
             used_bytes: self.arena.used_bytes(),
+            // What is in use and not published is being filled, or is a dropped chunk that somebody holds.
+            pinned_bytes: self.arena.used_bytes() - self.published_bytes.min(self.arena.used_bytes())
+                + self.pins.pinned_bytes,
             chunks: self.chunks,
             evicted_chunks: self.evicted_chunks,
             evicted_bytes: self.evicted_bytes,
@@ -211,6 +263,7 @@ impl ChunkStore {
         let published = &mut self.published[block];
         let at = published.iter().position(|published| Arc::ptr_eq(&published.chunk, chunk));
         published.swap_remove(at.expect("a chunk in a table is on the list of its block"));
+        self.published_bytes -= chunk.slot().capacity();
         self.chunks -= 1;
     }
 
@@ -220,11 +273,15 @@ impl ChunkStore {
         let mut seen = 0;
         while seen < blocks {
             let window = EVICTION_WINDOW.min(blocks - seen);
-            let coldest = (0..window)
-                .map(|at| (self.hand + at) % blocks)
-                .filter(|&block| self.is_evictable(block))
-                .min_by_key(|&block| self.arena.last_use(block));
-            let Some(victim) = coldest else {
+            let mut coldest = [(Micros(0), 0); EVICTION_WINDOW];
+            for (at, place) in coldest[..window].iter_mut().enumerate() {
+                let block = (self.hand + at) % blocks;
+                *place = (self.arena.last_use(block), block);
+            }
+            coldest[..window].sort_unstable();
+            // Whether a block has a pin costs a look at each of its chunks, so only the coldest ones are asked.
+            let victim = coldest[..window].iter().map(|(_, block)| *block).find(|block| self.is_evictable(*block));
+            let Some(victim) = victim else {
                 self.hand = (self.hand + window) % blocks;
                 seen += window;
                 continue;
@@ -243,7 +300,7 @@ impl ChunkStore {
     /// Where every block has something pinned in it: evicts what lies between pins, at the first place where that
     /// frees a whole piece.
     fn evict_a_range(&mut self, len_bytes: usize) -> Option<Slot> {
-        let units = 1 << order_for(len_bytes);
+        let units = units_for(len_bytes).next_power_of_two();
         for block in 0..self.published.len() {
             let mut busy = [false; BLOCK_UNITS];
             for (unit, count) in self.arena.given_out(block) {
@@ -282,6 +339,7 @@ impl ChunkStore {
             self.chunks -= 1;
             self.evicted_chunks += 1;
             self.evicted_bytes += published.chunk.slot().capacity() as u64;
+            self.published_bytes -= published.chunk.slot().capacity();
             published.file.take(published.index);
         }
         self.arena.reclaim();
@@ -300,7 +358,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::types::{Micros, Timestamp, Version};
+    use super::super::types::{Timestamp, Version};
     use super::*;
 
     const MIB: usize = 1 << 20;
@@ -348,13 +406,80 @@ mod tests {
         assert!(store.new_segments().is_none());
         let held: Vec<_> = (0..4).map(|_| store.alloc(MIB).expect("room")).collect();
         let told: Vec<_> = std::iter::from_fn(|| store.new_segments()).map(|s| (s.index, s.len_bytes)).collect();
-        assert_eq!(told, [(0, MIB), (1, 2 * MIB), (2, MIB)]);
+        assert_eq!(told, [(0, MIB), (1, MIB), (2, 2 * MIB)]);
         assert!(store.new_segments().is_none());
         let error = store.alloc(1).expect_err("all is being filled");
         assert_eq!(error, NoMemory { wanted_bytes: 1, mapped_bytes: 4 * MIB, capacity_bytes: 4 * MIB });
         drop(held);
         assert!(store.alloc(MIB).is_ok());
         assert_eq!(store.stats().mapped_bytes, 4 * MIB);
+    }
+
+    #[test]
+    fn a_spare_segment_is_told_before_it_is_needed() {
+        let mut store = store(8);
+        let _held: Vec<_> = (0..3).map(|_| store.alloc(MIB / 4 - 4096).expect("room")).collect();
+        let told: Vec<_> = std::iter::from_fn(|| store.new_segments()).map(|s| s.index).collect();
+        assert_eq!(told, [0], "a quarter is free");
+        let _more = store.alloc(3 * 4096).expect("room");
+        assert_eq!(store.new_segments().map(|s| s.index), Some(1));
+        assert!(store.is_in_use(0) && !store.is_in_use(1));
+        assert_eq!(store.stats().mapped_bytes, 2 * MIB);
+    }
+
+    #[test]
+    fn what_is_pinned_is_found_by_a_search() {
+        let mut store = store(64);
+        let data = file(1, 5000);
+        let mut pinned: Vec<_> = (0..4000).map(|i| put(&mut store, &data, i, &[0; 5000]).expect("room")).collect();
+        pinned.truncate(300);
+        let filling = store.alloc(MIB).expect("room");
+        for _ in 0..5 {
+            store.look_for_pins();
+        }
+        assert_eq!(store.stats().pinned_bytes, 300 * 8192 + MIB);
+        drop((pinned, filling));
+        for _ in 0..10 {
+            store.look_for_pins();
+        }
+        assert_eq!(store.stats().pinned_bytes, 0);
+    }
+
+    /// Bytes of the regular files of a Python environment (numpy, scipy, pandas and what they need: 9,712 pieces of at
+    /// most 1 MiB): how many of them are at most so large, and larger than the one before.
+    const SITE_PACKAGES: [(usize, usize); 10] = [
+        (1024, 2209),
+        (2048, 868),
+        (4096, 984),
+        (8192, 1156),
+        (16_384, 1304),
+        (32_768, 1285),
+        (65_536, 951),
+        (131_072, 491),
+        (524_288, 322),
+        (MIB, 142),
+    ];
+
+    #[test]
+    fn small_files_waste_little() {
+        let mut store = store(1024);
+        let data = file(1, 20_000);
+        let mut below = 1;
+        let mut lens = Vec::new();
+        for (largest, count) in SITE_PACKAGES {
+            lens.extend((0..count).map(|at| below + (largest - below) * at / count));
+            below = largest;
+        }
+        // In no order: 4,001 is prime, so all places are visited.
+        for (index, at) in (0..lens.len()).map(|i| i * 4001 % lens.len()).enumerate() {
+            put(&mut store, &data, index as u32, &vec![0; lens[at]]).expect("room");
+        }
+        let (used, bytes) = (store.stats().used_bytes, lens.iter().sum::<usize>());
+        // Whole pages are what it takes. Powers of two would be 1.46 times the bytes.
+        assert!(used * 100 <= bytes * 110, "{used} bytes of memory for {bytes} bytes of files");
+        // And what is mapped is in use, but for the last segment, the spare one and what is left beside large pieces.
+        let mapped = store.stats().mapped_bytes - 2 * 2 * MIB;
+        assert!(mapped * 100 <= bytes * 115, "{mapped} bytes mapped for {bytes} bytes of files");
     }
 
     #[test]

@@ -309,9 +309,23 @@ pub struct SimArgs {
     /// Children per parent [default: 2 to 7 by the number of nodes]
     #[arg(long, value_name = "N", value_parser = number(FANOUT))]
     pub fanout: Option<u64>,
+    /// Break a rule on purpose, to see that it is found out and told by the exit code
+    #[arg(long, value_name = "HOW", hide = true)]
+    pub sabotage: Option<SimSabotage>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What is broken on purpose in a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimSabotage {
+    /// The code panics.
+    Crash,
+    /// The backend gives other bytes than the file has.
+    Safety,
+    /// Every message is lost.
+    Liveness,
 }
 
 /// How much goes wrong in a simulation.

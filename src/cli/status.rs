@@ -89,9 +89,12 @@ fn describe(status: &Status) -> String {
         ("process", format!("{}, up {}", status.pid, duration(status.uptime_s))),
         ("version", format!("{} (commit {})", status.version, status.commit)),
         ("cache", format!("{} of {}", bytes(status.cache.used_bytes), bytes(status.cache.capacity_bytes))),
+        ("pinned", bytes(status.counters.get(Counter::CacheBytesPinned))),
+        ("evicted", format!("{} chunks", status.counters.get(Counter::ChunksEvicted))),
         ("lookups", status.counters.get(Counter::FuseLookup).to_string()),
         ("backend reads", bytes(status.counters.get(Counter::BackendReadBytes))),
         ("from parent", bytes(status.counters.get(Counter::ReadBytesFromParent))),
+        ("longest turn", format!("{} us", status.counters.get(Counter::EngineTurnUsMax))),
     ];
     let mut text = String::new();
     let asks = status.asks.iter().map(|asks| ("asks", asks.clone()));

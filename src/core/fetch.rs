@@ -95,6 +95,7 @@ impl Node {
             flight.token = Some(self.enoent.begin(path));
         }
         self.counters.to_parent += 1;
+        self.release_to(node);
         let message = match &object {
             Object::Attr(path) => Message::Attr { path },
             Object::List(path) => Message::List { path, stamp, from },
@@ -348,7 +349,7 @@ impl Node {
         let (Stage::Pulling { grant, crc }, Some(node)) = (flight.stage, flight.asked) else { return };
         let Object::Chunk { version, index, .. } = &flight.object else { return };
         let len = chunk_len(version.size, *index).unwrap_or(0);
-        self.send(node, id.0, &Message::Release { grant });
+        self.release(now, node, grant);
         match slot {
             Some(slot) => self.check(now, id, slot, len, crc),
             None => {

@@ -24,6 +24,12 @@ pub const SHARES_EVERY_US: u64 = 1_000_000;
 /// Grants that one peer holds at once; the oldest is taken back for another one: its release was lost.
 pub const GRANTS_PER_PEER_MAX: usize = 2 * REQUESTS_AT_PARENT_MAX;
 
+/// Grants whose release waits for the next request to their node, which then needs to wake up once only.
+pub const OWED_MAX: usize = 8;
+
+/// How long a release waits at most.
+pub const OWED_US: u64 = 20_000;
+
 /// Nodes after the root that ask the backend in its place, one after the other.
 pub const STANDBYS: u32 = 3;
 
@@ -121,6 +127,7 @@ const _: () = {
     assert!(HEADER_BYTES + size_of::<AttrWire>() + TARGET_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
     assert!(READ_AHEAD_CHUNKS as usize <= AHEAD_MAX && AHEAD_MAX <= REQUESTS_AT_PARENT_MAX / 2);
     assert!(PENDING_US < RETRY_US);
+    assert!(OWED_MAX < GRANTS_PER_PEER_MAX && OWED_US < GRANT_LEASE_US);
     assert!(CREDITS_MIN <= REQUESTS_AT_PARENT_MAX && REQUESTS_AT_PARENT_MAX < GRANTS_PER_PEER_MAX);
     assert!(DETECT_MIN_US <= DETECT_DEFAULT_US && DETECT_DEFAULT_US <= DETECT_MAX_US);
     // Some heartbeats fit into the shortest time, and a node is given up before its requests fail.

@@ -183,7 +183,11 @@ pub struct Node {
     foreign: HashSet<NodeId>,
     /// Keys of the arena's segments as they go on the wire.
     pub(super) keys: Vec<Option<u64>>,
+    /// The segment of the arena that is not used yet.
+    spare: Option<u16>,
     pub(super) grants: BTreeMap<u64, Granted>,
+    /// Grants of others that are to be released, and when at the latest.
+    pub(super) owed: (Vec<(NodeId, u64)>, Micros),
     pub(super) statfs: Option<(Statfs, Micros)>,
     pub(super) sweeps: Vec<Sweep>,
     pub(super) sweep_runs: Vec<SweepRun>,
@@ -234,7 +238,9 @@ impl Node {
             sharers,
             foreign: HashSet::new(),
             keys: Vec::new(),
+            spare: None,
             grants: BTreeMap::new(),
+            owed: (Vec::new(), Micros::FOREVER),
             statfs: None,
             sweeps: Vec::new(),
             sweep_runs: Vec::new(),
@@ -261,6 +267,11 @@ impl Node {
     #[must_use]
     pub fn store(&self) -> &ChunkStore {
         &self.store
+    }
+
+    /// Goes on with the search for pinned chunks; see [`ChunkStore::look_for_pins`].
+    pub fn look_for_pins(&mut self) {
+        self.store.look_for_pins();
     }
 
     /// Trees in which this node asks the backend in place of others.
@@ -304,13 +315,15 @@ impl Node {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
         let lease = self.grants.first_key_value().map(|(_, granted)| granted.until);
-        [self.flights.next_timer(), self.next_watch(), lease, self.next_sweep()].into_iter().flatten().min()
+        let owed = (!self.owed.0.is_empty()).then_some(self.owed.1);
+        [self.flights.next_timer(), self.next_watch(), lease, self.next_sweep(), owed].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn timer(&mut self, now: Micros) {
         self.watch(now);
         self.end_leases(now);
+        self.release_late(now);
         self.end_sweeps(now);
         while let Some(id) = self.flights.due(now) {
             self.look_at(now, id);
@@ -624,9 +637,22 @@ impl Node {
     pub(super) fn alloc(&mut self, len: usize) -> Option<Slot> {
         let slot = self.store.alloc(len).ok();
         while let Some(segment) = self.store.new_segments() {
-            self.out.push_back(Output::Register { segment: segment.index });
+            let spare = !self.store.is_in_use(segment.index);
+            self.spare = spare.then_some(segment.index);
+            self.out.push_back(Output::Register { segment: segment.index, spare });
+        }
+        if let Some(segment) = self.spare.take_if(|segment| self.store.is_in_use(*segment))
+            && !self.is_registered(segment)
+        {
+            self.out.push_back(Output::Register { segment, spare: false });
         }
         slot
+    }
+
+    /// Whether a segment of the arena is registered.
+    #[must_use]
+    pub fn is_registered(&self, segment: u16) -> bool {
+        self.keys.get(usize::from(segment)).is_some_and(Option::is_some)
     }
 
     /// A segment of the arena is registered under `key`.

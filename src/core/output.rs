@@ -63,6 +63,8 @@ pub enum Output {
     Register {
         /// Which.
         segment: u16,
+        /// It is not used yet: there is time to make its pages present before. It is told again should it be used first.
+        spare: bool,
     },
     /// What the kernel has cached of this inode under this name is to be asked for anew; its contents may stay.
     Expire {

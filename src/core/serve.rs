@@ -9,7 +9,8 @@ use hashbrown::HashMap;
 
 use super::flight::{Object, Outcome, Waiter};
 use super::limits::{
-    CREDITS_MIN, GRANT_LEASE_US, GRANTS_PER_PEER_MAX, REQUESTS_AT_PARENT_MAX, SHARER_FORGOTTEN_US, SHARES_EVERY_US,
+    CREDITS_MIN, GRANT_LEASE_US, GRANTS_PER_PEER_MAX, OWED_MAX, OWED_US, REQUESTS_AT_PARENT_MAX, SHARER_FORGOTTEN_US,
+    SHARES_EVERY_US,
 };
 use super::node::{ESTALE, Granted, Node};
 use super::topology::NodeId;
@@ -108,6 +109,36 @@ impl Node {
                 // ENOENT as a failure would be absence without its TTL: the object went while it was asked for.
                 let gone = *errno == rustix::io::Errno::NOENT.raw_os_error();
                 self.send(node, id, &Message::Failed { errno: if gone { ESTALE } else { *errno } });
+            }
+        }
+    }
+
+    /// A grant of another node's is no longer needed here. It is told with the next request, or a little later.
+    pub(super) fn release(&mut self, now: Micros, node: NodeId, grant: u64) {
+        let (owed, at) = &mut self.owed;
+        if owed.is_empty() {
+            *at = now.after_us(OWED_US);
+        }
+        owed.push((node, grant));
+        if owed.len() >= OWED_MAX {
+            *at = now;
+            self.release_late(now);
+        }
+    }
+
+    /// Releases what `node` is owed, just before it is asked for something.
+    pub(super) fn release_to(&mut self, node: NodeId) {
+        while let Some(at) = self.owed.0.iter().position(|(to, _)| *to == node) {
+            let (_, grant) = self.owed.0.swap_remove(at);
+            self.send(node, 0, &Message::Release { grant });
+        }
+    }
+
+    /// Releases everything once it has waited long enough.
+    pub(super) fn release_late(&mut self, now: Micros) {
+        if self.owed.1 <= now {
+            for (node, grant) in std::mem::take(&mut self.owed.0) {
+                self.send(node, 0, &Message::Release { grant });
             }
         }
     }

@@ -136,7 +136,9 @@ counters! {
     RepliesEio replies_eio Count Total "Replies of EIO to the kernel.";
     CacheBytesCapacity cache_bytes_capacity Bytes Gauge "Upper bound of the chunk memory (--cache-size).";
     CacheBytesMapped cache_bytes_mapped Bytes Gauge "Chunk memory mapped so far.";
+    CacheBytesPrefaulted cache_bytes_prefaulted Bytes Gauge "Chunk memory whose pages were made present before their use.";
     CacheBytesUsed cache_bytes_used Bytes Gauge "Chunk memory that holds file data.";
+    CacheBytesPinned cache_bytes_pinned Bytes Gauge "Chunk memory in use that cannot be evicted now: being filled, or being sent.";
     Chunks chunks Count Gauge "Chunks in memory.";
     ChunksEvicted chunks_evicted Count Total "Chunks evicted to make room.";
     ChunksAhead chunks_ahead Count Total "Chunks requested ahead of clients that read in order.";
@@ -145,6 +147,7 @@ counters! {
     ChunksAheadDropped chunks_ahead_dropped Count Total "Chunks not fetched ahead because memory or the line was short.";
     ChunksInFlightMax chunks_in_flight_max Count Gauge "Most chunks that were requested upstream at one moment.";
     Inodes inodes Count Gauge "Inodes in memory.";
+    NamesBytes names_bytes Bytes Gauge "Memory of inodes, listings and their tables.";
     EngineTurns engine_turns Count Total "Turns of the engine thread.";
     EngineTurnUsMax engine_turn_us_max Microseconds Gauge "Longest turn of the engine thread.";
     StartupUsLibrary startup_us_library Microseconds Gauge "Start-up: loading libfabric.";

@@ -256,13 +256,14 @@ impl Daemon {
         });
         let engine = Engine {
             node,
-            transport: Transport::new(port, addresses, arena),
+            transport: Transport::new(port, addresses, arena.clone()),
             pool,
             inbox: inbox.clone(),
             shown: shown.clone(),
             counters: counters.clone(),
             enoent: enoent.clone(),
             names: reader.clone(),
+            arena,
             notify,
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
             work: Work::default(),

@@ -21,7 +21,7 @@ use bornite_fuse::Errno;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::Backoff;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::clock;
@@ -29,6 +29,7 @@ use super::handler::{self, Next, REPLY_INLINE_BYTES, ReadAhead};
 use super::pool::{Done, Pool, Task};
 use super::replies::Kernel;
 use super::transport::{Nap, Transport};
+use crate::cache::arena::Arena;
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::Names;
 use crate::cache::types::{Ino, Micros};
@@ -258,6 +259,7 @@ pub(super) struct Engine {
     pub(super) counters: Arc<Counters>,
     pub(super) enoent: Arc<EnoentMap>,
     pub(super) names: Arc<Names>,
+    pub(super) arena: Arc<Arena>,
     pub(super) notify: Notify,
     pub(super) spins: bool,
     pub(super) work: Work,
@@ -269,6 +271,8 @@ pub(super) struct Work {
     jobs: HashMap<u64, Job>,
     sweeps: HashMap<u64, Sender<Swept>>,
     last_job: u64,
+    /// Segments of the arena that a worker was given.
+    prefaulted: HashSet<u16>,
     maintained: Micros,
     published: Micros,
 }
@@ -427,6 +431,12 @@ impl Engine {
             match done {
                 Done::Backend { id, reply } => self.node.backend(now, id, reply),
                 Done::Verified { id, slot, crc } => self.node.verified(now, id, slot, crc),
+                Done::Prefaulted { segment, bytes } => {
+                    self.counters.add(Counter::CacheBytesPrefaulted, bytes);
+                    if !self.node.is_registered(segment) {
+                        self.transport.register(segment, &mut self.node);
+                    }
+                }
             }
         }
         if self.node.next_deadline().is_some_and(|at| at <= now) {
@@ -454,7 +464,14 @@ impl Engine {
             }
             Output::Verify { id, slot, len } => self.pool.submit(Task::Verify { id, slot, len }),
             Output::Backend { id, op } => self.pool.submit(Task::Backend { id, op }),
-            Output::Register { segment } => self.transport.register(segment, &mut self.node),
+            Output::Register { segment, spare } => {
+                if !spare && !self.node.is_registered(segment) {
+                    self.transport.register(segment, &mut self.node);
+                }
+                if let Some(segment) = self.arena.segment(segment).filter(|_| self.work.prefaulted.insert(segment)) {
+                    self.pool.submit(Task::Prefault(segment));
+                }
+            }
             Output::Invalidate { ino, path } => (self.notify)(Notice::Gone { ino, path }),
             Output::Expire { ino, path, dir } => (self.notify)(Notice::Expire { ino, path, dir }),
             Output::Fence { id } => (self.notify)(Notice::Fence(id)),
@@ -506,6 +523,7 @@ impl Engine {
         if now.0.saturating_sub(self.work.maintained.0) >= MAINTAIN_US {
             self.work.maintained = now;
             self.enoent.maintain(now);
+            self.node.look_for_pins();
         }
         if !busy || now.0.saturating_sub(self.work.published.0) >= PUBLISH_US {
             self.work.published = now;
@@ -561,9 +579,11 @@ impl Engine {
             (Counter::CacheBytesCapacity, a.capacity_bytes as u64),
             (Counter::CacheBytesMapped, a.mapped_bytes as u64),
             (Counter::CacheBytesUsed, a.used_bytes as u64),
+            (Counter::CacheBytesPinned, a.pinned_bytes as u64),
             (Counter::Chunks, a.chunks as u64),
             (Counter::ChunksEvicted, a.evicted_chunks),
             (Counter::Inodes, self.names.stats().inodes),
+            (Counter::NamesBytes, self.names.stats().bytes),
         ] {
             self.counters.set(counter, value);
         }

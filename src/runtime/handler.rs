@@ -373,7 +373,7 @@ impl<R: Replies> ReadJob<R> {
             [Some(head), Some(tail)] => {
                 let split = CHUNK_BYTES - begin;
                 match (head.bytes().get(begin..), tail.bytes().get(..self.len - split)) {
-                    (Some(head), Some(tail)) => self.reply.data(&[head, tail].concat()),
+                    (Some(head), Some(tail)) => self.reply.data_of_two(head, tail),
                     _ => self.reply.error(Errno::EIO),
                 }
             }

@@ -19,7 +19,7 @@ use crossbeam::queue::SegQueue;
 use super::backend::Backend;
 use super::engine::Wheel;
 use super::lazy::LazyBackend;
-use crate::cache::arena::Slot;
+use crate::cache::arena::{SegmentInfo, Slot};
 use crate::core::{BackendOp, BackendReply, ChunkFailure, FlightId};
 
 /// Workers for checksums and large replies, which never wait for anything.
@@ -41,6 +41,8 @@ pub(super) enum Task {
     Backend { id: FlightId, op: BackendOp },
     /// Compute a checksum.
     Verify { id: FlightId, slot: Slot, len: usize },
+    /// Make the pages of new memory present.
+    Prefault(SegmentInfo),
     /// Answer a client with many bytes.
     Reply(Box<dyn FnOnce() + Send>),
 }
@@ -51,6 +53,8 @@ pub(super) enum Done {
     Backend { id: FlightId, reply: BackendReply },
     /// The checksum.
     Verified { id: FlightId, slot: Slot, crc: u32 },
+    /// New memory is ready; how much of it was made present.
+    Prefaulted { segment: u16, bytes: u64 },
 }
 
 /// The workers.
@@ -91,7 +95,7 @@ impl Pool {
 
     pub(super) fn submit(&mut self, task: Task) {
         let lane = match &task {
-            Task::Verify { .. } | Task::Reply(_) => &mut self.computing,
+            Task::Verify { .. } | Task::Reply(_) | Task::Prefault(_) => &mut self.computing,
             Task::Backend { op: BackendOp::Chunk { .. } | BackendOp::Recheck { .. }, .. } => &mut self.data,
             Task::Backend { op: BackendOp::Attr { .. } | BackendOp::List { .. } | BackendOp::Statfs, .. } => {
                 &mut self.names
@@ -277,6 +281,12 @@ impl Worker {
                 Task::Verify { id, mut slot, len } => {
                     let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
                     self.finish(Done::Verified { id, slot, crc });
+                }
+                Task::Prefault(segment) => {
+                    // A kernel that cannot do so makes them present when they are used.
+                    let present = segment.prefault().is_ok();
+                    let bytes = if present { segment.len_bytes as u64 } else { 0 };
+                    self.finish(Done::Prefaulted { segment: segment.index, bytes });
                 }
                 Task::Backend { id, op } => {
                     open |= matches!(op, BackendOp::Chunk { .. });

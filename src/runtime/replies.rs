@@ -45,6 +45,8 @@ pub trait Attributes: Refuse {
 pub trait Data: Refuse {
     /// The bytes, which may be reused once this returns.
     fn data(self, bytes: &[u8]);
+    /// The bytes of both, one after the other.
+    fn data_of_two(self, head: &[u8], tail: &[u8]);
 }
 
 /// Answers a readdir.
@@ -106,6 +108,10 @@ impl Attributes for AttrReply {
 impl Data for DataReply {
     fn data(self, bytes: &[u8]) {
         self.data(bytes);
+    }
+
+    fn data_of_two(self, head: &[u8], tail: &[u8]) {
+        self.data_of_two(head, tail);
     }
 }
 

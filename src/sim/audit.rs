@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::client::{Client, describe};
+use super::config::Sabotage;
 use super::event::{Event, Life};
 use super::lives::{answerers, index};
 use super::oracle::Reads;
@@ -30,6 +31,7 @@ const RETURNED_US_MAX: u64 = 3_000_000;
 impl World {
     /// Nobody may wait for longer than the deadline.
     pub(super) fn watch(&mut self) -> Result<(), SimError> {
+        assert!(self.config.sabotage != Some(Sabotage::Crash), "broken on purpose");
         let late = |client: &&Client| {
             let frozen_us = self.places[client.node].frozen_us;
             client.asked.as_ref().is_some_and(|asked| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::config::SimConfig;
+use super::config::{Sabotage, SimConfig};
 use super::oracle::Said;
 use super::rng::{Rng, mix};
 use super::tree::{Entry, Missing, Tree};
@@ -178,6 +178,9 @@ pub(super) fn answer(
                 Ok(Some(content)) => {
                     let begin = usize::try_from(offset).unwrap_or(usize::MAX);
                     slot.as_mut_slice()[..len].copy_from_slice(&content[begin..begin + len]);
+                    if config.sabotage == Some(Sabotage::Safety) {
+                        slot.as_mut_slice()[0] ^= 1;
+                    }
                     let crc = crc32c::crc32c(&content[begin..begin + len]);
                     let ctime = there.map(|entry| entry.attr.ctime).unwrap_or_default();
                     (BackendReply::Chunk(Ok(ChunkRead { slot, len, crc, ctime })), Said::Bytes)

@@ -78,7 +78,7 @@ impl World {
                 self.report.counts.backend_hung += u64::from(hangs);
                 self.queue.push(looks, Event::Operate { by, id, op, asked: now, told });
             }
-            Output::Register { segment } => {
+            Output::Register { segment, .. } => {
                 // A key of its own for each life, with bit 63 set as some providers do.
                 let key = (1 << 63) | by.number << 48 | (by.node as u64) << 16 | u64::from(segment);
                 if let Some(node) = self.living(by) {

@@ -41,6 +41,29 @@ impl FaultLevel {
     }
 }
 
+/// A breach of the rules, to see that it is found out and told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The code panics.
+    Crash,
+    /// The backend gives other bytes than the file has.
+    Safety,
+    /// Every message is lost.
+    Liveness,
+}
+
+impl Sabotage {
+    /// The word for it on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Sabotage::Crash => "crash",
+            Sabotage::Safety => "safety",
+            Sabotage::Liveness => "liveness",
+        }
+    }
+}
+
 /// What goes wrong, and how often. Times are microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
@@ -216,6 +239,8 @@ pub struct SimConfig {
     pub level: FaultLevel,
     /// What goes wrong.
     pub faults: Faults,
+    /// What is broken on purpose.
+    pub sabotage: Option<Sabotage>,
     /// The served tree.
     pub tree: TreeConfig,
     /// Clients of each node: each asks for one object after the other.
@@ -261,6 +286,7 @@ impl SimConfig {
             fanout: None,
             level,
             faults,
+            sabotage: None,
             tree: TreeConfig {
                 dirs: rng.within(3..10),
                 files: rng.within(20..50),
@@ -301,6 +327,9 @@ impl SimConfig {
         }
         if let Some(fanout) = self.fanout {
             command += &format!(" --fanout {fanout}");
+        }
+        if let Some(sabotage) = self.sabotage {
+            command += &format!(" --sabotage {}", sabotage.as_str());
         }
         command + " --faults " + self.level.as_str()
     }

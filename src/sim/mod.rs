@@ -30,7 +30,7 @@ mod tests;
 mod tree;
 mod world;
 
-pub use config::{FaultLevel, Faults, SimConfig};
+pub use config::{FaultLevel, Faults, Sabotage, SimConfig};
 pub use report::{Counts, Report, SimError};
 pub use rng::Rng;
 pub use tree::TreeConfig;

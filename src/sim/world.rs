@@ -54,6 +54,9 @@ pub(super) struct Place {
     pub(super) away_at: Micros,
 }
 
+/// An invalidation under way: the path, and when it began.
+type Sweeping = (Box<[u8]>, Micros);
+
 pub(super) struct World {
     pub(super) config: SimConfig,
     pub(super) rng: Rng,
@@ -76,7 +79,7 @@ pub(super) struct World {
     /// Requests that a node was sent by another one, less the answers it gave: by both and the request's number.
     pub(super) owed: HashMap<(usize, usize, u64), u32>,
     /// Invalidations that somebody waits for, by the waiter's number: of what, and since when.
-    pub(super) sweeping: HashMap<(Life, u64), (Box<[u8]>, Micros)>,
+    pub(super) sweeping: HashMap<(Life, u64), Sweeping>,
     pub(super) searches: Searches,
     /// Links that are cut, and until when.
     pub(super) cuts: Vec<(Micros, Side)>,

@@ -43,6 +43,22 @@ impl Program {
         program
     }
 
+    /// A line of its `/proc/PID/status` that counts kB, in bytes: `VmRSS` is its memory now, `VmHWM` the most it had.
+    pub(crate) fn memory_bytes(&self, line: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let value = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')?.strip_suffix("kB"));
+        value.and_then(|value| value.trim().parse::<u64>().ok()).expect("a number of kB") * 1024
+    }
+
+    /// Its counters, as `bornite stats` shows them.
+    pub(crate) fn counter(&self, counter: bornite::observe::Counter) -> u64 {
+        let dirs = bornite::observe::SocketDirs::at(&self.mountpoint.parent().expect("inside").join("bornite"));
+        let stats: bornite::observe::Snapshot =
+            bornite::observe::query(&dirs, &self.mountpoint, &bornite::observe::Request::Stats, DEADLINE)
+                .expect("it answers");
+        stats.get(counter)
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid");
         rustix::process::kill_process(pid, signal).expect("it is not reaped yet");

@@ -88,6 +88,10 @@ impl Data for Token {
     fn data(self, bytes: &[u8]) {
         self.send(Answer::Data(bytes.to_vec()));
     }
+
+    fn data_of_two(self, head: &[u8], tail: &[u8]) {
+        self.data(&[head, tail].concat());
+    }
 }
 
 impl Directory for Token {
@@ -327,7 +331,7 @@ impl Nodes {
                     assert_eq!(at, 0, "only the root asks the backend");
                     self.push_later(Event::Ask { at, id, op });
                 }
-                Output::Register { segment } => {
+                Output::Register { segment, .. } => {
                     self.members[at].node.registered(segment, (at as u64) << 32 | u64::from(segment));
                 }
                 // This client remembers nothing.

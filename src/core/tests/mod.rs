@@ -417,7 +417,7 @@ impl Wire {
                 Output::Complete { waiter, outcome } => {
                     assert!(self.answers.insert(waiter, (self.now, outcome)).is_none(), "answered twice");
                 }
-                Output::Register { segment } => {
+                Output::Register { segment, .. } => {
                     let key = life << 32 | u64::from(at) << 16 | u64::from(segment);
                     self.node(at).registered(segment, key);
                 }
