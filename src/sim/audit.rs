@@ -1,4 +1,5 @@
-//! What is looked at beside the answers: who waits for too long, and what is left when everything is over.
+//! What is looked at beside the answers: who waits for too long, who asks whom, who asks the backend, how many
+//! heartbeats there are, and what is left when everything is over.
 
 use std::collections::BTreeSet;
 
@@ -138,10 +139,10 @@ impl World {
             let chains: BTreeSet<_> = self.trees_of(at).flat_map(|tree| tree.candidates()).map(index).collect();
             let dead = chains.iter().filter(|node| !self.was_there(**node, REST_US)).count() as u64;
             let asked = chains.len().min(self.config.stripes as usize) as u64;
-            let most = match self.config.faults.lost_per_mille {
-                0 => asked * (rest_s * 1_000_000 / HEARTBEAT_IDLE_US + 2) + dead * (rest_s + 20),
-                // What is lost looks like silence for a while.
-                _ => chains.len() as u64 * rest_s * 2,
+            let most = match self.config.faults.misleads() {
+                false => asked * (rest_s * 1_000_000 / HEARTBEAT_IDLE_US + 2) + dead * (rest_s + 20),
+                // What is lost or late looks like silence for a while.
+                true => chains.len() as u64 * rest_s * 2,
             };
             if after - before > most {
                 let what = format!("{} probes in {rest_s} s in which nobody asked for anything", after - before);

@@ -355,7 +355,8 @@ impl World {
         }
         if missing == 0 {
             self.report.counts.swept += 1;
-            self.oracle.note_sweep(path, begun, self.now);
+            let topology = self.places[by.node].topology.clone();
+            self.oracle.note_sweep(topology, path, begun, self.now);
         }
         Ok(())
     }
