@@ -29,6 +29,7 @@ fn open_for_random(mount: &Path) -> File {
 #[test]
 fn who_reads_in_order_finds_the_next_chunks_there_and_no_byte_is_fetched_twice() {
     needs_fuse!("who_reads_in_order_finds_the_next_chunks_there_and_no_byte_is_fetched_twice");
+    needs_a_reliable_network!("who_reads_in_order_finds_the_next_chunks_there_and_no_byte_is_fetched_twice");
     const CHUNKS: u64 = 16;
     let (target, bytes) = target(CHUNKS as usize * CHUNK - 5);
     let cluster = Cluster::start(4, target.path());
@@ -58,6 +59,7 @@ fn who_reads_in_order_finds_the_next_chunks_there_and_no_byte_is_fetched_twice()
 #[test]
 fn reads_here_and_there_fetch_their_chunks_and_no_other() {
     needs_fuse!("reads_here_and_there_fetch_their_chunks_and_no_other");
+    needs_a_reliable_network!("reads_here_and_there_fetch_their_chunks_and_no_other");
     let (target, bytes) = target(24 * CHUNK);
     let cluster = Cluster::start(4, target.path());
     for node in DEPTHS.into_iter().rev() {
@@ -93,6 +95,7 @@ fn the_start_of_a_large_file_fetches_one_chunk() {
 #[test]
 fn a_memory_that_is_too_small_for_the_window_fetches_little_ahead_and_nothing_twice() {
     needs_fuse!("a_memory_that_is_too_small_for_the_window_fetches_little_ahead_and_nothing_twice");
+    needs_a_reliable_network!("a_memory_that_is_too_small_for_the_window_fetches_little_ahead_and_nothing_twice");
     let (target, bytes) = target(64 * CHUNK);
     let mut plan = common::Plan::new(2, target.path());
     plan.cache_bytes = 8 * CHUNK as u64;

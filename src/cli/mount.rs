@@ -125,13 +125,16 @@ enum Phase {
 fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     // Before the first thread: it may change the environment that libfabric reads.
-    settings.net = runtime::choose_net(settings.net.as_deref()).map_err(|error| UsageError(error.to_string()))?;
+    let (net, notes) = runtime::choose_net(settings.net.as_deref()).map_err(|error| UsageError(error.to_string()))?;
+    settings.net = net;
     let interrupts = signals::catch(args.foreground_child)?;
     // Not resolved: only a root may touch the backend.
     settings.target = std::path::absolute(&settings.target)
         .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
     let node = Node::resolve(&settings)?;
     logging::install(&log_spec(&settings, args.foreground_child, &node.nodes[node.me].0)?)?;
+    log::info!("network: {}", settings.net.as_deref().unwrap_or("the address book decides"));
+    notes.iter().for_each(|note| log::info!("{note}"));
     for variable in config::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         log::warn!(
             "environment variable {variable} is not known and has no effect; see `bornite mount --print-config`"

@@ -57,6 +57,9 @@ pub const ALONE_BURST: u64 = 200;
 /// Requests that such a node asks its own backend for in a second.
 pub const ALONE_PER_S: u64 = 20;
 
+/// Requests whose timers are looked at in one turn.
+pub const TIMER_STEPS_MAX: usize = 512;
+
 /// Requests that are taken from the line in one turn.
 pub const PUMP_STEPS_MAX: usize = 256;
 

@@ -14,6 +14,7 @@
 //! is there), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation), `limits` (every bound, in one place).
 
 mod bucket;
+mod config;
 mod fetch;
 mod flight;
 pub mod limits;
@@ -27,8 +28,9 @@ mod upstream;
 mod verify;
 pub mod wire;
 
+pub use config::{Counters, Load, NodeConfig};
 pub use flight::{FlightId, Object, Outcome, Waiter};
-pub use node::{Counters, Load, Node, NodeConfig};
+pub use node::Node;
 pub use output::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Output};
 pub use peer::ParentState;
 pub use sweep::Swept;

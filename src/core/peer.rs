@@ -168,7 +168,7 @@ impl Peer {
         if self.incarnation != Some(incarnation) || id > self.probe {
             return;
         }
-        if serving && !self.is_ready() {
+        if serving && self.since.is_some() {
             log::info!(
                 "parent readiness confirmed at node {} after {} us across {} probe(s)",
                 self.node,
@@ -225,7 +225,7 @@ impl Peer {
         }
         let pause_us = self.pause_us;
         self.pause_us = (pause_us * 2).min(PROBE_PAUSE_MAX_US);
-        if self.is_ready() && self.since.is_none() {
+        if self.is_ready() && self.silent_us(now) < PROBE_PAUSE_MAX_US {
             // It is asked whether it would do, before anything is wrong with it.
             return;
         }

@@ -6,6 +6,7 @@
 //! place. What turns out to be the same afterwards keeps its number and data: files in use live through it.
 //!
 //! With several trees each has its own invalidation, beginning at its own root; a path's own tree is what counts for it.
+//! Those of other groups (`--trees`) are asked for by the node where it all begins, of their roots or standbys.
 
 use std::sync::Arc;
 
@@ -29,8 +30,15 @@ pub struct Swept {
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asker {
-    Local(u64),
-    Peer { node: NodeId, id: u64 },
+    /// A client, for this tree.
+    Local {
+        waiter: u64,
+        tree: usize,
+    },
+    Peer {
+        node: NodeId,
+        id: u64,
+    },
 }
 
 /// A node that was told, and has not done it.
@@ -45,8 +53,8 @@ struct Told {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Stage {
-    /// The question was passed up.
-    Up,
+    /// The question was passed up, or to those who answer for another group: the first of these.
+    Up { abroad: Vec<Told> },
     /// This node is done, but for its kernel while `fence`; these are not.
     Down { fence: bool, told: Vec<Told> },
 }
@@ -68,19 +76,25 @@ pub(super) struct Sweep {
 #[derive(Debug)]
 pub(super) struct SweepRun {
     waiter: u64,
-    trees_left: usize,
-    swept: Swept,
+    left: usize,
+    /// All groups together, tree by tree.
+    trees: Vec<Swept>,
 }
 
 impl Node {
     /// A client of this node wants what is at `path` and below it asked for anew, everywhere. Ends in
     /// [`Output::Swept`], with the counts of the tree in which the fewest nodes did it.
     pub fn sweep(&mut self, now: Micros, path: &[u8], waiter: u64) {
-        let swept = Swept { reached: u32::MAX, missing: 0 };
-        self.sweep_runs.push(SweepRun { waiter, trees_left: self.trees.len(), swept });
+        let groups: Vec<Vec<_>> = self.trees.iter().map(|up| up.topology.elsewhere().collect()).collect();
+        let left = groups.iter().map(|groups| groups.len() + 1).sum();
+        self.sweep_runs.push(SweepRun { waiter, left, trees: vec![Swept::default(); self.trees.len()] });
         let path: Arc<[u8]> = path.into();
-        for tree in 0..self.trees.len() {
-            self.begin_sweep(now, tree, path.clone(), Asker::Local(waiter), false);
+        for (tree, groups) in groups.into_iter().enumerate() {
+            let asker = Asker::Local { waiter, tree };
+            self.begin_sweep(now, tree, path.clone(), asker, false, Vec::new());
+            for group in groups {
+                self.begin_sweep(now, tree, path.clone(), asker, false, group);
+            }
         }
     }
 
@@ -105,30 +119,40 @@ impl Node {
         self.send(header.from, header.id, &Message::Pending);
         let asker = Asker::Peer { node: header.from, id: header.id };
         if self.sweeps.len() < SWEEPS_MAX && self.sweeps.iter().all(|sweep| sweep.asker != asker) {
-            self.begin_sweep(now, tree, path.into(), asker, down);
+            self.begin_sweep(now, tree, path.into(), asker, down, Vec::new());
         }
     }
 
-    fn begin_sweep(&mut self, now: Micros, tree: usize, path: Arc<[u8]>, asker: Asker, down: bool) {
+    fn begin_sweep(
+        &mut self,
+        now: Micros,
+        tree: usize,
+        path: Arc<[u8]>,
+        asker: Asker,
+        down: bool,
+        abroad: Vec<NodeId>,
+    ) {
         let id = self.flights.next_id();
         let up = &self.trees[tree];
-        let here = down || up.target == Target::Backend;
+        let here = abroad.is_empty() && (down || up.target == Target::Backend);
         let hops = u64::from(up.topology.depth()) * SWEEP_HOP_US;
         let wait = match here {
             true => SWEEP_DEADLINE_US.saturating_sub(hops).max(SWEEP_DEADLINE_MIN_US),
             false => SWEEP_DEADLINE_US + SWEEP_RETRY_US + hops,
         };
         let (retry, deadline) = (now.after_us(SWEEP_RETRY_US), now.after_us(wait));
-        let sweep =
-            Sweep { id, tree, path: path.clone(), asker, stage: Stage::Up, swept: Swept::default(), retry, deadline };
-        let asked = up.asked();
-        self.sweeps.push(sweep);
+        let abroad: Vec<_> = abroad.into_iter().map(|node| Told { node, heard: false, times: 1 }).collect();
+        let (asked, is_own) = (abroad.first().map(|told| told.node).or(up.asked()), abroad.is_empty());
+        let (stage, swept) = (Stage::Up { abroad }, Swept::default());
+        self.sweeps.push(Sweep { id, tree, path: path.clone(), asker, stage, swept, retry, deadline });
         if here {
             self.sweep_here(id, down);
         } else if let Some(node) = asked {
             self.send_sweep(node, id, tree, &path, false);
             // Should it be dead, that is to be found out now.
-            self.hurry(now, node);
+            if is_own {
+                self.hurry(now, node);
+            }
         }
     }
 
@@ -177,9 +201,8 @@ impl Node {
     /// A frame of a node arrived: if it was told of an invalidation, it is at it.
     pub(super) fn note_sweeper(&mut self, node: NodeId) {
         for sweep in &mut self.sweeps {
-            if let Stage::Down { told, .. } = &mut sweep.stage {
-                told.iter_mut().filter(|told| told.node == node).for_each(|told| told.heard = true);
-            }
+            let (Stage::Down { told, .. } | Stage::Up { abroad: told }) = &mut sweep.stage;
+            told.iter_mut().filter(|told| told.node == node).for_each(|told| told.heard = true);
         }
     }
 
@@ -192,7 +215,7 @@ impl Node {
     pub(super) fn sweep_answered(&mut self, now: Micros, header: &Header, swept: Swept) {
         let Some(sweep) = self.sweeps.iter_mut().find(|sweep| sweep.id == header.id) else { return };
         match &mut sweep.stage {
-            Stage::Up => {
+            Stage::Up { .. } => {
                 sweep.swept = swept;
                 sweep.stage = Stage::Down { fence: false, told: Vec::new() };
             }
@@ -227,25 +250,28 @@ impl Node {
         self.sweeps = on;
         for sweep in over {
             let silent = match &sweep.stage {
-                Stage::Up => 1,
+                Stage::Up { .. } => 1,
                 Stage::Down { told, .. } => u32::try_from(told.len()).unwrap_or(u32::MAX),
             };
             let swept = Swept { missing: sweep.swept.missing + silent, ..sweep.swept };
             match sweep.asker {
-                Asker::Local(waiter) => self.swept_in_tree(waiter, swept),
+                Asker::Local { waiter, tree } => self.swept_in_tree(waiter, tree, swept),
                 Asker::Peer { node, id } => self.send(node, id, &Message::Swept(swept)),
             }
         }
     }
 
-    fn swept_in_tree(&mut self, waiter: u64, swept: Swept) {
+    fn swept_in_tree(&mut self, waiter: u64, tree: usize, swept: Swept) {
         let Some(at) = self.sweep_runs.iter().position(|run| run.waiter == waiter) else { return };
         let run = &mut self.sweep_runs[at];
-        run.trees_left -= 1;
-        run.swept.reached = run.swept.reached.min(swept.reached);
-        run.swept.missing = run.swept.missing.max(swept.missing);
-        if run.trees_left == 0 {
-            let SweepRun { swept, .. } = self.sweep_runs.swap_remove(at);
+        run.left -= 1;
+        run.trees[tree].reached += swept.reached;
+        run.trees[tree].missing += swept.missing;
+        if run.left == 0 {
+            let SweepRun { trees, .. } = self.sweep_runs.swap_remove(at);
+            let reached = trees.iter().map(|swept| swept.reached).min().unwrap_or(0);
+            let missing = trees.iter().map(|swept| swept.missing).max().unwrap_or(0);
+            let swept = Swept { reached, missing };
             self.out.push_back(Output::Swept { waiter, swept });
         }
     }
@@ -255,14 +281,25 @@ impl Node {
         sweep.retry = now.after_us(SWEEP_RETRY_US);
         let (tree, path) = (sweep.tree, sweep.path.clone());
         let up = &self.trees[tree];
-        let Stage::Down { told, .. } = &mut sweep.stage else {
-            match up.asked() {
-                Some(node) => self.send_sweep(node, id, tree, &path, false),
-                // Nobody above lives any more.
-                None if up.target == Target::Backend => self.sweep_here(id, false),
-                None => {}
+        let told = match &mut sweep.stage {
+            Stage::Down { told, .. } => told,
+            Stage::Up { abroad } if !abroad.is_empty() => {
+                // The next one of that group, where this one gives no sign; the last one is asked until the end.
+                if abroad.len() > 1 && !abroad[0].heard && abroad[0].times > 1 {
+                    abroad.remove(0);
+                }
+                abroad[0].times += 1;
+                let node = abroad[0].node;
+                return self.send_sweep(node, id, tree, &path, false);
             }
-            return;
+            Stage::Up { .. } => {
+                return match up.asked() {
+                    Some(node) => self.send_sweep(node, id, tree, &path, false),
+                    // Nobody above lives any more.
+                    None if up.target == Target::Backend => self.sweep_here(id, false),
+                    None => {}
+                };
+            }
         };
         // Who gave no sign although told twice is gone: its children are told in its place.
         let (gone, mut on): (Vec<_>, Vec<_>) = told.drain(..).partition(|told| !told.heard && told.times > 1);

@@ -29,6 +29,7 @@ pub struct Topology {
     nodes: u32,
     me: NodeId,
     fanout: u32,
+    groups: u32,
     group: Range<u32>,
     stripes: u32,
     tree: u32,
@@ -97,22 +98,22 @@ impl Topology {
         if fanout == Some(0) {
             return Err(TopologyError::Fanout);
         }
-        let cut = |tree: u32| u32::try_from(u64::from(tree) * u64::from(nodes) / u64::from(trees)).unwrap_or(nodes);
+        let cut = |tree| cut(nodes, trees, tree);
         // The group g with cut(g) <= me < cut(g + 1).
         let tree =
             u32::try_from(((u64::from(me.0) + 1) * u64::from(trees)).div_ceil(u64::from(nodes)) - 1).unwrap_or(0);
         let group = cut(tree)..cut(tree + 1);
         debug_assert!(group.contains(&me.0));
         let fanout = fanout.unwrap_or_else(|| default_fanout(group.end - group.start));
-        Ok(Topology { nodes, me, fanout, group, stripes: 1, tree: 0 })
+        Ok(Topology { nodes, me, fanout, groups: trees, group, stripes: 1, tree: 0 })
     }
 
     /// The first of `stripes` trees of the same shape.
     ///
     /// # Errors
-    /// [`TopologyError::Stripes`] where `trees`, into which the nodes are cut, are too small for as many.
-    pub fn striped(self, trees: u32, stripes: u32) -> Result<Topology, TopologyError> {
-        let nodes = self.nodes / trees.max(1);
+    /// [`TopologyError::Stripes`] where the groups into which the nodes are cut are too small for as many.
+    pub fn striped(self, stripes: u32) -> Result<Topology, TopologyError> {
+        let nodes = self.nodes / self.groups;
         let max = nodes.min(STRIPES_MAX);
         if stripes == 0 || stripes > max {
             return Err(TopologyError::Stripes { stripes, nodes, max });
@@ -268,6 +269,19 @@ impl Topology {
         (first..last).map(move |place| this.at(u32::try_from(place).unwrap_or(u32::MAX)))
     }
 
+    /// For each other group, those who answer for it: the root of this tree's counterpart there, then its standbys.
+    pub fn elsewhere(&self) -> impl Iterator<Item = Vec<NodeId>> + use<> {
+        let this = self.clone();
+        let groups = (0..this.groups).map(move |group| Topology {
+            group: cut(this.nodes, this.groups, group)..cut(this.nodes, this.groups, group + 1),
+            ..this.clone()
+        });
+        let me = self.me;
+        groups
+            .filter(move |topology| !topology.group.contains(&me.0))
+            .map(|topology| (0..=STANDBYS.min(topology.size() - 1)).map(|place| topology.at(place)).collect())
+    }
+
     /// Hops from this node to its root.
     #[must_use]
     pub fn depth(&self) -> u32 {
@@ -279,6 +293,11 @@ impl Topology {
         }
         depth
     }
+}
+
+/// The first node of a group of `nodes` in `groups` groups.
+fn cut(nodes: u32, groups: u32, group: u32) -> u32 {
+    u32::try_from(u64::from(group) * u64::from(nodes) / u64::from(groups)).unwrap_or(nodes)
 }
 
 #[cfg(test)]
@@ -314,19 +333,29 @@ mod tests {
 
     #[test]
     fn stripes_turn_the_tree() {
-        let t = |me, tree| Topology::new(8, NodeId(me), 1, None).unwrap().striped(1, 4).unwrap().tree(tree);
+        let t = |me, tree| Topology::new(8, NodeId(me), 1, None).unwrap().striped(4).unwrap().tree(tree);
         assert_eq!((0..4).map(|tree| t(0, tree).root().0).collect::<Vec<_>>(), [0, 2, 4, 6]);
         assert_eq!(t(6, 3).children().collect::<Vec<_>>(), [NodeId(7), NodeId(0)]);
         assert!(t(6, 0).is_root_of_any() && !t(7, 0).is_root_of_any());
-        let refused = |trees, stripes| Topology::new(8, NodeId(0), trees, None).unwrap().striped(trees, stripes);
+        let refused = |trees, stripes| Topology::new(8, NodeId(0), trees, None).unwrap().striped(stripes);
         assert_eq!(refused(1, 9), Err(TopologyError::Stripes { stripes: 9, nodes: 8, max: 8 }));
         assert_eq!(refused(2, 5), Err(TopologyError::Stripes { stripes: 5, nodes: 4, max: 4 }));
         assert!(refused(1, 0).is_err() && refused(2, 4).is_ok());
     }
 
     #[test]
+    fn every_other_group_has_those_who_answer_for_it() {
+        let topology = Topology::new(9, NodeId(4), 3, None).unwrap().striped(3).unwrap();
+        let of =
+            |tree| topology.tree(tree).elsewhere().map(|nodes| nodes.iter().map(|n| n.0).collect::<Vec<_>>()).collect();
+        let (first, second): (Vec<_>, Vec<_>) = (of(0), of(1));
+        assert_eq!((first, second), (vec![vec![0, 1, 2], vec![6, 7, 8]], vec![vec![1, 2, 0], vec![7, 8, 6]]));
+        assert_eq!(Topology::new(9, NodeId(4), 1, None).unwrap().elsewhere().count(), 0);
+    }
+
+    #[test]
     fn paths_are_spread_evenly_and_the_same_way_everywhere() {
-        let topology = Topology::new(64, NodeId(0), 1, None).unwrap().striped(1, 7).unwrap();
+        let topology = Topology::new(64, NodeId(0), 1, None).unwrap().striped(7).unwrap();
         let mut counts = [0; 7];
         for n in 0..7000 {
             counts[topology.tree_of(format!("lib/python3.12/site-packages/m{n}/__init__.py").as_bytes()) as usize] += 1;
@@ -356,7 +385,7 @@ mod tests {
             prop_assume!(trees <= nodes);
             let stripes = 1 + u32::try_from(stripes.index((nodes / trees).min(STRIPES_MAX) as usize)).unwrap();
             let me = NodeId(u32::try_from(me.index(nodes as usize)).unwrap());
-            let first = Topology::new(nodes, me, trees, fanout).unwrap().striped(trees, stripes).unwrap();
+            let first = Topology::new(nodes, me, trees, fanout).unwrap().striped(stripes).unwrap();
             let mut roots = Vec::new();
             for topology in (0..stripes).map(|tree| first.tree(tree)) {
                 let candidates = topology.candidates();

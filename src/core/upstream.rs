@@ -136,7 +136,10 @@ impl Node {
             (Target::Candidate(_), Some(peer)) => peer.state(now, self.detect_us),
             (Target::Backend, _) if up.chain.is_empty() => ParentState::None,
             (Target::Backend, _) => ParentState::Ready,
-            _ => ParentState::Unreachable,
+            _ => up.chain.first().and_then(|node| self.peers.get(node)).map_or(ParentState::Unreachable, |peer| {
+                // Ready it would be asked.
+                if peer.is_ready() { ParentState::Unreachable } else { peer.state(now, self.detect_us) }
+            }),
         };
         let rank = |state: &ParentState| match state {
             ParentState::None => 0,
@@ -289,6 +292,7 @@ impl Node {
         self.switches += 1;
         self.counters.failovers += u64::from(!is_better && target != Target::Nobody);
         match (target, up.asked(), was_asked) {
+            (_, Some(node), _) if before == Target::Nobody => log::info!("node {node} is ready and is asked{name}"),
             (_, Some(node), _) if node == parent => log::warn!("parent node {node} is there again and is asked{name}"),
             (_, Some(node), Some(dead)) if !is_better => {
                 log::warn!("node {dead} does not answer: node {node} is asked{name} instead of parent node {parent}");
@@ -300,7 +304,7 @@ impl Node {
             (Target::Backend, ..) => log::error!(
                 "no node before this one answers: it is cut off{name}, and asks the backend itself at a small rate"
             ),
-            _ => log::warn!("nobody can be asked{name}: the root was never ready; waiting for it"),
+            _ => log::info!("nobody can be asked{name}: the root was never ready; waiting for it"),
         }
         if let Some(node) = was_asked.filter(|_| !is_better) {
             self.ask_elsewhere(now, node, false);

@@ -33,6 +33,9 @@ const OPEN_FILE_IDLE: Duration = Duration::from_secs(5);
 /// Tries to compare a file whose change time moves all the while.
 const RECHECKS_MAX: u32 = 3;
 
+/// The device number of the target's filesystem, for all nodes. None has it: numbers of devices begin at 1.
+const TARGET_DEV: u64 = 0;
+
 /// How long a time of whole seconds must be over before it can tell a further change from the one it stands for.
 const RACY_US: i64 = 2_000_000;
 
@@ -135,7 +138,7 @@ impl Backend {
             self.counters.add(Counter::BackendEnoent, 1);
         }
         let file = self.checked(found)?;
-        let mut attr = attr_of(&self.checked(rustix::fs::fstat(&file))?);
+        let mut attr = self.attr_of(&self.checked(rustix::fs::fstat(&file))?);
         if attr.kind() != Kind::Symlink {
             return Ok(Found { attr, target: None });
         }
@@ -256,7 +259,7 @@ impl Backend {
         }
         self.counters.add(Counter::BackendReadBytes, have as u64);
         self.counters.add(Counter::BackendFstat, 1);
-        let mut after = attr_of(&self.checked(rustix::fs::fstat(&*file))?);
+        let mut after = self.attr_of(&self.checked(rustix::fs::fstat(&*file))?);
         after.change = version.change;
         if after.version() != *version {
             self.close_file(path);
@@ -364,6 +367,16 @@ impl Backend {
 
     fn close_file(&self, path: &[u8]) {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).retain(|f| *f.path != *path);
+    }
+
+    /// Attributes as all nodes know them: the device number of the target's own filesystem is each node's own (network
+    /// filesystems get any free one), and another node may have to answer in this one's place.
+    fn attr_of(&self, s: &Stat) -> Attr {
+        let mut attr = attr_of(s);
+        if s.st_dev == self.root.load().stat.st_dev {
+            attr.backend_dev = TARGET_DEV;
+        }
+        attr
     }
 
     /// What stands for the root of a mount that is not served.
@@ -547,6 +560,7 @@ mod tests {
         let b = backend(dir.path());
         let Found { attr, target } = b.attr(b"d/f").unwrap();
         assert_eq!((attr.kind(), attr.size, target), (Kind::File, 5, None));
+        assert_eq!(attr.backend_dev, TARGET_DEV, "another node's number for this filesystem is another one");
         let mut bytes = [0; 5];
         assert_eq!(b.chunk(b"d/f", &attr.version(), 0, &mut bytes), Ok((crc32c::crc32c(b"hello"), attr.ctime)));
         assert_eq!(&bytes, b"hello");

@@ -157,19 +157,22 @@ pub fn clear_stale(mountpoint: &Path) -> Result<bool, MountError> {
 /// The trees cannot be laid.
 pub fn is_root(nodes: usize, me: usize, trees: u32, stripes: u32) -> Result<bool, TopologyError> {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Ok(Topology::new(number(nodes), NodeId(number(me)), trees, None)?.striped(trees, stripes)?.is_root_of_any())
+    Ok(Topology::new(number(nodes), NodeId(number(me)), trees, None)?.striped(stripes)?.is_root_of_any())
 }
 
 /// Decides between `--net` and FI_PROVIDER, and puts FI_PROVIDER right for libfabric; gives the network, if either
-/// names one. To be called while the process has one thread: see [`bornite_fabric::choose_provider_env`].
+/// names one, and what was changed in the environment and why, to be logged once there is a log. To be called while the
+/// process has one thread: see [`bornite_fabric::choose_provider_env`].
 ///
 /// # Errors
 /// Either names no network, or the environment cannot be changed any more.
-pub fn choose_net(net: Option<&str>) -> Result<Option<String>, StartError> {
+pub fn choose_net(net: Option<&str>) -> Result<(Option<String>, Vec<String>), StartError> {
     let wrong = |error: &dyn std::fmt::Display| StartError::Fabric(error.to_string());
     let net = net.map(str::parse::<Net>).transpose().map_err(|e| wrong(&e))?;
+    let plan = bornite_fabric::plan_environment(net.as_ref()).map_err(|e| wrong(&e))?;
     let chosen = bornite_fabric::choose_provider_env(net.as_ref()).map_err(|e| wrong(&e))?;
-    Ok(chosen.map(|net| net.to_string()))
+    let notes = plan.changes.iter().map(|change| format!("{}={}: {}", change.variable, change.to, change.reason));
+    Ok((chosen.map(|net| net.to_string()), notes.collect()))
 }
 
 /// A running daemon.
@@ -194,7 +197,7 @@ impl Daemon {
         let begin = Instant::now();
         let nodes = u32::try_from(config.nodes.len().max(1)).unwrap_or(u32::MAX);
         let me = NodeId(u32::try_from(config.me).unwrap_or(u32::MAX));
-        let topology = Topology::new(nodes, me, config.trees, config.fanout)?.striped(config.trees, config.stripes)?;
+        let topology = Topology::new(nodes, me, config.trees, config.fanout)?.striped(config.stripes)?;
         let incarnation = incarnation();
         let key = hash_key(incarnation);
         let names = NamesWriter::new(NamesConfig::new(key));
@@ -231,7 +234,7 @@ impl Daemon {
         let reader: Arc<Names> = names.1.clone();
         let node_config = NodeConfig {
             topology: topology.clone(),
-            job: job_digest(&config.nodes, &topology, config.trees),
+            job: job_digest(&config),
             incarnation,
             enoent_ttl: config.enoent_ttl,
             dir_ttl: config.dir_ttl,
@@ -493,6 +496,8 @@ fn open_fabric(
     port.bind = Some(mine);
     port.frame_bytes_max = FRAME_BYTES_MAX;
     port.receives = receives + SPARE_RECEIVES;
+    // One peer gets a quarter of them: as many as a node asks its parent for.
+    port.reads = 4 * crate::core::limits::REQUESTS_AT_PARENT_MAX;
     port.peers = config.nodes.len();
     // The engine looks again by itself, at its other queues too.
     port.spin = Duration::ZERO;
@@ -555,9 +560,10 @@ fn receives(topology: &Topology) -> usize {
 }
 
 /// Names the job by its nodes and its trees: daemons that were told others do not talk to each other.
-fn job_digest(nodes: &[(String, String)], topology: &Topology, trees: u32) -> u64 {
+fn job_digest(config: &DaemonConfig) -> u64 {
     // FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every node, unlike the standard library's keyed hasher.
-    let shape = [trees, topology.stripes(), topology.fanout()].map(u32::to_le_bytes);
+    let shape = [config.trees, config.stripes, config.fanout.unwrap_or(0)].map(u32::to_le_bytes);
+    let nodes = &config.nodes;
     let bytes = nodes.iter().flat_map(|(host, address)| [host.as_bytes(), b" ", address.as_bytes(), b"\n"]).flatten();
     bytes
         .chain(shape.iter().flatten())

@@ -10,7 +10,7 @@
 //! free nobody waits for it: whoever has it finds what was put, or the engine's thread is called.
 //! - Writer: puts, fence, `try_lock`; where that fails, [`Waker::wake`].
 //! - Reader: the engine's thread says that it sleeps, fence, looks at the queues once more, lets the wheel go, sleeps.
-//! - So either the writer sees that it sleeps and calls it, or it sees what was put.
+//! - So either the writer sees that it sleeps and calls it, or it sees what was put (tests/wheel.rs has all orders).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -80,7 +80,7 @@ impl Waker {
     pub(super) fn wake(&self) {
         // Pairs with the fence in `prepare`: either this sees that the engine sleeps, or the engine sees what was put.
         fence(Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::Relaxed) {
+        if self.sleeping.swap(false, Ordering::AcqRel) {
             // A full counter (EAGAIN) wakes as well.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
@@ -88,7 +88,8 @@ impl Waker {
 
     /// The engine is about to sleep; it must look at its queues once more after this.
     fn prepare(&self) {
-        self.sleeping.store(true, Ordering::Relaxed);
+        // A read-modify-write, so that this and `wake` come one after the other for everyone.
+        self.sleeping.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
@@ -557,6 +558,8 @@ impl Engine {
             (Counter::FramesReceived, n.frames),
             (Counter::FramesSent, t.sent),
             (Counter::FramesDropped, n.dropped + t.dropped),
+            (Counter::FabricTimeouts, t.timeouts),
+            (Counter::FabricQuarantined, t.quarantined),
             (Counter::ReadsFromParent, n.pulls),
             (Counter::ReadBytesFromParent, n.chunk_bytes),
             (Counter::FlightsJoined, n.joined),

@@ -44,11 +44,14 @@ const EVENTS_MAX: usize = 64;
 pub(super) struct Counts {
     pub(super) sent: u64,
     pub(super) dropped: u64,
+    pub(super) timeouts: u64,
+    pub(super) quarantined: u64,
 }
 
 /// A read under way: the slot must outlive it.
 struct Reading {
     id: FlightId,
+    from: NodeId,
     slot: Slot,
 }
 
@@ -88,6 +91,8 @@ pub(super) struct Transport {
     ended: Vec<Ended>,
     /// Frames that were not sent, for how many tries they have had.
     failed: Vec<(NodeId, u32, Vec<u8>)>,
+    /// Whose operations have ended, while somebody waits for that.
+    freed: Vec<NodeId>,
     counts: Counts,
 }
 
@@ -107,12 +112,14 @@ impl Transport {
             due: Vec::new(),
             ended: Vec::new(),
             failed: Vec::new(),
+            freed: Vec::new(),
             counts: Counts::default(),
         }
     }
 
     pub(super) fn counts(&self) -> Counts {
-        self.counts
+        let port = self.port.as_ref().map(Port::counters).unwrap_or_default();
+        Counts { timeouts: port.timeouts, quarantined: port.quarantined, ..self.counts }
     }
 
     /// Registers a segment of the arena, so that peers may read it and reads may land in it.
@@ -151,7 +158,7 @@ impl Transport {
         len: usize,
         slot: Slot,
     ) {
-        self.post(now, from, Queued::Pull { reading: Reading { id, slot }, key, offset, len });
+        self.post(now, from, Queued::Pull { reading: Reading { id, from, slot }, key, offset, len });
     }
 
     fn post(&mut self, now: Micros, to: NodeId, post: Queued) {
@@ -249,9 +256,11 @@ impl Transport {
     /// Takes what arrived. True when there was something.
     pub(super) fn poll(&mut self, now: Micros, node: &mut Node) -> bool {
         let Some(port) = &mut self.port else { return false };
-        let Transport { reading, late, ended, failed, counts, .. } = self;
+        let waiting = !self.backlog.is_empty();
+        let Transport { reading, late, ended, failed, freed, counts, .. } = self;
         let events = port.poll(EVENTS_MAX, &mut |event| match event {
             Event::Frame(frame) => node.frame(now, frame),
+            Event::Sent { token, result: Ok(()), .. } if waiting => freed.push(sent_by(token).0),
             Event::Sent { result: Ok(()), .. } => {}
             Event::Sent { token, result: Err(error), frame } => {
                 let (to, tries) = sent_by(token);
@@ -267,6 +276,9 @@ impl Transport {
                     log::debug!("a remote read failed: {error}");
                 }
                 let Some(reading) = reading.remove(&token) else { return };
+                if waiting {
+                    freed.push(reading.from);
+                }
                 if result.as_ref().is_err_and(|error| error.code() == Some(Code::TimedOut)) {
                     ended.push(Ended::Lost(reading.id));
                     late.insert(token, reading.slot);
@@ -278,6 +290,12 @@ impl Transport {
                 late.remove(&token);
             }
         });
+        for peer in self.freed.drain(..) {
+            // What it did not take it may take now.
+            if let Some(backlog) = self.backlog.get_mut(&peer) {
+                backlog.next = now;
+            }
+        }
         while let Some((to, tries, bytes)) = self.failed.pop() {
             self.keep(now, to, Queued::Frame { bytes, tries });
         }
@@ -289,7 +307,7 @@ impl Transport {
         let any = !self.ended.is_empty();
         for ended in self.ended.drain(..) {
             match ended {
-                Ended::Read { reading: Reading { id, slot }, ok } => node.pulled(now, id, slot, ok),
+                Ended::Read { reading: Reading { id, slot, .. }, ok } => node.pulled(now, id, slot, ok),
                 Ended::Lost(id) => node.pull_lost(now, id),
             }
         }

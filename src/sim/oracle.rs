@@ -84,9 +84,8 @@ pub(super) struct Reads<'a> {
     pub(super) reads: u64,
 }
 
-/// An invalidation that reached every node of a group.
+/// An invalidation that reached every node.
 struct Sweep {
-    topology: Topology,
     path: Box<[u8]>,
     begun: Micros,
     ended: Micros,
@@ -140,9 +139,9 @@ impl Oracle {
         }
     }
 
-    /// An invalidation of `path` that began then has reached every node of the group now.
-    pub(super) fn note_sweep(&mut self, topology: Topology, path: Box<[u8]>, begun: Micros, ended: Micros) {
-        self.sweeps.push(Sweep { topology, path, begun, ended });
+    /// An invalidation of `path` that began then has reached every node now.
+    pub(super) fn note_sweep(&mut self, path: Box<[u8]>, begun: Micros, ended: Micros) {
+        self.sweeps.push(Sweep { path, begun, ended });
     }
 
     pub(super) fn note_freeze(&mut self, from: Micros, until: Micros) {
@@ -163,9 +162,8 @@ impl Oracle {
     /// What is told of `path` was asked of the backend since then: since the last invalidation that was over before the
     /// hearer asked.
     fn floor(&self, hearer: &Hearer, path: &[u8]) -> Micros {
-        let is_of_group = |swept: &&Sweep| swept.topology.place_of(hearer.topology.me()).is_some();
         let over = self.sweeps.iter().filter(|swept| swept.ended < hearer.asked && is_at_or_below(path, &swept.path));
-        over.filter(is_of_group).map(|swept| swept.begun).max().unwrap_or_default()
+        over.map(|swept| swept.begun).max().unwrap_or_default()
     }
 
     pub(super) fn note_read(&mut self, root: usize, path: &[u8], version: Version, offset: u64) {

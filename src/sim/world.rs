@@ -110,7 +110,7 @@ impl World {
         for me in 0..config.nodes {
             let topology = Topology::new(config.nodes, NodeId(me), config.trees, config.fanout)?;
             places.push(Place {
-                topology: topology.striped(config.trees, config.stripes)?,
+                topology: topology.striped(config.stripes)?,
                 node: None,
                 life: 0,
                 enoent: None,
@@ -345,9 +345,7 @@ impl World {
         let Some((path, begun)) = self.sweeping.remove(&(by, waiter)) else {
             return Err(self.wrong(by.node, b"", "an end of no invalidation, or a second one".to_owned()));
         };
-        let root = self.places[by.node].topology.root();
-        let there = self.places.iter().filter(|place| place.topology.root() == root);
-        let (all, living) = (there.clone().count(), there.filter(|place| place.node.is_some()).count());
+        let (all, living) = (self.places.len(), self.places.iter().filter(|place| place.node.is_some()).count());
         let (reached, missing) = (swept.reached as usize, swept.missing as usize);
         if reached > all || (missing == 0 && reached < all) {
             let what = format!("{swept:?} after an invalidation, of {all} nodes of which {living} live");
@@ -355,8 +353,7 @@ impl World {
         }
         if missing == 0 {
             self.report.counts.swept += 1;
-            let topology = self.places[by.node].topology.clone();
-            self.oracle.note_sweep(topology, path, begun, self.now);
+            self.oracle.note_sweep(path, begun, self.now);
         }
         Ok(())
     }

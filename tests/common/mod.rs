@@ -70,6 +70,17 @@ macro_rules! needs_fuse {
     };
 }
 
+/// The early end of a test that counts what strict daemons repeat.
+#[macro_export]
+macro_rules! needs_a_reliable_network {
+    ($test:literal) => {
+        if common::is_strict() {
+            common::skipped($test, "it counts requests, which strict daemons repeat");
+            return;
+        }
+    };
+}
+
 /// A port of 127.0.0.1 that is free now. Below the range of outgoing connections, so that none of those takes it until
 /// it is bound.
 pub(crate) fn free_port() -> u16 {

@@ -183,7 +183,7 @@ fn pingpong_us(provider: &str, len: usize, count: u32) -> anyhow::Result<f64> {
     let common = ["-p", provider, "-e", "rdm", "-I", &count.to_string(), "-S", &len.to_string()].map(str::to_owned);
     let mut server = Command::new("fi_pingpong");
     server.args(&common).args(["-B", &port]).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut server = Server(server.spawn().context("fi_pingpong")?);
+    let _server = Server(server.spawn().context("fi_pingpong")?);
     for _ in 0..50 {
         std::thread::sleep(std::time::Duration::from_millis(100));
         let client = Command::new("fi_pingpong").args(&common).args(["-P", &port, "127.0.0.1"]).output()?;
@@ -191,7 +191,6 @@ fn pingpong_us(provider: &str, len: usize, count: u32) -> anyhow::Result<f64> {
         let text = String::from_utf8_lossy(&client.stdout);
         let row = text.lines().rev().find(|line| line.split_whitespace().count() >= 8);
         if let Some(us) = row.and_then(|row| row.split_whitespace().nth(6)?.parse::<f64>().ok()) {
-            let _ = server.0.wait();
             return Ok(2.0 * us);
         }
     }
@@ -359,12 +358,34 @@ fn main() -> anyhow::Result<()> {
             println!("{ms}");
             Ok(())
         }
+        // What a look at an empty queue costs: the least of many short series, which other load hardly disturbs.
+        ["poll", provider] => {
+            for kind in ["port", "raw"] {
+                let mut side = open(kind, provider, false)?;
+                let mut least = f64::INFINITY;
+                for _ in 0..2000 {
+                    let begin = Instant::now();
+                    for _ in 0..100 {
+                        side.idle()?;
+                    }
+                    least = least.min(begin.elapsed().as_secs_f64() * 1e7);
+                }
+                println!("{kind:<5}{least:.1} ns");
+            }
+            Ok(())
+        }
+        // One measurement alone, for perf(1) and strace(1).
+        ["one", kind, provider, wait, bytes, count] => {
+            let mut couple = Couple::start(kind, provider, wait == "sleep")?;
+            println!("{:.2} us", couple.round_trip_us(bytes.parse()?, count.parse()?)?);
+            Ok(())
+        }
         ["start"] => start(),
         ["--quick"] => rpc(true),
         [] => {
             start()?;
             rpc(false)
         }
-        _ => bail!("usage: rpc [start | --quick]"),
+        _ => bail!("usage: rpc [start | --quick | poll PROVIDER | one port|raw PROVIDER busy|sleep BYTES COUNT]"),
     }
 }

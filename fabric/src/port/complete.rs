@@ -52,7 +52,7 @@ impl Port {
                 events += usize::from(self.hand_out(entry.op_context as usize, Ok(entry.len), sink));
             } else if let Some(failure) = self.batch.failure.take() {
                 events += usize::from(self.hand_out(failure.context, Err(failure.error), sink));
-            } else if !self.refill() {
+            } else if (events > 0 && self.partial) || !self.refill() {
                 // Nothing has come that the late ones could be later than.
                 let Some(faults) = self.strict.as_mut().filter(|_| !self.held.is_empty()) else { break };
                 let (index, result) = self.held.swap_remove(faults.pick(self.held.len()));
@@ -67,9 +67,14 @@ impl Port {
         !self.held.is_empty() || self.operations.next_due().is_some_and(|due| due <= self.now())
     }
 
+    /// Whether something was read and not yet handed out.
+    pub(super) fn has_batch(&self) -> bool {
+        !self.finished.is_empty() || self.batch.at < self.batch.len || self.batch.failure.is_some()
+    }
+
     /// Whether a poll has something to hand out, after a look at the queue (which is what drives the provider).
     pub(super) fn refill(&mut self) -> bool {
-        if !self.finished.is_empty() || self.batch.at < self.batch.len || self.batch.failure.is_some() {
+        if self.has_batch() {
             return true;
         }
         if self.broken.is_some() {
@@ -78,6 +83,10 @@ impl Port {
         (self.batch.at, self.batch.len) = (0, 0);
         // SAFETY: the queue is open and gives entries of this format; the array has room for as many as are asked for.
         let got = unsafe { sys::fi_cq_read(self.objects.queue(), self.batch.entries.as_mut_ptr().cast(), BATCH) };
+        // A batch that is not full was all that there was: the next look is the next call's.
+        self.partial = got < BATCH as isize;
+        // What a provider has read ahead is found by the look that finds nothing.
+        self.drained = got == -(libc::EAGAIN as isize);
         match usize::try_from(got) {
             Ok(got) => {
                 self.batch.len = got.min(BATCH);

@@ -250,6 +250,10 @@ pub struct Port {
     /// Strict mode: completions that are handed out later.
     held: Vec<(u32, Result<(), Error>)>,
     batch: Batch,
+    /// The last look at the queue found it empty, and nothing was posted since.
+    drained: bool,
+    /// The last look found less than a batch.
+    partial: bool,
     receive_errors_in_row: usize,
     /// The completion queue or all receives are broken; [`Port::wait`] says so.
     broken: Option<Error>,

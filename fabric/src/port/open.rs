@@ -237,6 +237,8 @@ impl Port {
             injected: 0,
             held: Vec::with_capacity(if config.strict.is_some() { sends + reads } else { 0 }),
             batch: Batch { entries: Box::new([sys::fi_cq_msg_entry::default(); BATCH]), at: 0, len: 0, failure: None },
+            drained: false,
+            partial: false,
             receive_errors_in_row: 0,
             broken: None,
             closing: false,

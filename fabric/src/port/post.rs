@@ -235,7 +235,7 @@ impl Port {
         };
         match Code::from(i32::try_from(-code).unwrap_or(i32::MAX)) {
             _ if code == 0 => {
-                self.receives_posted[index as usize] = true;
+                (self.receives_posted[index as usize], self.drained) = (true, false);
                 true
             }
             // The shm provider says "no memory" of a full queue.
@@ -260,6 +260,8 @@ impl Port {
 
     /// The answer of a post.
     fn posted(&mut self, call: &'static str, code: isize) -> Result<(), Post> {
+        // Posting makes progress, which may complete this operation or another.
+        self.drained = false;
         match Code::from(i32::try_from(-code).unwrap_or(i32::MAX)) {
             _ if code == 0 => {
                 if let Some(faults) = &mut self.strict {

@@ -122,7 +122,8 @@ impl Port {
         let spin_end = start + self.spin.min(timeout);
         let mut now = start;
         loop {
-            if self.has_news()? {
+            // Who has just polled to the end knows that there is nothing.
+            if (!self.spin.is_zero() || !self.is_drained()) && self.has_news()? {
                 return Ok(Wake::Fabric);
             }
             now = now.max(Instant::now());
@@ -157,7 +158,7 @@ impl Port {
         if !self.closing {
             self.post_receives();
         }
-        if self.has_news()? {
+        if !self.is_drained() && self.has_news()? {
             return Ok(None);
         }
         self.counters.sleeps += 1;
@@ -197,6 +198,12 @@ impl Port {
             self.lately.suspicion = Suspicion::default();
         }
         Ok(false)
+    }
+
+    /// Whether the last poll has left nothing, and nothing was posted since: what has come meanwhile makes a descriptor
+    /// readable.
+    fn is_drained(&self) -> bool {
+        self.drained && self.broken.is_none() && !self.has_batch() && !self.has_waiting()
     }
 
     /// Whether there is something to poll; an error when nothing will ever come.

@@ -191,9 +191,11 @@ fn a_node_that_was_stopped_itself_gives_up_nobody() {
     // A heartbeat is under way.
     wire.stop(LEAF);
     wire.run(20 * S);
-    // Its timers run before it sees what arrived.
-    let now = Micros(wire.now);
-    wire.node(LEAF).timer(now);
+    // Its timers run before it sees what arrived, and again before it sees all of it.
+    for later in [0, 1, 10 * MS] {
+        let now = Micros(wire.now + later);
+        wire.node(LEAF).timer(now);
+    }
     wire.go_on(LEAF);
     wire.run(15 * S);
     assert!(is_entry(&wire.answers[&waiter].1));

@@ -91,13 +91,14 @@ struct Place {
 pub(super) struct Plan {
     pub(super) nodes: u32,
     pub(super) fanout: Option<u32>,
+    pub(super) trees: u32,
     pub(super) stripes: u32,
     pub(super) receives: usize,
     pub(super) detect_us: u64,
 }
 
 pub(super) const PLAN: Plan =
-    Plan { nodes: 16, fanout: None, stripes: 1, receives: 16 * REQUESTS_AT_PARENT_MAX, detect_us: DETECT_US };
+    Plan { nodes: 16, fanout: None, trees: 1, stripes: 1, receives: 16 * REQUESTS_AT_PARENT_MAX, detect_us: DETECT_US };
 
 /// A frame that was sent.
 #[derive(Clone, Copy, Debug)]
@@ -173,8 +174,8 @@ impl Wire {
     }
 
     pub(super) fn topology(&self, node: u32) -> Topology {
-        let first = Topology::new(self.plan.nodes, NodeId(node), 1, self.plan.fanout).unwrap();
-        first.striped(1, self.plan.stripes).unwrap()
+        let first = Topology::new(self.plan.nodes, NodeId(node), self.plan.trees, self.plan.fanout).unwrap();
+        first.striped(self.plan.stripes).unwrap()
     }
 
     pub(super) fn start(&mut self, at: u32) {

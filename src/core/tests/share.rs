@@ -129,6 +129,19 @@ fn an_invalidation_right_after_a_death_reaches_all_the_same() {
 }
 
 #[test]
+fn an_invalidation_reaches_other_groups_though_their_roots_are_dead() {
+    for (dead, missing) in [(&[][..], 0), (&[5][..], 1), (&[0, 6][..], 2)] {
+        let mut wire = Wire::new(Plan { nodes: 15, trees: 3, stripes: 2, ..PLAN });
+        dead.iter().for_each(|node| wire.kill(*node));
+        wire.run(20 * S);
+        let waiter = wire.sweep(12, "");
+        wire.run(11 * S);
+        let swept = Swept { reached: 15 - missing, missing };
+        assert_eq!(wire.swept.get(&waiter).copied(), Some(swept), "without {dead:?}");
+    }
+}
+
+#[test]
 fn an_invalidation_of_several_trees_is_told_as_one() {
     let mut wire = Wire::new(Plan { nodes: 8, stripes: 4, ..PLAN });
     let lookup = |wire: &mut Wire| (0..8).for_each(|node| (0..20).for_each(|n| _ = wire.must(node, &format!("a{n}"))));
