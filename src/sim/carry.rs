@@ -71,7 +71,8 @@ impl World {
                     let what = format!("it asks the backend twice at once: {question:?}");
                     return Err(self.wrong(by.node, question.path(), what));
                 }
-                let tree = self.tree_of(by.node, question.path());
+                let path = if question == Question::Statfs { None } else { Some(question.path()) };
+                let tree = self.tree_of(by.node, path);
                 self.questions.insert((by, id), question);
                 self.note_reader(by.node, &tree)?;
                 let (looks, told, hangs) = backend::times(&self.config, &self.outages, &mut self.rng, now);
@@ -116,7 +117,12 @@ impl World {
             }
         }
         self.report.counts.messages += 1;
-        if let Some(path) = asked_path(&message) {
+        let asked = match message {
+            Message::Attr { path } | Message::List { path, .. } | Message::Chunk { path, .. } => Some(Some(path)),
+            Message::Statfs => Some(None),
+            _ => None,
+        };
+        if let Some(path) = asked {
             let tree = self.tree_of(from, path);
             self.note_asked(from, to, &tree, header.id)?;
         }
@@ -139,10 +145,10 @@ impl World {
         Ok(())
     }
 
-    /// The tree of a path, as a node sees it.
-    fn tree_of(&self, node: usize, path: &[u8]) -> Topology {
+    /// The tree in which a path is asked for, or what has none, as a node sees it.
+    fn tree_of(&self, node: usize, path: Option<&[u8]>) -> Topology {
         let topology = &self.places[node].topology;
-        topology.tree(topology.tree_of(path))
+        topology.tree(path.map_or(0, |path| topology.tree_of(path)))
     }
 
     /// A frame arrives: if it is a request, its sender may be answered once more.
@@ -202,14 +208,5 @@ impl World {
         self.report.counts.reads_failed += u64::from(!ok);
         let at = self.network.travel(&self.config, &mut self.rng, self.now, (parent, by.node), len);
         self.queue.push(at, Event::Pulled { by, from: parent, id, slot, ok });
-    }
-}
-
-/// What a request that goes upstream is about.
-fn asked_path<'a>(message: &Message<'a>) -> Option<&'a [u8]> {
-    match *message {
-        Message::Attr { path } | Message::List { path, .. } | Message::Chunk { path, .. } => Some(path),
-        Message::Statfs => Some(b""),
-        _ => None,
     }
 }
