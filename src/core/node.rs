@@ -516,9 +516,11 @@ impl Node {
 
     /// What is at `path` is to be asked for anew: upstream knows of another version.
     pub(super) fn expire(&mut self, path: &[u8]) {
-        if let Some(inode) = self.names.get(path).filter(|inode| !inode.attr.is_dir()) {
+        // A directory too: what is there now is a file, as far as the peer knows.
+        if let Some(inode) = self.names.get(path) {
             self.writer.insert(path, inode.attr, inode.target.as_deref(), Micros(0));
-            self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir: false });
+            let dir = inode.attr.is_dir();
+            self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir });
         }
     }
 
