@@ -59,6 +59,8 @@ pub(super) struct Hearer {
     pub(super) topology: Topology,
     /// Whether only the root of a path's tree may have asked the backend, and no node in its place.
     pub(super) is_strict: bool,
+    /// Whether it may be told what was there before what it was told: by nodes that an invalidation did not reach.
+    pub(super) may_turn_back: bool,
     /// When it asked.
     pub(super) asked: Micros,
     pub(super) now: Micros,
@@ -104,6 +106,8 @@ pub(super) struct Oracle {
     /// How often each was read.
     reads: HashMap<ChunkAt, u64>,
     sweeps: Vec<Sweep>,
+    /// When nodes were stopped: what they are told, or tell, waits as long.
+    freezes: Vec<(Micros, Micros)>,
 }
 
 impl Oracle {
@@ -115,6 +119,7 @@ impl Oracle {
             contents: HashMap::new(),
             reads: HashMap::new(),
             sweeps: Vec::new(),
+            freezes: Vec::new(),
         }
     }
 
@@ -137,6 +142,21 @@ impl Oracle {
     /// An invalidation of `path` that began then has reached every node now.
     pub(super) fn note_sweep(&mut self, path: Box<[u8]>, begun: Micros, ended: Micros) {
         self.sweeps.push(Sweep { path, begun, ended });
+    }
+
+    pub(super) fn note_freeze(&mut self, from: Micros, until: Micros) {
+        self.freezes.push((from, until));
+    }
+
+    /// Whether an answer from an operation may arrive at the hearer now.
+    fn is_good(&self, hearer: &Hearer, operation: &Operation, ttl_us: u64, extra_us: u64) -> bool {
+        let frozen = self.freezes.iter().map(|(from, until)| {
+            let (from, until) = (from.0.max(operation.told.0), until.0.min(hearer.now.0));
+            until.saturating_sub(from)
+        });
+        // What came from the hearer's memory waited for nobody.
+        let waited_us = if hearer.travel_us > 0 { frozen.sum() } else { 0 };
+        operation.is_good(hearer.now, ttl_us, hearer.travel_us + waited_us + extra_us)
     }
 
     /// What is told of `path` was asked of the backend since then: since the last invalidation that was over before the
@@ -232,7 +252,7 @@ impl Oracle {
         if newest.asked < floor {
             return Err(format!("attributes asked for at {:?}, before the invalidation of {floor:?}", newest.asked));
         }
-        if !of_it().any(|op| op.is_good(hearer.now, ttl_us, hearer.travel_us)) {
+        if !of_it().any(|op| self.is_good(hearer, op, ttl_us, 0)) {
             return Err(format!(
                 "attributes whose time was over: asked at {:?}, told at {:?}",
                 newest.asked, newest.told
@@ -240,18 +260,20 @@ impl Oracle {
         }
         let since = tree.since(path, entry).ok_or("attributes that never were")?;
         let seen = self.seen.entry((hearer.node, path.into())).or_insert(since);
-        if since < *seen {
+        if since < *seen && !hearer.may_turn_back {
             return Err(format!("attributes of {since:?}, after others of {seen:?} on the same node"));
         }
-        *seen = since;
+        *seen = since.max(*seen);
         Ok(())
     }
 
     fn absent(&self, hearer: &Hearer, tree: &Tree, path: &[u8]) -> Result<(), String> {
         let seen = self.seen.get(&(hearer.node, path.into())).copied().unwrap_or_default();
         let floor = self.floor(hearer, path);
-        let is_proof = |op: &&Operation| op.looked >= seen && op.asked >= floor && tree.was_absent(path, op.looked);
-        let is_good = |op: &Operation| op.is_good(hearer.now, self.ttls.enoent_us, hearer.travel_us);
+        let is_proof = |op: &&Operation| {
+            (op.looked >= seen || hearer.may_turn_back) && op.asked >= floor && tree.was_absent(path, op.looked)
+        };
+        let is_good = |op: &Operation| self.is_good(hearer, op, self.ttls.enoent_us, 0);
         let mut above = path;
         let ancestors = std::iter::from_fn(|| {
             above = parent(above);
@@ -290,7 +312,7 @@ impl Oracle {
         if op.asked < floor {
             return Err(format!("names asked for at {:?}, before the invalidation of {floor:?}", op.asked));
         }
-        if op.is_good(hearer.now, self.ttls.dir_us, hearer.travel_us + in_parts) {
+        if self.is_good(hearer, op, self.ttls.dir_us, in_parts) {
             return Ok(());
         }
         Err(format!("names whose time was over: asked at {:?}, told at {:?}", op.asked, op.told))
@@ -300,12 +322,15 @@ impl Oracle {
         let path = object.path();
         let same = |op: &&Operation| matches!(op.said, Said::Failed(said) if said == errno);
         // An errno is told once, to those who wait: never repeated.
-        if errno != ENOENT && self.of(hearer, path).filter(same).any(|op| op.is_good(hearer.now, 0, hearer.travel_us)) {
+        if errno != ENOENT && self.of(hearer, path).filter(same).any(|op| self.is_good(hearer, op, 0, 0)) {
             return Ok(());
         }
         let gone = match (object, errno) {
             (Object::Chunk { version, .. }, ESTALE) => {
-                tree.contents(&told_version(version)).len() > 1
+                // A node that turned back has retired what it told before.
+                let turned_back = hearer.may_turn_back && hearer.travel_us == 0 && tree.changes_of(path) > 0;
+                turned_back
+                    || tree.contents(&told_version(version)).len() > 1
                     || tree.ever_lost(path, hearer.now, |entry| entry.attr.version() == told_version(version))
             }
             (Object::List(_), ESTALE | ENOTDIR) => tree.ever_lost(path, hearer.now, |entry| entry.attr.is_dir()),
@@ -369,7 +394,15 @@ mod tests {
 
     fn hearer(now: u64) -> Hearer {
         let topology = Topology::new(9, NodeId(3), 1, None).unwrap();
-        Hearer { node: 3, topology, is_strict: true, asked: Micros(now), now: Micros(now), travel_us: 5 }
+        Hearer {
+            node: 3,
+            topology,
+            is_strict: true,
+            may_turn_back: false,
+            asked: Micros(now),
+            now: Micros(now),
+            travel_us: 5,
+        }
     }
 
     fn operation(asked: u64, looked: u64, told: u64, said: Said) -> Operation {
