@@ -131,6 +131,8 @@ pub(super) struct Wire {
     pub(super) pulls_hang: Option<u32>,
     /// Releases are lost.
     pub(super) loses_releases: bool,
+    /// What the kernels of nodes were told to ask for anew.
+    pub(super) expired: Vec<(u32, String)>,
     /// Most questions to the backend that came of one call of a node.
     pub(super) questions_max: usize,
     /// How often file bytes were changed silently: they and the change time follow.
@@ -158,6 +160,7 @@ impl Wire {
             is_cut: Box::new(|_, _| false),
             pulls_hang: None,
             loses_releases: false,
+            expired: Vec::new(),
             questions_max: 0,
             rewrites: 0,
             writes: 0,
@@ -439,7 +442,8 @@ impl Wire {
                     let now = Micros(self.now);
                     self.node(at).arranged(now, id, parts.build(stamp));
                 }
-                Output::Expire { .. } | Output::Invalidate { .. } | Output::Release { .. } => {}
+                Output::Expire { path, .. } => self.expired.push((at, String::from_utf8_lossy(&path).into_owned())),
+                Output::Invalidate { .. } | Output::Release { .. } => {}
             }
         }
         self.questions_max = self.questions_max.max(self.asked.len() - asked);
