@@ -32,8 +32,8 @@ const RETURN_MAX: Duration = Duration::from_secs(15);
 /// How long something that does not die is out of order.
 const OUTAGE: Duration = Duration::from_secs(10);
 
-/// Files for some 20 s of load.
-const FILES: usize = 1500;
+/// Files for some 15 s of load; who reads on after that is answered from memory.
+const FILES: usize = 1000;
 
 /// Descriptors that a node may have more than before: connections to nodes that it did not know.
 const MORE_DESCRIPTORS: usize = 8;

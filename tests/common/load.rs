@@ -71,7 +71,7 @@ fn name(file: usize) -> String {
 
 fn contents(file: usize) -> Vec<u8> {
     let len = match file {
-        _ if file % 64 == 5 => (2 << 20) + file,
+        _ if file % 64 == 5 => (1 << 20) + file,
         _ if file % 8 == 3 => 50_000 + file,
         _ => 1 + file * 37 % 9000,
     };
