@@ -20,6 +20,9 @@ const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
 const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
 const ENOTDIR: i32 = rustix::io::Errno::NOTDIR.raw_os_error();
 
+/// Stands for `statfs`, which is about no path.
+pub(super) const STATFS: &[u8] = b"/";
+
 /// What the backend said.
 #[derive(Clone, Debug)]
 pub(super) enum Said {
@@ -173,7 +176,7 @@ impl Oracle {
     /// The newest operations on `path` first.
     fn of(&self, hearer: &Hearer, path: &[u8]) -> impl Iterator<Item = &Operation> {
         let node = |operation: &Operation| NodeId(u32::try_from(operation.root).unwrap_or(u32::MAX));
-        let tree = hearer.topology.tree(hearer.topology.tree_of(path));
+        let tree = tree_of(&hearer.topology, path);
         let is_strict = hearer.is_strict;
         let is_asked = move |operation: &&Operation| match is_strict {
             true => node(operation) == tree.root(),
@@ -319,7 +322,7 @@ impl Oracle {
     }
 
     fn failed(&self, hearer: &Hearer, tree: &Tree, object: &Object, errno: i32) -> Result<(), String> {
-        let path = object.path();
+        let path = if matches!(object, Object::Statfs) { STATFS } else { object.path() };
         let same = |op: &&Operation| matches!(op.said, Said::Failed(said) if said == errno);
         // An errno is told once, to those who wait: never repeated.
         if errno != ENOENT && self.of(hearer, path).filter(same).any(|op| self.is_good(hearer, op, 0, 0)) {
@@ -359,6 +362,11 @@ impl Oracle {
         }
         (most, wrong)
     }
+}
+
+/// The tree in which a path is asked for, or [`STATFS`].
+pub(super) fn tree_of(topology: &Topology, path: &[u8]) -> Topology {
+    topology.tree(if path == STATFS { 0 } else { topology.tree_of(path) })
 }
 
 /// A version as the backend tells it.

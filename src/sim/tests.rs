@@ -223,6 +223,46 @@ fn long_listings_arrive_in_parts_even_while_they_change() {
 }
 
 #[test]
+fn parts_of_two_snapshots_are_never_mixed() {
+    // Names of one length, so that the parts of all snapshots begin at the same bytes, and copies that come much later.
+    for seed in 0..4 {
+        let mut config = plain(seed, 5);
+        config.tree.dirs = 1;
+        config.tree.files = 4;
+        config.tree.long_names = 300;
+        config.dir_ttl = Duration::ZERO;
+        config.lookups_per_client = 40;
+        config.faults.changes = 3_000;
+        config.faults.doubled_per_mille = 400;
+        config.faults.echo_us_max = 20_000;
+        config.faults.reorders_pairs = true;
+        let counts = must(config).counts;
+        assert!(counts.listings > 20 && counts.doubled > 200, "{counts:?}: the test shows nothing");
+    }
+}
+
+#[test]
+fn directories_that_go_and_come_back_are_neither_kept_nor_missed_too_long() {
+    // The backend may be told of a name below a directory after it was told that there is none.
+    for seed in 0..6 {
+        let mut config = plain(seed, 6);
+        config.tree.dirs = 3;
+        config.tree.files = 12;
+        config.attr_ttl = Some(Duration::ZERO);
+        config.dir_ttl = Duration::from_millis(300);
+        config.backend_us = (20, 20_000);
+        config.clients_per_node = 6;
+        config.lookups_per_client = 60;
+        config.span_us = 4_000_000;
+        config.faults.changes = 4_000;
+        config.faults.hangs_per_mille = 200;
+        config.faults.hang_us_max = 100_000;
+        let counts = must(config).counts;
+        assert!(counts.absent > 100 && counts.entries > 100, "{counts:?}: the test shows nothing");
+    }
+}
+
+#[test]
 fn memory_that_is_too_small_costs_reads_and_no_truth() {
     let mut config = plain(5, 8);
     config.cache_bytes = CHUNK_BYTES;

@@ -11,7 +11,7 @@ use super::config::SimConfig;
 use super::event::{Event, Life, Queue};
 use super::lives::Side;
 use super::network::Network;
-use super::oracle::{Hearer, Operation, Oracle, Said, Ttls};
+use super::oracle::{Hearer, Operation, Oracle, STATFS, Said, Ttls, tree_of};
 use super::report::{Report, SimError};
 use super::rng::{Rng, mix};
 use super::search::Searches;
@@ -225,7 +225,8 @@ impl World {
             }
             Event::Verified { by, id, slot, crc } => self.tell(by, |node| node.verified(now, id, slot, crc)),
             Event::Operate { by, id, op, asked, told } => {
-                let path = Question::of(&op).path().to_vec();
+                let question = Question::of(&op);
+                let path = if question == Question::Statfs { STATFS } else { question.path() }.to_vec();
                 if matches!(op, crate::core::BackendOp::List { .. }) {
                     self.stamp += 1;
                 }
@@ -410,7 +411,7 @@ impl World {
         }
         let topology = &self.places[node].topology;
         let hop_us = Network::hop_us_max(&self.config);
-        let tree = topology.tree(topology.tree_of(path));
+        let tree = tree_of(topology, if matches!(asked.object, Object::Statfs) { STATFS } else { path });
         // Around dead nodes it may take the way over the standbys.
         let hops = tree.depth() + if self.config.faults.loses() { STANDBYS } else { 0 };
         let hearer = Hearer {
