@@ -15,7 +15,8 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 const MIB: u64 = 1 << 20;
 
-/// What requests under way and their timers take while thousands come in a second.
+/// Beside the budgets while thousands of names come in a second: heap that is free and not given back, and what is under way. Walks over
+/// 40,000 names took up to 1.5 MiB of it.
 const UNDER_WAY: u64 = 4 * MIB;
 
 /// Threads that walk at once.
