@@ -174,9 +174,11 @@ impl Oracle {
     fn of(&self, hearer: &Hearer, path: &[u8]) -> impl Iterator<Item = &Operation> {
         let node = |operation: &Operation| NodeId(u32::try_from(operation.root).unwrap_or(u32::MAX));
         let tree = hearer.topology.tree(hearer.topology.tree_of(path));
+        // What has no path is asked for in the first tree, and noted with the empty one.
+        let of_statfs = path.is_empty().then(|| hearer.topology.tree(0).root());
         let is_strict = hearer.is_strict;
         let is_asked = move |operation: &&Operation| match is_strict {
-            true => node(operation) == tree.root(),
+            true => node(operation) == tree.root() || of_statfs == Some(node(operation)),
             false => tree.place_of(node(operation)).is_some(),
         };
         self.operations.get(path).into_iter().flatten().rev().filter(is_asked)
