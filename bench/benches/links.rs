@@ -2,6 +2,9 @@
 //!
 //! Each node is a network namespace of its own, with one interface of that rate in both directions; so a node that passes on
 //! what it receives can do both at once. Beside it a plain TCP stream between two of them. Takes root and iproute2.
+//!
+//! The daemons' memory has been used before, by other files: on a machine of its own each node would have the kernel clear
+//! its memory at the same time as the others, here all of them share the processors for that.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -23,6 +26,8 @@ const RATE: &str = "2gbit";
 const DEPTHS: usize = 4;
 const FILE_BYTES: usize = 64 << 20;
 const ROUNDS: usize = 5;
+/// Holds this many of the files; so many others are read before.
+const CACHE_FILES: usize = 3;
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const TCP_PORT: u16 = 7001;
 
@@ -60,6 +65,9 @@ fn main() -> anyhow::Result<()> {
     for depth in 0..=DEPTHS {
         std::fs::write(target.join(format!("file{depth}")), &bytes)?;
     }
+    for other in 0..=CACHE_FILES {
+        std::fs::write(target.join(format!("other{other}")), &bytes)?;
+    }
     let series = |name: String, unit| Series { name, unit, values: Vec::new() };
     let names = || (0..=DEPTHS).map(|depth| format!("depth {depth}")).chain(["TCP".to_owned()]);
     let mut whole: Vec<Series> = names().map(|name| series(name, "ms")).collect();
@@ -68,6 +76,9 @@ fn main() -> anyhow::Result<()> {
     for round in 0..ROUNDS {
         // New daemons each time, that know nothing.
         let chain = Chain::start(&program, &target, &temp.path().join(format!("round{round}")))?;
+        for other in 0..=CACHE_FILES {
+            drain(File::open(chain.view(DEPTHS).join(format!("other{other}")))?, Instant::now())?;
+        }
         for depth in 0..=DEPTHS {
             let before = chain.cpu_ms()?;
             let begin = Instant::now();
@@ -106,11 +117,12 @@ impl Chain {
         let book: String =
             (0..=DEPTHS).map(|node| format!("node{node} ofi+tcp://{}:7000\n", network.address(node))).collect();
         std::fs::write(dir.join("book"), book)?;
+        let cache = format!("--cache-size={}", CACHE_FILES * FILE_BYTES);
         let mut chain = Chain { daemons: Vec::new(), mounts: Vec::new(), network };
         for node in 0..=DEPTHS {
             let mount = dir.join(format!("node{node}"));
             std::fs::create_dir(&mount)?;
-            let mut daemon = chain.network.inside(node, program, &["mount", "--fanout=1", "--cache-size=512M"]);
+            let mut daemon = chain.network.inside(node, program, &["mount", "--fanout=1", &cache]);
             daemon.arg(&mount).arg("--target").arg(target).arg(format!("--hostname=node{node}"));
             daemon.arg("--address-book").arg(dir.join("book"));
             daemon.env("XDG_RUNTIME_DIR", dir).stdin(Stdio::null());

@@ -64,7 +64,12 @@ struct World {
 impl World {
     fn new(me: u32) -> World {
         let topology = Topology::new(NODES, NodeId(me), 1, Some(2)).expect("a tree of 7");
-        let names = NamesWriter::new(NamesConfig { hash_key: [1, 2], index_shards: 1, retired_max: RETIRED as usize });
+        let names = NamesWriter::new(NamesConfig {
+            hash_key: [1, 2],
+            index_shards: 1,
+            retired_max: RETIRED as usize,
+            bytes_max: u64::MAX,
+        });
         let enoent = EnoentConfig { entries_max: ENOENT_ENTRIES as usize, key_bytes_max: 64, hash_key: [3, 4] };
         let enoent = Arc::new(EnoentMap::new(enoent));
         let (first, max) = (1 << 20, ARENA_BYTES);
@@ -237,6 +242,7 @@ impl World {
         match output {
             Output::Pull { id, slot, .. } => self.node.pulled(now, id, slot, !fails),
             // 7 is the checksum of most grants here.
+            Output::Arrange { id, parts, stamp } => self.node.arranged(now, id, parts.build(stamp)),
             Output::Verify { id, slot, .. } => self.node.verified(now, id, slot, if fails { 8 } else { 7 }),
             Output::Register { segment, .. } => self.node.registered(segment, u64::from(segment)),
             Output::Backend { id, op } => {
@@ -269,6 +275,7 @@ impl World {
             }
             Output::Fence { id } => self.node.fenced(now, id),
             Output::Send { .. }
+            | Output::Release { .. }
             | Output::Complete { .. }
             | Output::Invalidate { .. }
             | Output::Expire { .. }
@@ -288,7 +295,7 @@ impl World {
                     }
                 }
                 Output::Invalidate { ino, .. } => self.node.forget(ino),
-                Output::Expire { .. } | Output::Swept { .. } => {}
+                Output::Expire { .. } | Output::Release { .. } | Output::Swept { .. } => {}
                 output => self.open.push(output),
             }
         }

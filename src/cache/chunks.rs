@@ -11,7 +11,7 @@ use arc_swap::ArcSwapOption;
 use super::ahead::Progress;
 use super::arena::Slot;
 use super::radix::Radix;
-use super::sync::{Arc, AtomicBool, Ordering};
+use super::sync::{Arc, AtomicBool, AtomicU32, Ordering};
 use super::types::{Micros, Version};
 
 /// Bytes of a chunk, but for a file's last one.
@@ -120,6 +120,8 @@ pub struct FileData {
     version: Version,
     chunks: Radix<ArcSwapOption<Chunk>>,
     progress: Progress,
+    /// Chunks that are here.
+    present: AtomicU32,
 }
 
 impl FileData {
@@ -128,7 +130,7 @@ impl FileData {
     pub fn new(version: Version) -> FileData {
         // Chunk indices are u32, so chunks end at 4 PiB.
         let chunks = Radix::new(version.size.div_ceil(CHUNK_BYTES as u64).min(1 << 32));
-        FileData { version, chunks, progress: Progress::new() }
+        FileData { version, chunks, progress: Progress::new(), present: AtomicU32::new(0) }
     }
 
     /// The version whose bytes these are.
@@ -169,27 +171,33 @@ impl FileData {
         self.progress.read(offset, len, missed).filter(|chunk| *chunk < self.chunk_count())
     }
 
-    /// Bytes of memory of an empty table.
-    pub(super) const fn size_bytes() -> usize {
-        size_of::<FileData>() + ARC_HEAD_BYTES
+    /// Whether no chunk is here.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.present.load(Ordering::Relaxed) == 0
     }
 
     /// Puts a chunk in its place; the one that was there. For the store alone.
     pub(super) fn put(&self, index: u32, chunk: Arc<Chunk>) -> Option<Arc<Chunk>> {
         let chunks = self.chunk_count();
         let place = self.chunks.make(index);
-        place.unwrap_or_else(|| panic!("chunk {index} of a file of {chunks}")).swap(Some(chunk))
+        let before = place.unwrap_or_else(|| panic!("chunk {index} of a file of {chunks}")).swap(Some(chunk));
+        self.present.fetch_add(u32::from(before.is_none()), Ordering::Relaxed);
+        before
     }
 
     /// Takes a chunk out. For the store alone.
     pub(super) fn take(&self, index: u32) -> Option<Arc<Chunk>> {
-        self.chunks.get(index)?.swap(None)
+        let taken = self.chunks.get(index)?.swap(None);
+        self.present.fetch_sub(u32::from(taken.is_some()), Ordering::Relaxed);
+        taken
     }
 
     /// Takes every chunk out. For the store alone.
     pub(super) fn take_all(&self, mut taken: impl FnMut(Arc<Chunk>)) {
         self.chunks.for_each(|_, place| {
             if let Some(chunk) = place.swap(None) {
+                self.present.fetch_sub(1, Ordering::Relaxed);
                 taken(chunk);
             }
         });
@@ -201,9 +209,6 @@ impl fmt::Debug for FileData {
         write!(f, "data of inode {} ({} bytes)", self.version.ino, self.version.size)
     }
 }
-
-/// What an `Arc` adds to its content: the two counts.
-pub(super) const ARC_HEAD_BYTES: usize = 2 * size_of::<usize>();
 
 #[cfg(test)]
 mod tests {

@@ -20,7 +20,7 @@
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::sync::{Arc, AtomicU32, Ordering};
+use super::sync::{Arc, AtomicU32, AtomicUsize, Ordering};
 
 const NEVER_USED: u32 = 0;
 const REMOVED: u32 = 1;
@@ -88,6 +88,8 @@ const fn tag_of(hash: u64) -> u32 {
 /// What readers share.
 pub(super) struct Index<T> {
     shards: Box<[ArcSwap<Table<T>>]>,
+    /// Places of all tables.
+    places: AtomicUsize,
 }
 
 impl<T> Index<T> {
@@ -113,7 +115,7 @@ impl<T> Index<T> {
     /// Bytes of the tables.
     pub(super) fn size_bytes(&self) -> usize {
         const PLACE: usize = size_of::<AtomicU32>() + size_of::<usize>();
-        self.shards.iter().map(|shard| shard.load().tags.len() * PLACE).sum()
+        self.places.load(Ordering::Relaxed) * PLACE
     }
 
     fn shard_of(&self, hash: u64) -> usize {
@@ -140,8 +142,8 @@ impl<T> IndexWriter<T> {
     /// With `shards` tables, rounded up to a power of two, at most 256. They take no memory until they are used.
     pub(super) fn new(shards: usize, hash_of: fn(&T) -> u64) -> IndexWriter<T> {
         let shards = shards.clamp(1, 256).next_power_of_two();
-        let shared =
-            Index { shards: (0..shards).map(|_| ArcSwap::from_pointee(Table::new(0, std::iter::empty()))).collect() };
+        let tables = (0..shards).map(|_| ArcSwap::from_pointee(Table::new(0, std::iter::empty())));
+        let shared = Index { shards: tables.collect(), places: AtomicUsize::new(0) };
         let writer = || ShardWriter { live: 0, removed: 0, replaced: Vec::new() };
         IndexWriter { shared: Arc::new(shared), shards: (0..shards).map(|_| writer()).collect(), hash_of }
     }
@@ -165,6 +167,8 @@ impl<T> IndexWriter<T> {
             let items = table.items.iter().filter_map(ArcSwapOption::load_full).chain([item]);
             let larger = Table::new(places, items.map(|item| ((self.hash_of)(&item), item)));
             shard.removed = 0;
+            // Wraps around when it is fewer.
+            self.shared.places.fetch_add(places.wrapping_sub(table.tags.len()), Ordering::Relaxed);
             drop(table);
             shard.replaced.push(self.shared.shards[number].swap(Arc::new(larger)));
         } else {
@@ -186,15 +190,15 @@ impl<T> IndexWriter<T> {
         item
     }
 
-    /// Every item.
-    pub(super) fn for_each(&self, mut visit: impl FnMut(&Arc<T>)) {
-        for shard in &self.shared.shards {
-            for item in &shard.load().items {
-                if let Some(item) = item.load().as_ref() {
-                    visit(item);
-                }
+    /// Every item of one part of the table; false where there is no such part.
+    pub(super) fn for_each_of(&self, part: usize, mut visit: impl FnMut(&Arc<T>)) -> bool {
+        let Some(shard) = self.shared.shards.get(part) else { return false };
+        for item in &shard.load().items {
+            if let Some(item) = item.load().as_ref() {
+                visit(item);
             }
         }
+        true
     }
 }
 
@@ -230,7 +234,11 @@ mod tests {
                 }
             }
             let mut all = BTreeMap::new();
-            index.for_each(|item| { all.insert(item.0, item.1); });
+            let mut parts = 0;
+            while index.for_each_of(parts, |item| { all.insert(item.0, item.1); }) {
+                parts += 1;
+            }
+            prop_assert_eq!(parts, 2);
             prop_assert_eq!(all, model);
         }
     }

@@ -9,26 +9,28 @@
 //! A number names one file version for ever: other bytes get another number, and the old one is *retired*: still found
 //! by number, so that the kernel's requests about it can be refused properly, until the kernel forgets it.
 //!
-//! Lock-free parts: the path index (explained there), and the table of inode numbers, a radix table of
-//! `ArcSwapOption`: the writer swaps the newest inode in; a reader gets one with a count of its own or nothing; numbers
-//! are never reused, so there is no ABA. A path and its number are published one after the other (number first, so that
+//! Lock-free parts: the path index and the table of inode numbers, explained there: the writer swaps the newest inode in;
+//! a reader gets one with a count of its own or nothing; numbers are never reused, so there is no ABA. A path and its number are published one after the other (number first, so that
 //! who finds a path can use its number).
 //!
-//! Memory: about 340 bytes and the path's length per regular file, some 120 fewer for what has no data
-//! ([`NamesStats::bytes`] is the sum); with what the allocator adds, 200,000 files with 53-byte paths took 475 bytes of
-//! RSS each.
+//! Memory: about 470 bytes and the path's length per regular file, some 190 fewer for what has no data; with what the
+//! allocator adds. [`NamesStats::bytes`] is the sum of all of it, and `shrink` makes room in it.
+
+mod shrink;
 
 use std::collections::VecDeque;
 
 use arc_swap::ArcSwapOption;
 use hashbrown::HashMap;
 
-use super::chunks::{ARC_HEAD_BYTES, FileData};
+use super::chunks::FileData;
 use super::hash::KeyedHash;
+use super::heap::{arc_bytes, heap_bytes};
 use super::index::{Index, IndexWriter};
-use super::radix::Radix;
+use super::numbers::{Numbers, Pages};
 use super::sync::{Arc, AtomicBool, AtomicU64, Ordering};
 use super::types::{Attr, Ino, Kind, Listing, Micros};
+pub use shrink::Shrunk;
 
 /// Longest path that is looked up, bytes: `PATH_MAX` of `linux/limits.h`.
 pub const PATH_BYTES_MAX: usize = 4096;
@@ -46,13 +48,15 @@ pub struct NamesConfig {
     /// Retired inodes kept at most for a kernel that does not forget them; beyond it the oldest goes, and requests
     /// about it find nothing.
     pub retired_max: usize,
+    /// Memory that names and listings may take, bytes; see [`NamesWriter::is_full`].
+    pub bytes_max: u64,
 }
 
 impl NamesConfig {
-    /// 256 shards, 65,536 retired inodes.
+    /// 256 shards, 65,536 retired inodes, no bound in bytes.
     #[must_use]
     pub const fn new(hash_key: [u64; 2]) -> NamesConfig {
-        NamesConfig { hash_key, index_shards: 256, retired_max: 65_536 }
+        NamesConfig { hash_key, index_shards: 256, retired_max: 65_536, bytes_max: u64::MAX }
     }
 }
 
@@ -89,13 +93,17 @@ pub struct Inode {
 #[derive(Debug)]
 struct Body {
     retired: AtomicBool,
+    /// Used since the clock came by.
+    used: AtomicBool,
+    /// How often the kernel holds the number.
+    held: AtomicU64,
     listing: ArcSwapOption<TimedListing>,
     data: Option<Arc<FileData>>,
 }
 
 impl Inode {
     /// Until when the attributes (and that the path exists) may be believed: [`Micros::FOREVER`] unless told
-    /// otherwise, time 0 after [`NamesWriter::invalidate_below`].
+    /// otherwise, time 0 after [`NamesWriter::invalidate_part`].
     #[must_use]
     pub fn expires(&self) -> Micros {
         Micros(self.expires_us.load(Ordering::Acquire))
@@ -138,13 +146,22 @@ impl Inode {
     /// Memory of this view of the inode, bytes.
     fn view_bytes(&self) -> usize {
         let target_bytes = self.target.as_ref().map_or(0, |target| target.len());
-        size_of::<Inode>() + ARC_HEAD_BYTES + self.path.len() + target_bytes
+        arc_bytes::<Inode>() + heap_bytes(self.path.len()) + heap_bytes(target_bytes) + self.link_bytes()
     }
 
-    /// Memory of what belongs to the number, but for the listing, bytes; its place in the table of numbers included.
+    /// What the paths of a hard link are kept in, bytes for each.
+    fn link_bytes(&self) -> usize {
+        match backend_id(&self.attr) {
+            Some(_) => size_of::<(Ino, Links)>() + size_of::<(BackendId, Ino)>() + 64 + heap_bytes(self.path.len()),
+            None => 0,
+        }
+    }
+
+    /// Memory of what belongs to the number, but for the listing, bytes. A file's table of chunks is counted as if one
+    /// chunk were there; that of a large file belongs to its data.
     fn body_bytes(&self) -> usize {
-        let data_bytes = if self.body.data.is_some() { FileData::size_bytes() } else { 0 };
-        size_of::<Body>() + ARC_HEAD_BYTES + size_of::<usize>() + data_bytes
+        let table_bytes = arc_bytes::<FileData>() + heap_bytes(size_of::<usize>());
+        arc_bytes::<Body>() + if self.body.data.is_some() { table_bytes } else { 0 }
     }
 }
 
@@ -155,15 +172,20 @@ pub struct NamesStats {
     pub inodes: u64,
     /// Retired inodes that the kernel has not forgotten.
     pub retired: u64,
-    /// Memory of all of it, bytes: inodes, listings, index. What an allocator adds is not known here.
+    /// Memory of all of it, bytes: inodes, listings and tables, with what the allocator adds.
     pub bytes: u64,
+    /// Inodes dropped to make room.
+    pub dropped: u64,
 }
 
 /// The readers' side, shared by all threads.
 pub struct Names {
     hash: KeyedHash,
     index: Arc<Index<Inode>>,
-    inos: Radix<ArcSwapOption<Inode>>,
+    inos: Numbers<Inode>,
+    dropped: AtomicU64,
+    /// Whether the writer wants to know what the kernel forgets.
+    wants_forgets: AtomicBool,
     paths: AtomicU64,
     retired: AtomicU64,
     /// Without the index.
@@ -226,7 +248,13 @@ impl Names {
     /// The inode of a number: the view of the path that was inserted last, or the retired one.
     #[must_use]
     pub fn by_ino(&self, ino: Ino) -> Option<Arc<Inode>> {
-        self.inos.get(u32::try_from(ino.0).ok()?)?.load_full()
+        self.inos.get(u32::try_from(ino.0).ok()?)
+    }
+
+    /// Whether the writer is to be told what the kernel forgets ([`NamesWriter::want_forgets`]).
+    #[must_use]
+    pub fn wants_forgets(&self) -> bool {
+        self.wants_forgets.load(Ordering::Relaxed)
     }
 
     /// The names in numbers.
@@ -236,6 +264,7 @@ impl Names {
             inodes: self.paths.load(Ordering::Relaxed),
             retired: self.retired.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed) + self.index.size_bytes() as u64,
+            dropped: self.dropped.load(Ordering::Relaxed),
         }
     }
 }
@@ -278,6 +307,12 @@ pub struct NamesWriter {
     /// Retired numbers, oldest first; forgotten ones are skipped when they come up.
     retired: VecDeque<Ino>,
     retired_max: usize,
+    bytes_max: u64,
+    beside_bytes: u64,
+    pages: Pages,
+    /// Memory of the listings, bytes.
+    listing_bytes: usize,
+    clock: shrink::Clock,
 }
 
 impl std::fmt::Debug for NamesWriter {
@@ -295,7 +330,9 @@ impl NamesWriter {
         let names = Arc::new(Names {
             hash: hash.clone(),
             index: Arc::clone(index.shared()),
-            inos: Radix::new(1 << 32),
+            inos: Numbers::new(),
+            dropped: AtomicU64::new(0),
+            wants_forgets: AtomicBool::new(false),
             paths: AtomicU64::new(0),
             retired: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -308,6 +345,11 @@ impl NamesWriter {
             by_backend: HashMap::with_hasher(hash),
             retired: VecDeque::new(),
             retired_max: config.retired_max,
+            bytes_max: config.bytes_max,
+            beside_bytes: 0,
+            pages: Pages::default(),
+            listing_bytes: 0,
+            clock: shrink::Clock::default(),
         };
         (writer, names)
     }
@@ -421,27 +463,41 @@ impl NamesWriter {
     }
 
     /// Lets what is at `path` and below it expire, drops the listings there, and gives all of it. Numbers and data stay:
-    /// what turns out to be the same version goes on, so that files in use live through it. Visits every inode (0.1 to
-    /// 0.3 us each).
-    pub fn invalidate_below(&mut self, path: &[u8]) -> Vec<Arc<Inode>> {
+    /// what turns out to be the same version goes on, so that files in use live through it. Does one part of all names,
+    /// of some 256 ([`NamesConfig::index_shards`]): to be called with 0, 1 and so on until `None`. What is inserted
+    /// meanwhile may expire or not. Visits every inode of the part (0.1 to 0.3 us each).
+    pub fn invalidate_part(&mut self, path: &[u8], part: usize) -> Option<Vec<Arc<Inode>>> {
         let mut dropped_bytes = 0;
         let mut found = Vec::new();
-        self.index.for_each(|inode| {
+        let is_part = self.index.for_each_of(part, |inode| {
             if is_at_or_below(&inode.path, path) {
                 inode.expires_us.store(0, Ordering::Release);
                 dropped_bytes += inode.body.listing.swap(None).map_or(0, |timed| timed_bytes(&timed));
                 found.push(Arc::clone(inode));
             }
         });
+        self.listing_bytes -= dropped_bytes;
         self.sub_bytes(dropped_bytes);
-        found
+        is_part.then_some(found)
+    }
+
+    /// As [`NamesWriter::invalidate_part`], for all parts at once.
+    pub fn invalidate_below(&mut self, path: &[u8]) -> Vec<Arc<Inode>> {
+        (0..).map_while(|part| self.invalidate_part(path, part)).flatten().collect()
     }
 
     fn new_body(&mut self, path: &[u8], attr: Attr) -> (Ino, Arc<Body>) {
         let ino = if path.is_empty() { Ino::ROOT } else { Ino(self.next_ino) };
         self.next_ino += u64::from(!path.is_empty());
         let data = (attr.kind() == Kind::File).then(|| Arc::new(FileData::new(attr.version())));
-        (ino, Arc::new(Body { retired: AtomicBool::new(false), listing: ArcSwapOption::empty(), data }))
+        let body = Body {
+            retired: AtomicBool::new(false),
+            used: AtomicBool::new(true),
+            held: AtomicU64::new(0),
+            listing: ArcSwapOption::empty(),
+            data,
+        };
+        (ino, Arc::new(body))
     }
 
     /// Another path's inode that is the same backend inode at the same version.
@@ -476,13 +532,18 @@ impl NamesWriter {
                 }
                 return;
             }
-            let backend = links.backend;
-            self.links.remove(&inode.ino);
-            if self.by_backend.get(&backend) == Some(&inode.ino) {
-                self.by_backend.remove(&backend);
-            }
+            self.unlink(inode.ino);
         }
         self.retire(inode);
+    }
+
+    /// Forgets that a number has, or had, several paths.
+    fn unlink(&mut self, ino: Ino) {
+        if let Some(links) = self.links.remove(&ino)
+            && self.by_backend.get(&links.backend) == Some(&ino)
+        {
+            self.by_backend.remove(&links.backend);
+        }
     }
 
     fn retire(&mut self, inode: &Arc<Inode>) {
@@ -501,15 +562,18 @@ impl NamesWriter {
         }
     }
 
-    fn set_by_ino(&self, ino: Ino, inode: Option<Arc<Inode>>) {
-        let place = u32::try_from(ino.0).ok().and_then(|ino| self.names.inos.make(ino));
-        place.expect("a node sees fewer than 2^32 inodes in its life").store(inode);
+    fn set_by_ino(&mut self, ino: Ino, inode: Option<Arc<Inode>>) {
+        let number = u32::try_from(ino.0).expect("a node sees fewer than 2^32 inodes in its life");
+        let change = self.pages.set(&self.names.inos, number, inode);
+        if change < 0 { self.sub_bytes(change.unsigned_abs()) } else { self.add_bytes(change.unsigned_abs()) }
     }
 
-    fn set_listing_of(&self, body: &Body, timed: Option<Arc<TimedListing>>) {
-        self.add_bytes(timed.as_deref().map_or(0, timed_bytes));
-        let before = body.listing.swap(timed);
-        self.sub_bytes(before.as_deref().map_or(0, timed_bytes));
+    fn set_listing_of(&mut self, body: &Body, timed: Option<Arc<TimedListing>>) {
+        let added = timed.as_deref().map_or(0, timed_bytes);
+        let removed = body.listing.swap(timed).as_deref().map_or(0, timed_bytes);
+        self.listing_bytes = self.listing_bytes + added - removed;
+        self.add_bytes(added);
+        self.sub_bytes(removed);
     }
 
     fn add_bytes(&self, bytes: usize) {
@@ -522,7 +586,7 @@ impl NamesWriter {
 }
 
 fn timed_bytes(timed: &TimedListing) -> usize {
-    size_of::<TimedListing>() + 2 * ARC_HEAD_BYTES + timed.listing.size_bytes()
+    arc_bytes::<TimedListing>() + timed.listing.size_bytes()
 }
 
 /// The backend's identity of what may have several paths.
@@ -559,11 +623,11 @@ mod tests {
     use super::super::types::{ListEntry, ListingBuilder, Timestamp};
     use super::*;
 
-    const DIR: u32 = 0o040_755;
-    const FILE: u32 = 0o100_644;
+    pub(super) const DIR: u32 = 0o040_755;
+    pub(super) const FILE: u32 = 0o100_644;
     const LINK: u32 = 0o120_777;
 
-    fn attr(mode: u32, backend_ino: u64) -> Attr {
+    pub(super) fn attr(mode: u32, backend_ino: u64) -> Attr {
         Attr {
             mode,
             uid: 0,
@@ -596,7 +660,7 @@ mod tests {
         writer.insert(path, attr, None, Micros::FOREVER)
     }
 
-    fn listing(names: &[&[u8]]) -> Arc<Listing> {
+    pub(super) fn listing(names: &[&[u8]]) -> Arc<Listing> {
         let mut builder = ListingBuilder::default();
         for name in names {
             assert!(builder.push(ListEntry { name, kind: Kind::File, backend_ino: 1 }));
@@ -807,7 +871,7 @@ mod tests {
             put(&mut writer, path.as_bytes(), attr(FILE, number));
         }
         let each = (names.stats().bytes - path_bytes) / FILES;
-        assert!((300..=380).contains(&each), "{each} bytes");
+        assert!((440..=490).contains(&each), "{each} bytes");
     }
 
     #[derive(Clone, Debug)]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::heap::{arc_bytes, heap_bytes};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
 
 /// Microseconds on a node's own monotonic clock; the zero is arbitrary and never travels.
@@ -315,10 +316,11 @@ impl Listing {
         self.bytes.get(from..end).unwrap_or(&[])
     }
 
-    /// Memory it takes, bytes.
+    /// Memory it takes in an `Arc`, with what the allocator adds, bytes.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        size_of::<Self>() + self.bytes.len() + (self.offsets.len() + self.by_cookie.len()) * size_of::<u32>()
+        let table_bytes = heap_bytes(self.offsets.len() * size_of::<u32>());
+        arc_bytes::<Self>() + heap_bytes(self.bytes.len()) + 2 * table_bytes
     }
 }
 

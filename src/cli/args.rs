@@ -18,7 +18,7 @@ pub const VERSION: &str = match option_env!("BORNITE_VERSION") {
 
 /// Range of `--enoent-ttl-ms`. 0 turns the TTL map off.
 pub const ENOENT_TTL_MS: RangeInclusive<u64> = 0..=3_600_000;
-/// Range of `--cache-size`, in bytes: one segment of the arena at least.
+/// Range of `--cache-size` and `--names-size`, in bytes: one segment of the arena at least.
 pub const CACHE_BYTES: RangeInclusive<u64> = 16 << 20..=16 << 40;
 /// Range of `--trees`.
 pub const TREES: RangeInclusive<u64> = 1..=1024;
@@ -127,6 +127,9 @@ pub struct DaemonArgs {
     /// root and 512M elsewhere]
     #[arg(long, allow_negative_numbers = true, value_name = "SIZE", value_parser = parse_size)]
     pub cache_size: Option<u64>,
+    /// Most memory for names, attributes and listings [default: a quarter of --cache-size, at least 32M]
+    #[arg(long, allow_negative_numbers = true, value_name = "SIZE", value_parser = parse_size)]
+    pub names_size: Option<u64>,
     /// Number of trees the nodes are split into; each has a root that reads the filesystem [default: 1]
     #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(TREES))]
     pub trees: Option<u64>,

@@ -21,13 +21,14 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "target",
     "address_book",
     "hostname",
     "net",
     "enoent_ttl_ms",
     "cache_size",
+    "names_size",
     "trees",
     "stripes",
     "fanout",
@@ -73,6 +74,7 @@ pub(super) struct Settings {
     pub(super) net: Option<String>,
     pub(super) enoent_ttl_ms: u64,
     pub(super) cache_size: Option<u64>,
+    pub(super) names_size: Option<u64>,
     pub(super) trees: u64,
     pub(super) stripes: u64,
     pub(super) fanout: Option<u64>,
@@ -95,6 +97,7 @@ impl Default for Settings {
             net: None,
             enoent_ttl_ms: 2000,
             cache_size: None,
+            names_size: None,
             trees: 1,
             stripes: 1,
             fanout: None,
@@ -198,6 +201,7 @@ impl Settings {
             net,
             enoent_ttl_ms,
             cache_size,
+            names_size,
             trees,
             stripes,
             fanout,
@@ -214,6 +218,7 @@ impl Settings {
         replace_some(&mut self.net, net);
         replace(&mut self.enoent_ttl_ms, enoent_ttl_ms);
         replace_some(&mut self.cache_size, cache_size);
+        replace_some(&mut self.names_size, names_size);
         replace(&mut self.trees, trees);
         replace(&mut self.stripes, stripes);
         replace_some(&mut self.fanout, fanout);
@@ -236,6 +241,7 @@ impl Settings {
             "net" => self.net = Some(text.to_owned()),
             "enoent_ttl_ms" => self.enoent_ttl_ms = number(ENOENT_TTL_MS)(text)?,
             "cache_size" => self.cache_size = Some(parse_size(text)?),
+            "names_size" => self.names_size = Some(parse_size(text)?),
             "trees" => self.trees = number(TREES)(text)?,
             "stripes" => self.stripes = number(STRIPES)(text)?,
             "detect_ms" => self.detect_ms = number(DETECT_MS)(text)?,
@@ -275,6 +281,7 @@ impl Settings {
                     "net" => self.net.as_ref().map(|net| quoted(net.as_ref())),
                     "enoent_ttl_ms" => count(&self.enoent_ttl_ms),
                     "cache_size" => self.cache_size.as_ref().and_then(count),
+                    "names_size" => self.names_size.as_ref().and_then(count),
                     "trees" => count(&self.trees),
                     "stripes" => count(&self.stripes),
                     "detect_ms" => count(&self.detect_ms),
@@ -366,6 +373,7 @@ mod tests {
             ("net", "tcp"),
             ("enoent_ttl_ms", "1"),
             ("cache_size", "33554432"),
+            ("names_size", "67108864"),
             ("trees", "3"),
             ("stripes", "2"),
             ("fanout", "4"),

@@ -113,6 +113,7 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
         net,
         enoent_ttl_ms,
         cache_size,
+        names_size,
         trees,
         stripes,
         fanout,
@@ -137,6 +138,7 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
     for (flag, value) in [
         ("--enoent-ttl-ms", enoent_ttl_ms),
         ("--cache-size", cache_size),
+        ("--names-size", names_size),
         ("--trees", trees),
         ("--stripes", stripes),
         ("--fanout", fanout),
@@ -169,6 +171,7 @@ mod tests {
             net: Some("tcp".to_owned()),
             enoent_ttl_ms: Some(1),
             cache_size: Some(1 << 25),
+            names_size: Some(1 << 26),
             trees: Some(2),
             stripes: Some(4),
             fanout: Some(3),

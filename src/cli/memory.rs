@@ -11,6 +11,14 @@ const GIB: u64 = 1 << 30;
 const ROOT_MAX: u64 = 8 * GIB;
 const LEAF_MAX: u64 = GIB / 2;
 
+/// The least for names by default: some 60,000 files.
+const NAMES_MIN: u64 = 32 << 20;
+
+/// The default of `--names-size` in bytes.
+pub(super) fn default_names_bytes(cache_bytes: u64) -> u64 {
+    (cache_bytes / 4).max(NAMES_MIN)
+}
+
 /// The default of `--cache-size` in bytes: an eighth of what the cgroups of this process and the machine allow, at most
 /// 8 GiB on a root and 512 MiB elsewhere, within the range of the flag.
 pub(super) fn default_cache_bytes(is_root: bool) -> u64 {
@@ -44,16 +52,17 @@ fn limit_files(groups: &str, cgroup_dir: &Path) -> Vec<PathBuf> {
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':');
         let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
-        let (top, file) = if controllers.is_empty() {
-            (cgroup_dir.to_path_buf(), "memory.max")
+        let (top, names) = if controllers.is_empty() {
+            // Above memory.high a group is slowed down, as good as stopped.
+            (cgroup_dir.to_path_buf(), &["memory.max", "memory.high"][..])
         } else if controllers.split(',').any(|controller| controller == "memory") {
-            (cgroup_dir.join("memory"), "memory.limit_in_bytes")
+            (cgroup_dir.join("memory"), &["memory.limit_in_bytes"][..])
         } else {
             continue;
         };
         let mut dir = top.join(path.trim_start_matches('/'));
         while dir.starts_with(&top) {
-            files.push(dir.join(file));
+            files.extend(names.iter().map(|name| dir.join(name)));
             if !dir.pop() {
                 break;
             }
@@ -93,6 +102,8 @@ mod tests {
         write(&cgroups, "slurm/job_7/memory.max", "4294967296\n");
         write(&cgroups, "slurm/memory.max", "8589934592\n");
         assert_eq!(allowed_bytes(&proc_dir, &cgroups), Some(4 * GIB));
+        write(&cgroups, "slurm/job_7/step_0/memory.high", "3221225472\n");
+        assert_eq!(allowed_bytes(&proc_dir, &cgroups), Some(3 * GIB));
         write(&proc_dir, "self/cgroup", "9:cpu,cpuacct:/x\n4:memory:/a\n");
         write(&cgroups, "memory/memory.limit_in_bytes", "9223372036854771712\n");
         assert_eq!(allowed_bytes(&proc_dir, &cgroups), Some(16 * GIB));

@@ -50,7 +50,12 @@ fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
     if args.print_config {
         let node = Node::resolve(&settings)?;
         let hostname = Some(settings.hostname.clone().unwrap_or_else(system_hostname));
-        let effective = Settings { cache_size: Some(node.cache_bytes(&settings)), hostname, ..settings };
+        let effective = Settings {
+            cache_size: Some(node.cache_bytes(&settings)),
+            names_size: Some(node.names_bytes(&settings)),
+            hostname,
+            ..settings
+        };
         output::print(&effective.to_toml())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -59,6 +64,7 @@ fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
     if args.daemon && !args.foreground_child {
         return daemon::start(&settings, &mountpoint);
     }
+    runtime::use_one_heap();
     serve(args, settings, mountpoint)
 }
 
@@ -108,6 +114,10 @@ impl Node {
 
     fn cache_bytes(&self, settings: &Settings) -> u64 {
         settings.cache_size.unwrap_or_else(|| memory::default_cache_bytes(self.is_root))
+    }
+
+    fn names_bytes(&self, settings: &Settings) -> u64 {
+        settings.names_size.unwrap_or_else(|| memory::default_names_bytes(self.cache_bytes(settings)))
     }
 }
 
@@ -202,6 +212,7 @@ fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBuf) -> Daemo
         attr_ttl: settings.attr_ttl_ms.map(Duration::from_millis),
         dir_ttl: Duration::from_millis(settings.dir_ttl_ms),
         cache_bytes: node.cache_bytes(settings),
+        names_bytes: node.names_bytes(settings),
         fuse_threads: settings.fuse_threads as usize,
         allow_other: settings.allow_other,
     }
@@ -313,6 +324,12 @@ mod tests {
             error.is::<UsageError>() && error.to_string().contains("--trees 3 is more than the 2 nodes"),
             "{error}"
         );
+        let striped = |stripes| Settings { stripes, ..settings("b", 1) };
+        assert!(Node::resolve(&striped(2)).unwrap().is_root, "of the second tree");
+        let error = Node::resolve(&striped(3)).err().unwrap();
+        assert!(error.is::<UsageError>() && error.to_string().contains("--stripes must be between 1 and 2"), "{error}");
+        let error = Node::resolve(&Settings { stripes: 2, ..Settings::default() }).err().unwrap();
+        assert!(error.to_string().contains("--stripes 2 needs as many nodes: add --address-book"), "{error}");
         let alone = Node::resolve(&Settings::default()).unwrap();
         assert_eq!((alone.me, alone.is_root, alone.nodes[0].0.as_str()), (0, true, system_hostname().as_str()));
     }

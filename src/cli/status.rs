@@ -91,6 +91,11 @@ fn describe(status: &Status) -> String {
         ("cache", format!("{} of {}", bytes(status.cache.used_bytes), bytes(status.cache.capacity_bytes))),
         ("pinned", bytes(status.counters.get(Counter::CacheBytesPinned))),
         ("evicted", format!("{} chunks", status.counters.get(Counter::ChunksEvicted))),
+        ("names", {
+            let count = |counter| status.counters.get(counter);
+            let (used, bound) = (bytes(count(Counter::NamesBytes)), bytes(count(Counter::NamesBytesCapacity)));
+            format!("{used} of {bound}, {} dropped", count(Counter::NamesDropped))
+        }),
         ("lookups", status.counters.get(Counter::FuseLookup).to_string()),
         ("backend reads", bytes(status.counters.get(Counter::BackendReadBytes))),
         ("from parent", bytes(status.counters.get(Counter::ReadBytesFromParent))),

@@ -86,6 +86,8 @@ pub struct Counters {
     pub rechecks: u64,
     /// Grants that were taken back because the child did not release them.
     pub leases_ended: u64,
+    /// Names that the kernel was asked to let go of, for want of room.
+    pub names_released: u64,
     /// Most chunks that were under way at one moment.
     pub chunks_in_flight_max: u64,
     /// Chunks that were asked for ahead of a client.

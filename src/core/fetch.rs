@@ -2,7 +2,8 @@
 
 use super::flight::{Flight, FlightId, Object, Outcome, Stage, Waiter};
 use super::limits::{
-    CHECKSUM_RETRIES_MAX, HEARTBEATS_PER_DETECT, LISTING_BYTES_MAX, MEMORY_RETRY_US, RETRY_US, VERIFY_INLINE_BYTES,
+    ARRANGE_INLINE_BYTES, CHECKSUM_RETRIES_MAX, HEARTBEATS_PER_DETECT, LISTING_BYTES_MAX, MEMORY_RETRY_US, RETRY_US,
+    VERIFY_INLINE_BYTES,
 };
 use super::node::{EIO, ENOMEM, ENOTDIR, ESTALE, FlightKey, Node, chunk_len, describe};
 use super::output::{BackendOp, BackendReply, ChunkFailure, Output};
@@ -11,7 +12,7 @@ use super::upstream::Target;
 use super::wire::{Grant, Header, Message};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::CHUNK_BYTES;
-use crate::cache::types::{Attr, ListingBuilder, Micros};
+use crate::cache::types::{Attr, Listing, ListingBuilder, Micros};
 
 /// Pause before a chunk is asked for again whose bytes could not be pulled.
 const PULL_RETRY_US: u64 = 50_000;
@@ -259,6 +260,12 @@ impl Node {
             (Object::List(_), Message::Part { stamp, remaining_us, from, total, bytes }) => {
                 match self.add_part(id, stamp, from, total, bytes) {
                     Ok(None) => return self.ask(now, id, header.from),
+                    Ok(Some(parts)) if parts.len_bytes() > ARRANGE_INLINE_BYTES => {
+                        if let Some(flight) = self.flights.get(id) {
+                            flight.stage = Stage::Arranging { expires: asked_at.after_us(remaining_us) };
+                        }
+                        return self.out.push_back(Output::Arrange { id, parts, stamp });
+                    }
                     Ok(Some(parts)) => {
                         self.learn_listing(&key.path, parts.build(stamp), asked_at.after_us(remaining_us))
                     }
@@ -284,6 +291,22 @@ impl Node {
                 Outcome::Failed { errno: EIO }
             }
         };
+        self.finish(now, id, &outcome);
+    }
+
+    /// The listing of [`Output::Arrange`] is put together.
+    pub fn arranged(&mut self, now: Micros, id: FlightId, listing: Listing) {
+        let Some(flight) = self.flights.get(id) else { return };
+        let Stage::Arranging { expires } = flight.stage else { return };
+        if std::mem::take(&mut flight.outdated) {
+            self.give_back(id);
+            if let Some(id) = self.flights.renew(id) {
+                self.lead(now, id);
+            }
+            return;
+        }
+        let key = FlightKey::from(&*flight);
+        let outcome = self.learn_listing(&key.path, listing, expires);
         self.finish(now, id, &outcome);
     }
 

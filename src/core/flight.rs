@@ -129,6 +129,11 @@ pub(super) enum Stage {
         /// The bytes' checksum.
         crc: u32,
     },
+    /// A worker puts a listing in order, which may be used until then.
+    Arranging {
+        /// Until when.
+        expires: Micros,
+    },
     /// A worker computes a checksum.
     Verifying {
         /// What it must be.

@@ -104,6 +104,15 @@ pub const AHEAD_MAX: usize = 32;
 /// Where so many requests stand in line for the parent, nothing is fetched ahead.
 pub const AHEAD_LINE_MAX: usize = 16;
 
+/// Inodes that an invalidation visits in one step: 100 to 300 us.
+pub const SWEEP_STEP_INODES: usize = 1_000;
+
+/// Parts in which it goes over all names; see [`NamesConfig`](crate::cache::names::NamesConfig).
+pub const SWEEP_PARTS: usize = 256;
+
+/// Packed listings up to this length are put in order in the turn that received them, larger ones by a worker.
+pub const ARRANGE_INLINE_BYTES: usize = 16_384;
+
 /// An invalidation that a node did not answer is asked for again after this long.
 pub const SWEEP_RETRY_US: u64 = 1_000_000;
 

@@ -11,9 +11,11 @@
 //!
 //! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
 //! request per object, waiters parked), `fetch` (asking upstream), `upstream` (whom it asks, and fail-over), `peer` (who
-//! is there), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation), `limits` (every bound, in one place).
+//! is there), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation),
+//! `budget` (room for names), `limits` (every bound, in one place).
 
 mod bucket;
+mod budget;
 mod config;
 mod fetch;
 mod flight;

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use super::bucket::Bucket;
+use super::budget::Relief;
 use super::config::{Counters, Load, NodeConfig};
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Stage, Waiter};
-use super::limits::{
-    AHEAD_LINE_MAX, AHEAD_MAX, DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX,
-};
+use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX};
 use super::output::Output;
 use super::peer::Peer;
 use super::serve::Sharers;
@@ -86,6 +85,7 @@ pub struct Node {
     pub(super) statfs: Option<(Statfs, Micros)>,
     pub(super) sweeps: Vec<Sweep>,
     pub(super) sweep_runs: Vec<SweepRun>,
+    pub(super) relief: Relief,
     /// Of a root: what it has read of each file version that is not gone.
     pub(super) seen: HashMap<Ino, Seen>,
     /// Files, by device and inode number, that had other bytes under the same version, and how often, as far as this node
@@ -139,6 +139,7 @@ impl Node {
             statfs: None,
             sweeps: Vec::new(),
             sweep_runs: Vec::new(),
+            relief: Relief::default(),
             seen: HashMap::new(),
             changes: HashMap::new(),
             out: VecDeque::new(),
@@ -162,11 +163,6 @@ impl Node {
     #[must_use]
     pub fn store(&self) -> &ChunkStore {
         &self.store
-    }
-
-    /// Goes on with the search for pinned chunks; see [`ChunkStore::look_for_pins`].
-    pub fn look_for_pins(&mut self) {
-        self.store.look_for_pins();
     }
 
     /// Trees in which this node asks the backend in place of others.
@@ -260,11 +256,6 @@ impl Node {
         let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
         self.flights.arm(id, now.after_us(PENDING_US));
         self.lead(now, id);
-    }
-
-    /// Whether one more chunk may be fetched for nobody.
-    fn may_fetch_ahead(&self, tree: usize) -> bool {
-        self.ahead < AHEAD_MAX && self.trees[tree].line.len() < AHEAD_LINE_MAX && self.store.has_room_ahead(self.ahead)
     }
 
     /// A frame arrived.
@@ -375,18 +366,24 @@ impl Node {
     fn recall(&self, now: Micros, object: &Object, waiter: Waiter) -> Option<Outcome> {
         match object {
             Object::Attr(path) => match self.names.current(path).filter(|inode| inode.is_fresh(now)) {
-                Some(inode) => Some(Outcome::Entry(inode)),
+                Some(inode) => {
+                    inode.note_use();
+                    Some(Outcome::Entry(inode))
+                }
                 None => {
                     let remaining = self.enoent.lookup(path, now)?;
                     Some(Outcome::Absent { expires: now.after_us(remaining) })
                 }
             },
             Object::List(path) => {
-                let timed = self.names.current(path)?.listing().filter(|timed| timed.expires > now)?;
+                let inode = self.names.current(path)?;
+                let timed = inode.listing().filter(|timed| timed.expires > now)?;
+                inode.note_use();
                 Some(Outcome::Listing { listing: timed.listing.clone(), expires: timed.expires })
             }
             Object::Chunk { path, version, index } => {
                 let inode = self.names.current(path)?;
+                inode.note_use();
                 if inode.attr.version() != *version {
                     // What this node told its clients last is the newest it knows of; a peer may have been told of a newer
                     // one by a node that is dead by now.
@@ -569,11 +566,6 @@ impl Node {
         self.grants.values().map(|granted| &granted.chunk).find(|chunk| {
             chunk.offset() == offset && self.keys.get(usize::from(chunk.segment())).copied().flatten() == Some(key)
         })
-    }
-
-    /// The kernel forgot an inode.
-    pub fn forget(&mut self, ino: Ino) {
-        self.writer.forget(ino);
     }
 }
 

@@ -9,7 +9,7 @@ use super::sweep::Swept;
 use super::topology::NodeId;
 use super::wire::Statfs;
 use crate::cache::arena::Slot;
-use crate::cache::types::{Attr, Ino, Listing, Timestamp, Version};
+use crate::cache::types::{Attr, Ino, Listing, ListingBuilder, Timestamp, Version};
 
 /// What the caller must do for the node.
 #[derive(Debug)]
@@ -44,6 +44,15 @@ pub enum Output {
         slot: Slot,
         /// How many of them.
         len: usize,
+    },
+    /// Put a listing together ([`ListingBuilder::build`]), then call [`Node::arranged`](super::Node::arranged).
+    Arrange {
+        /// For which request.
+        id: FlightId,
+        /// Its parts.
+        parts: ListingBuilder,
+        /// The snapshot that they are from.
+        stamp: u64,
     },
     /// Ask the backend, then call [`Node::backend`](super::Node::backend). Roots only.
     Backend {
@@ -86,6 +95,11 @@ pub enum Output {
         waiter: u64,
         /// How.
         swept: Swept,
+    },
+    /// The kernel is to let go of this name, if nobody uses it: there is no room for all that it holds.
+    Release {
+        /// The name's path.
+        path: Box<[u8]>,
     },
     /// What the kernel may have cached of this inode under this name is void.
     Invalidate {

@@ -10,7 +10,9 @@
 
 use std::sync::Arc;
 
-use super::limits::{SWEEP_DEADLINE_MIN_US, SWEEP_DEADLINE_US, SWEEP_HOP_US, SWEEP_RETRY_US, SWEEPS_MAX};
+use super::limits::{
+    SWEEP_DEADLINE_MIN_US, SWEEP_DEADLINE_US, SWEEP_HOP_US, SWEEP_PARTS, SWEEP_RETRY_US, SWEEP_STEP_INODES, SWEEPS_MAX,
+};
 use super::node::Node;
 use super::output::Output;
 use super::topology::NodeId;
@@ -55,6 +57,8 @@ struct Told {
 enum Stage {
     /// The question was passed up, or to those who answer for another group: the first of these.
     Up { abroad: Vec<Told> },
+    /// What is below the path expires here, part by part; then the nodes below are told.
+    Expiring { part: usize, down: bool },
     /// This node is done, but for its kernel while `fence`; these are not.
     Down { fence: bool, told: Vec<Told> },
 }
@@ -163,9 +167,39 @@ impl Node {
 
     /// Lets everything expire here, and tells the nodes below: on behalf of one above, or where the sweep begins.
     fn sweep_here(&mut self, id: u64, down: bool) {
-        let Some(sweep) = self.sweeps.iter().find(|sweep| sweep.id == id) else { return };
+        let Some(sweep) = self.sweeps.iter_mut().find(|sweep| sweep.id == id) else { return };
+        sweep.stage = Stage::Expiring { part: 0, down };
         let (tree, path) = (sweep.tree, sweep.path.clone());
-        self.expire_below(tree, &path);
+        self.enoent.clear_all();
+        self.flights.outdate(tree, &path);
+        self.expire_on(id);
+    }
+
+    /// Goes on letting expire what is below the path of an invalidation, for some 100 us; tells the nodes below when it
+    /// is done.
+    fn expire_on(&mut self, id: u64) {
+        let Some(sweep) = self.sweeps.iter_mut().find(|sweep| sweep.id == id) else { return };
+        let Stage::Expiring { part, down } = &mut sweep.stage else { return };
+        let (tree, path, down, first) = (sweep.tree, sweep.path.clone(), *down, *part);
+        let each = usize::try_from(self.names.stats().inodes).unwrap_or(usize::MAX) / SWEEP_PARTS + 1;
+        let parts = (SWEEP_STEP_INODES / each).max(1);
+        *part += parts;
+        for part in first..first + parts {
+            let Some(expired) = self.writer.invalidate_part(&path, part) else {
+                return self.sweep_below(id, tree, &path, down);
+            };
+            // What belongs to another tree expires as well, which is no harm: its kernel entries go with its own tree.
+            for inode in expired {
+                if self.tree_of(&inode.path) == tree {
+                    let dir = inode.attr.is_dir();
+                    self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir });
+                }
+            }
+        }
+    }
+
+    /// All has expired here: the nodes below are told.
+    fn sweep_below(&mut self, id: u64, tree: usize, path: &[u8], down: bool) {
         self.out.push_back(Output::Fence { id });
         let up = &self.trees[tree];
         let (me, topology) = (up.topology.me(), &up.topology);
@@ -176,7 +210,7 @@ impl Node {
         below.extend(orphans.filter(|node| *node != me && !dead.contains(node)));
         let missing = u32::try_from(dead.len()).unwrap_or(u32::MAX);
         for node in &below {
-            self.send_sweep(*node, id, tree, &path, true);
+            self.send_sweep(*node, id, tree, path, true);
         }
         if let Some(sweep) = self.sweeps.iter_mut().find(|sweep| sweep.id == id) {
             sweep.swept = Swept { reached: 1, missing };
@@ -185,23 +219,10 @@ impl Node {
         }
     }
 
-    /// Everything of `tree` at and below `path` is to be asked for anew, by this node and its kernel. What belongs to
-    /// another tree expires as well, which is no harm: its kernel entries go with its own tree. Visits every inode.
-    fn expire_below(&mut self, tree: usize, path: &[u8]) {
-        self.enoent.clear_all();
-        self.flights.outdate(tree, path);
-        for inode in self.writer.invalidate_below(path) {
-            if self.tree_of(&inode.path) == tree {
-                let dir = inode.attr.is_dir();
-                self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir });
-            }
-        }
-    }
-
     /// A frame of a node arrived: if it was told of an invalidation, it is at it.
     pub(super) fn note_sweeper(&mut self, node: NodeId) {
         for sweep in &mut self.sweeps {
-            let (Stage::Down { told, .. } | Stage::Up { abroad: told }) = &mut sweep.stage;
+            let (Stage::Down { told, .. } | Stage::Up { abroad: told }) = &mut sweep.stage else { continue };
             told.iter_mut().filter(|told| told.node == node).for_each(|told| told.heard = true);
         }
     }
@@ -227,19 +248,29 @@ impl Node {
                     sweep.swept.missing += swept.missing;
                 }
             }
+            Stage::Expiring { .. } => {}
         }
         self.end_sweeps(now);
     }
 
     /// When an invalidation is to be looked at again.
     pub(super) fn next_sweep(&self) -> Option<Micros> {
-        self.sweeps.iter().map(|sweep| sweep.retry.min(sweep.deadline)).min()
+        let next = |sweep: &Sweep| match sweep.stage {
+            // There is more to do at once.
+            Stage::Expiring { .. } => Micros(0),
+            _ => sweep.retry.min(sweep.deadline),
+        };
+        self.sweeps.iter().map(next).min()
     }
 
     /// Asks again what was not answered, and ends what is over.
     pub(super) fn end_sweeps(&mut self, now: Micros) {
         if self.sweeps.is_empty() {
             return;
+        }
+        let is_expiring = |sweep: &&Sweep| matches!(sweep.stage, Stage::Expiring { .. });
+        if let Some(id) = self.sweeps.iter().find(is_expiring).map(|sweep| sweep.id) {
+            self.expire_on(id);
         }
         let due: Vec<_> = self.sweeps.iter().filter(|sweep| sweep.retry <= now).map(|sweep| sweep.id).collect();
         for id in due {
@@ -250,7 +281,7 @@ impl Node {
         self.sweeps = on;
         for sweep in over {
             let silent = match &sweep.stage {
-                Stage::Up { .. } => 1,
+                Stage::Up { .. } | Stage::Expiring { .. } => 1,
                 Stage::Down { told, .. } => u32::try_from(told.len()).unwrap_or(u32::MAX),
             };
             let swept = Swept { missing: sweep.swept.missing + silent, ..sweep.swept };
@@ -283,6 +314,7 @@ impl Node {
         let up = &self.trees[tree];
         let told = match &mut sweep.stage {
             Stage::Down { told, .. } => told,
+            Stage::Expiring { .. } => return,
             Stage::Up { abroad } if !abroad.is_empty() => {
                 // The next one of that group, where this one gives no sign; the last one is asked until the end.
                 if abroad.len() > 1 && !abroad[0].heard && abroad[0].times > 1 {

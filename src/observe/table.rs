@@ -149,7 +149,10 @@ counters! {
     ChunksAheadDropped chunks_ahead_dropped Count Total "Chunks not fetched ahead because memory or the line was short.";
     ChunksInFlightMax chunks_in_flight_max Count Gauge "Most chunks that were requested upstream at one moment.";
     Inodes inodes Count Gauge "Inodes in memory.";
+    NamesBytesCapacity names_bytes_capacity Bytes Gauge "Bound of the memory of names (--names-size).";
     NamesBytes names_bytes Bytes Gauge "Memory of inodes, listings and their tables.";
+    NamesDropped names_dropped Count Total "Inodes dropped to make room among the names.";
+    NamesReleased names_released Count Total "Names that the kernel was asked to let go of, to make room.";
     EngineTurns engine_turns Count Total "Turns of the engine thread.";
     EngineTurnUsMax engine_turn_us_max Microseconds Gauge "Longest turn of the engine thread.";
     StartupUsLibrary startup_us_library Microseconds Gauge "Start-up: loading libfabric.";

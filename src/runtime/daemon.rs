@@ -1,7 +1,7 @@
 //! One daemon: a node of the tree with its mount, from start to stop.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -72,6 +72,8 @@ pub struct DaemonConfig {
     pub dir_ttl: Duration,
     /// Bound of the memory for file data, bytes.
     pub cache_bytes: u64,
+    /// Bound of the memory for names and listings, bytes.
+    pub names_bytes: u64,
     /// Threads that take the kernel's requests.
     pub fuse_threads: usize,
     /// Whether other users may use the mount.
@@ -172,7 +174,7 @@ pub fn choose_net(net: Option<&str>) -> Result<(Option<String>, Vec<String>), St
     let plan = bornite_fabric::plan_environment(net.as_ref()).map_err(|e| wrong(&e))?;
     let chosen = bornite_fabric::choose_provider_env(net.as_ref()).map_err(|e| wrong(&e))?;
     let notes = plan.changes.iter().map(|change| format!("{}={}: {}", change.variable, change.to, change.reason));
-    Ok((chosen.map(|net| net.to_string()), notes.collect()))
+    Ok((chosen.map(|net| net.to_string()), notes.chain(plan.doubts.iter().cloned()).collect()))
 }
 
 /// A running daemon.
@@ -200,7 +202,7 @@ impl Daemon {
         let topology = Topology::new(nodes, me, config.trees, config.fanout)?.striped(config.stripes)?;
         let incarnation = incarnation();
         let key = hash_key(incarnation);
-        let names = NamesWriter::new(NamesConfig::new(key));
+        let names = NamesWriter::new(NamesConfig { bytes_max: config.names_bytes, ..NamesConfig::new(key) });
         let backend = Arc::new(LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone()));
         if topology.is_root_of_any() {
             backend.open_own()?;
@@ -252,11 +254,13 @@ impl Daemon {
         // Until the engine has made its first turn nobody may take this node for a root.
         shown.show(node.parent_state(clock::now()));
         let pool = Pool::start(backend, &wheel).map_err(system("a worker thread"))?;
+        let releasing = Arc::new(AtomicUsize::new(0));
         let (sender, notices) = mpsc::channel::<Notice>();
         let notify: Notify = Box::new(move |notice| {
             // After the mount is gone there is nobody to tell.
             let _ = sender.send(notice);
         });
+        counters.set(Counter::NamesBytesCapacity, config.names_bytes);
         let engine = Engine {
             node,
             transport: Transport::new(port, addresses, arena.clone()),
@@ -268,6 +272,7 @@ impl Daemon {
             names: reader.clone(),
             arena,
             notify,
+            releasing: releasing.clone(),
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
             work: Work::default(),
         };
@@ -294,7 +299,7 @@ impl Daemon {
             .name("bornite-notify".to_owned())
             .spawn({
                 let inbox = inbox.clone();
-                move || tell_kernel(&notices, &notifier, &reader, &inbox)
+                move || tell_kernel(&notices, &notifier, &reader, &inbox, &releasing)
             })
             .map_err(system("the notify thread"))?;
         let engine = starting.engine.take();
@@ -429,7 +434,13 @@ fn wait_for(thread: &JoinHandle<()>, end: Instant) -> bool {
 }
 
 /// The notify thread: the only one that may invalidate, since the kernel may wait for a handler meanwhile.
-fn tell_kernel(notices: &mpsc::Receiver<Notice>, notifier: &Notifier, names: &Names, inbox: &Inbox) {
+fn tell_kernel(
+    notices: &mpsc::Receiver<Notice>,
+    notifier: &Notifier,
+    names: &Names,
+    inbox: &Inbox,
+    releasing: &AtomicUsize,
+) {
     let forget_name = |path: &[u8]| {
         let (dir, name) = match path.iter().rposition(|b| *b == b'/') {
             Some(at) => (&path[..at], &path[at + 1..]),
@@ -455,6 +466,10 @@ fn tell_kernel(notices: &mpsc::Receiver<Notice>, notifier: &Notifier, names: &Na
             Notice::Expire { ino, path, dir: false } => {
                 forget_name(&path);
                 let _ = notifier.invalidate_attributes(ino.0);
+            }
+            Notice::Release { path } => {
+                forget_name(&path);
+                releasing.fetch_sub(1, Ordering::Relaxed);
             }
             Notice::Fence(fence) => inbox.fenced(fence),
         }

@@ -169,7 +169,8 @@ impl<R: Replies> Handler<R> {
             Some(dir) => self.names.child(dir, name),
             None => self.names.current(name),
         };
-        if let Some(inode) = known.filter(|inode| inode.is_fresh(now)) {
+        // Room may be made for other names at this moment: what is not held then is to be asked for anew.
+        if let Some(inode) = known.filter(|inode| inode.is_fresh(now) && inode.hold()) {
             self.counters.add(Counter::NamesHits, 1);
             entry(reply, &inode, now);
             return None;
@@ -181,11 +182,12 @@ impl<R: Replies> Handler<R> {
         }
     }
 
-    /// The client forgot `ino`: whether the node is to forget it too.
+    /// The client forgot `count` lookups of `ino`: whether the node is to hear of it.
     #[must_use]
-    pub fn forgets(&self, ino: u64) -> bool {
-        // An inode that still has a name keeps its number: it may be looked up again.
-        self.names.by_ino(Ino(ino)).is_some_and(|inode| inode.is_retired())
+    pub fn forgets(&self, ino: u64, count: u64) -> bool {
+        // An inode that still has a name keeps its number, unless there is no room: it may be looked up again.
+        let wants = |inode: &Inode| inode.is_retired() || self.names.wants_forgets();
+        self.names.by_ino(Ino(ino)).is_some_and(|inode| inode.let_go(count) && wants(&inode))
     }
 
     /// The attributes of `ino`.
@@ -194,6 +196,7 @@ impl<R: Replies> Handler<R> {
         let path = match self.path(ino) {
             Some(inode) if inode.is_fresh(now) => {
                 self.counters.add(Counter::NamesHits, 1);
+                inode.note_use();
                 reply.attr(&kernel_attr(ino, &inode.attr), ttl(inode.expires(), now));
                 return None;
             }
@@ -285,6 +288,7 @@ impl<R: Replies> Handler<R> {
                 // A reader in the middle of a listing goes on with it, even when its time ran out meanwhile.
                 if let Some(timed) = inode.listing().filter(|timed| timed.expires > now || cookie > 0) {
                     self.counters.add(Counter::ListingHits, 1);
+                    inode.note_use();
                     readdir(reply, &self.names, &inode, cookie, &timed.listing);
                     return None;
                 }
@@ -402,7 +406,12 @@ impl<R: Replies> Job<R> {
             _ => Errno::EIO,
         };
         match (self, outcome) {
-            (Job::Lookup(reply), Outcome::Entry(inode)) => entry(reply, &inode, now),
+            (Job::Lookup(reply), Outcome::Entry(inode)) => {
+                if !inode.hold() {
+                    return Next::More(Object::Attr(inode.path[..].into()), Job::Lookup(reply));
+                }
+                entry(reply, &inode, now);
+            }
             (Job::Lookup(reply), Outcome::Absent { expires }) => {
                 reply.absent(negative_ttl(expires.remaining_us(now)));
             }

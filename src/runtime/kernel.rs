@@ -30,8 +30,8 @@ impl bornite_fuse::Filesystem for Mounted {
         self.park(self.handler.lookup(clock::now(), parent, name, reply));
     }
 
-    fn forget(&self, ino: u64, _count: u64) {
-        if self.handler.forgets(ino) {
+    fn forget(&self, ino: u64, count: u64) {
+        if self.handler.forgets(ino, count) {
             self.inbox.forget(Ino(ino));
         }
     }

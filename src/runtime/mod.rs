@@ -9,6 +9,7 @@ mod clock;
 mod daemon;
 mod engine;
 mod handler;
+mod heap;
 mod kernel;
 mod lazy;
 mod mounts;
@@ -22,6 +23,7 @@ pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };
 pub use handler::{Handler, Job, Next, Parked, ReadAhead, ReadJob};
+pub use heap::use_one_heap;
 
 /// What the command line needs to know of the fabric.
 pub mod fabric {

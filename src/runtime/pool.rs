@@ -9,7 +9,7 @@
 //! do.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use super::backend::Backend;
 use super::engine::Wheel;
 use super::lazy::LazyBackend;
 use crate::cache::arena::{SegmentInfo, Slot};
+use crate::cache::types::{Listing, ListingBuilder};
 use crate::core::{BackendOp, BackendReply, ChunkFailure, FlightId};
 
 /// Workers for checksums and large replies, which never wait for anything.
@@ -41,6 +42,8 @@ pub(super) enum Task {
     Backend { id: FlightId, op: BackendOp },
     /// Compute a checksum.
     Verify { id: FlightId, slot: Slot, len: usize },
+    /// Put a listing in order.
+    Arrange { id: FlightId, parts: ListingBuilder, stamp: u64 },
     /// Make the pages of new memory present.
     Prefault(SegmentInfo),
     /// Answer a client with many bytes.
@@ -53,6 +56,8 @@ pub(super) enum Done {
     Backend { id: FlightId, reply: BackendReply },
     /// The checksum.
     Verified { id: FlightId, slot: Slot, crc: u32 },
+    /// The listing.
+    Arranged { id: FlightId, listing: Listing },
     /// New memory is ready; how much of it was made present.
     Prefaulted { segment: u16, bytes: u64 },
 }
@@ -76,7 +81,6 @@ impl Pool {
             Lane::start(name, min, max, |tasks| Worker {
                 tasks,
                 busy: Arc::default(),
-                living: Arc::default(),
                 spare: false,
                 done: done.clone(),
                 wheel: wheel.clone(),
@@ -95,7 +99,7 @@ impl Pool {
 
     pub(super) fn submit(&mut self, task: Task) {
         let lane = match &task {
-            Task::Verify { .. } | Task::Reply(_) | Task::Prefault(_) => &mut self.computing,
+            Task::Verify { .. } | Task::Arrange { .. } | Task::Reply(_) | Task::Prefault(_) => &mut self.computing,
             Task::Backend { op: BackendOp::Chunk { .. } | BackendOp::Recheck { .. }, .. } => &mut self.data,
             Task::Backend { op: BackendOp::Attr { .. } | BackendOp::List { .. } | BackendOp::Statfs, .. } => {
                 &mut self.names
@@ -158,22 +162,19 @@ impl Lane {
         let worker = Worker { spare: number >= self.threads_min, ..self.worker.clone() };
         let name = format!("bornite-{}-{number}", self.name);
         self.threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
-        self.worker.living.fetch_add(1, Ordering::Relaxed);
+        self.tasks.lock().workers += 1;
         Ok(())
     }
 
     fn submit(&mut self, task: Task) {
         // Only this thread adds; a worker that is just done makes this one worker too many at worst.
         let busy = self.worker.busy.fetch_add(1, Ordering::Relaxed) + 1;
-        self.tasks.put(task);
-        // Against one that leaves: either it is not counted here, or it has seen the task. See `Worker::leaves`.
-        fence(Ordering::SeqCst);
-        let living = self.worker.living.load(Ordering::Relaxed);
-        if busy > living
-            && living < self.threads_max
+        let workers = self.tasks.put(task);
+        if busy > workers
+            && workers < self.threads_max
             && let Err(error) = self.grow()
         {
-            log::warn!("cannot start another worker: {error}; {living} must do");
+            log::warn!("cannot start another worker: {error}; {workers} must do");
         }
     }
 }
@@ -195,6 +196,8 @@ struct Tasks {
 #[derive(Default)]
 struct Queue {
     tasks: VecDeque<Task>,
+    /// Workers that have not left.
+    workers: usize,
     closed: bool,
 }
 
@@ -213,9 +216,22 @@ impl Tasks {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, task: Task) {
-        self.lock().tasks.push_back(task);
+    /// Queues a task; gives the number of workers that there are for it.
+    fn put(&self, task: Task) -> usize {
+        let mut queue = self.lock();
+        queue.tasks.push_back(task);
+        let workers = queue.workers;
+        drop(queue);
         self.filled.notify_one();
+        workers
+    }
+
+    /// Counts a worker out, unless there is a task by now.
+    fn leave(&self) -> bool {
+        let mut queue = self.lock();
+        let leaves = queue.tasks.is_empty();
+        queue.workers -= usize::from(leaves);
+        leaves
     }
 
     /// What is queued is still done; then workers get [`Taken::Closed`].
@@ -251,8 +267,6 @@ struct Worker {
     tasks: Arc<Tasks>,
     /// Tasks of the lane that are queued or being done.
     busy: Arc<AtomicUsize>,
-    /// Workers of the lane that have not left.
-    living: Arc<AtomicUsize>,
     /// It came later than the lane began, and may leave.
     spare: bool,
     done: Arc<SegQueue<Done>>,
@@ -269,7 +283,7 @@ impl Worker {
                 Taken::Closed => return,
                 Taken::Late => {
                     open = self.backend.opened().is_some_and(Backend::close_idle);
-                    if self.spare && !open && self.leaves() {
+                    if self.spare && !open && self.tasks.leave() {
                         return;
                     }
                     continue;
@@ -281,6 +295,10 @@ impl Worker {
                 Task::Verify { id, mut slot, len } => {
                     let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
                     self.finish(Done::Verified { id, slot, crc });
+                }
+                Task::Arrange { id, parts, stamp } => {
+                    let listing = parts.build(stamp);
+                    self.finish(Done::Arranged { id, listing });
                 }
                 Task::Prefault(segment) => {
                     // A kernel that cannot do so makes them present when they are used.
@@ -298,17 +316,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// Counts this worker out, unless there is a task by now.
-    fn leaves(&self) -> bool {
-        self.living.fetch_sub(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if self.tasks.lock().tasks.is_empty() {
-            return true;
-        }
-        self.living.fetch_add(1, Ordering::Relaxed);
-        false
     }
 
     fn finish(&self, done: Done) {

@@ -48,6 +48,11 @@ impl World {
                 let at = self.network.travel(&self.config, &mut self.rng, now, link, 0);
                 self.queue.push(at, Event::Read(Read { by, from, id, key, offset, len, slot }));
             }
+            Output::Arrange { id, parts, stamp } => {
+                if let Some(node) = self.living(by) {
+                    node.arranged(now, id, parts.build(stamp));
+                }
+            }
             Output::Verify { id, mut slot, len } => {
                 let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
                 let done = now.after_us(self.rng.within(1..200));
@@ -88,7 +93,7 @@ impl World {
             }
             Output::Invalidate { ino, path } => self.kernels.drop_name(by.node, ino, &path),
             // Only its names go: the directory's own entry stays in the kernel.
-            Output::Expire { dir: true, .. } => {}
+            Output::Expire { dir: true, .. } | Output::Release { .. } => {}
             Output::Swept { waiter, swept } => self.swept(by, waiter, swept)?,
             Output::Expire { ino, path, dir: false } => self.kernels.drop_name(by.node, ino, &path),
             Output::Fence { id } => {

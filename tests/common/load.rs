@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,13 +24,16 @@ const ABSENT_EVERY: usize = 5;
 pub(crate) struct Library {
     dir: tempfile::TempDir,
     files: usize,
+    /// Loads so far: each begins elsewhere, with what the ones before have not read.
+    loads: AtomicUsize,
 }
 
 impl Library {
     /// So many files. Most travel in a frame; each eighth is pulled, one of 64 as several chunks.
     pub(crate) fn generate(files: usize) -> Arc<Library> {
         assert!(!files.is_multiple_of(STEP), "some of {files} files would never be read");
-        let library = Library { dir: tempfile::tempdir().expect("a temporary directory"), files };
+        let library =
+            Library { dir: tempfile::tempdir().expect("a temporary directory"), files, loads: AtomicUsize::new(0) };
         for file in 0..files {
             let path = library.dir.path().join(name(file));
             if file % FILES_PER_DIR == 0 {
@@ -68,12 +71,15 @@ fn name(file: usize) -> String {
 
 fn contents(file: usize) -> Vec<u8> {
     let len = match file {
-        _ if file % 64 == 5 => (2 << 20) + file,
+        _ if file % 64 == 5 => (1 << 20) + file,
         _ if file % 8 == 3 => 50_000 + file,
         _ => 1 + file * 37 % 9000,
     };
     noise(file as u64 + 1, len)
 }
+
+/// Files that a client reads if it is not the last to run on its node.
+const FILES_PER_LOAD: usize = 200;
 
 /// A client takes every so many-th file, so that it comes to each of them once before it begins again.
 const STEP: usize = 7;
@@ -144,13 +150,14 @@ impl Load {
         nodes: impl IntoIterator<Item = usize>,
         pace: Duration,
     ) -> Load {
+        let from = library.loads.fetch_add(1, Ordering::Relaxed) * FILES_PER_LOAD;
         let (over, news) = (Arc::new(AtomicBool::new(false)), News::default());
         let clients = nodes
             .into_iter()
             .map(|node| {
                 let (library, mount) = (Arc::clone(library), fleet.view(node));
                 let (over, news) = (Arc::clone(&over), Arc::clone(&news));
-                let run = move || client(node, &mount, library.files, pace, &over, &news);
+                let run = move || client(node, &mount, (library.files, from), pace, &over, &news);
                 (node, std::thread::Builder::new().name(format!("client{node}")).spawn(run).expect("a thread"))
             })
             .collect();
@@ -181,7 +188,14 @@ impl Drop for Load {
     }
 }
 
-fn client(node: usize, mount: &Path, files: usize, pace: Duration, over: &AtomicBool, news: &News) -> Record {
+fn client(
+    node: usize,
+    mount: &Path,
+    (files, from): (usize, usize),
+    pace: Duration,
+    over: &AtomicBool,
+    news: &News,
+) -> Record {
     let mut record = Record::default();
     for n in 0.. {
         if over.load(Ordering::Relaxed) {
@@ -189,10 +203,10 @@ fn client(node: usize, mount: &Path, files: usize, pace: Duration, over: &Atomic
         }
         let begin = Instant::now();
         // Each node in an order of its own, so that each asks for what nobody has asked for yet.
-        let turn = n - n / ABSENT_EVERY;
+        let turn = from + n - n / ABSENT_EVERY;
         let file = (turn * STEP + node * files / 5) % files;
         let wrong = if n % ABSENT_EVERY == ABSENT_EVERY - 1 {
-            absent(&mount.join(format!("d000/absent-{node}-{n}")))
+            absent(&mount.join(format!("d000/absent-{node}-{from}-{n}")))
         } else {
             present(&mount.join(name(file)), file)
         };

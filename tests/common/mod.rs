@@ -109,7 +109,10 @@ pub(crate) struct Plan {
     pub(crate) attr_ttl: Option<Duration>,
     pub(crate) dir_ttl: Duration,
     pub(crate) cache_bytes: u64,
+    pub(crate) names_bytes: u64,
     pub(crate) allow_other: bool,
+    pub(crate) trees: u32,
+    pub(crate) stripes: u32,
 }
 
 impl Plan {
@@ -123,7 +126,10 @@ impl Plan {
             attr_ttl: None,
             dir_ttl: Duration::from_secs(60),
             cache_bytes: 64 << 20,
+            names_bytes: 32 << 20,
             allow_other: false,
+            trees: 1,
+            stripes: 1,
         }
     }
 
@@ -183,14 +189,15 @@ impl Cluster {
             nodes: self.book.clone(),
             me: node,
             net: None,
-            trees: 1,
-            stripes: 1,
+            trees: self.plan.trees,
+            stripes: self.plan.stripes,
             fanout: None,
             detect: Duration::from_secs(2),
             enoent_ttl: self.plan.enoent_ttl,
             attr_ttl: self.plan.attr_ttl,
             dir_ttl: self.plan.dir_ttl,
             cache_bytes: self.plan.cache_bytes,
+            names_bytes: self.plan.names_bytes,
             fuse_threads: 2,
             allow_other: self.plan.allow_other,
         }
@@ -320,13 +327,18 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     pub(crate) fn start() -> Watchdog {
+        Watchdog::start_for(WATCHDOG)
+    }
+
+    /// For what may live that long.
+    pub(crate) fn start_for(lifetime: Duration) -> Watchdog {
         let (alive, ended) = mpsc::channel::<()>();
         let mounts: Arc<Mutex<Vec<(PathBuf, String)>>> = Arc::default();
         let watched = Arc::clone(&mounts);
         std::thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || {
-                if ended.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
+                if ended.recv_timeout(lifetime) == Err(mpsc::RecvTimeoutError::Timeout) {
                     abort(&watched.lock().unwrap_or_else(PoisonError::into_inner), "it lives too long");
                 }
             })

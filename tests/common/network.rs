@@ -14,6 +14,12 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 /// Where the names of the namespaces are, in the holder's view: iproute2 looks there.
 pub(crate) const NAMES: &str = "/run/netns";
 
+/// What the holder does. Its copies of FUSE mounts would keep those of others alive, who wait for their end. Its own /run
+/// hides the names of other namespaces and keeps these. It ends with its input.
+const HOLD: &str = "\
+    while read -r _ at type _; do case $type in fuse*) umount -l \"$at\" 2>/dev/null; esac; done </proc/self/mounts
+    mount -t tmpfs bornite-test /run && mkdir /run/netns && echo up && exec cat";
+
 /// Programs without which there are no namespaces, with what brings them.
 const PROGRAMS: [(&str, &str); 4] =
     [("ip", "iproute2"), ("tc", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")];
@@ -45,8 +51,7 @@ impl Network {
     pub(crate) fn start(nodes: usize, rate: Option<&str>) -> Network {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--propagation", "slave", "sh", "-c"]);
-        // Its own /run hides the names of other namespaces and keeps these. It ends with its input.
-        command.arg("mount -t tmpfs bornite-test /run && mkdir /run/netns && echo up && exec cat");
+        command.arg(HOLD);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut holder = command.spawn().expect("unshare runs");
         let alive = holder.stdin.take().expect("piped");

@@ -47,6 +47,7 @@ impl Mounts {
             dir_ttl: us(setting.dir_ttl_us),
             attr_ttl: setting.attr_ttl_us.map(us),
             cache_bytes: u64::from(setting.cache_chunks) * CHUNK,
+            names_bytes: 32 << 20,
             ..Plan::new(usize::from(setting.nodes), truth.target())
         };
         Mounts { cluster: plan.start(), begin: Instant::now(), interrupt: None }

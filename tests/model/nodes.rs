@@ -322,6 +322,10 @@ impl Nodes {
                     }
                     self.push_later(Event::Pulled { at, id, slot, ok });
                 }
+                Output::Arrange { id, parts, stamp } => {
+                    let now = self.micros();
+                    self.members[at].node.arranged(now, id, parts.build(stamp));
+                }
                 Output::Verify { id, mut slot, len } => {
                     let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
                     let now = self.micros();
@@ -335,7 +339,7 @@ impl Nodes {
                     self.members[at].node.registered(segment, (at as u64) << 32 | u64::from(segment));
                 }
                 // This client remembers nothing.
-                Output::Invalidate { .. } | Output::Expire { .. } | Output::Swept { .. } => {}
+                Output::Invalidate { .. } | Output::Expire { .. } | Output::Release { .. } | Output::Swept { .. } => {}
                 Output::Fence { id } => {
                     let now = self.micros();
                     self.members[at].node.fenced(now, id);
@@ -518,7 +522,7 @@ impl World for Nodes {
     }
 
     fn forget(&mut self, node: usize, handle: u64) {
-        if self.members[node].handler.forgets(handle) {
+        if self.members[node].handler.forgets(handle, u64::MAX) {
             self.members[node].node.forget(Ino(handle));
             self.carry_out(node);
         }

@@ -85,12 +85,12 @@ fn main() -> anyhow::Result<()> {
         all.extend(measure(&program, children, temp.path()).with_context(|| format!("{children} children"))?);
     }
     println!(
-        "{:<24}{:>9}{:>12}{:>12}{:>8}{:>14}{:>12}{:>8}",
+        "{:<24}{:>9}{:>14}{:>12}{:>8}{:>14}{:>12}{:>8}",
         "", "children", "root, us CPU", "echo, us", "ratio", "root, 1/s", "echo, 1/s", "ratio"
     );
     for f in &all {
         println!(
-            "{:<24}{:>9}{:>12.1}{:>12.1}{:>8.2}{:>14.0}{:>12.0}{:>8.2}{}",
+            "{:<24}{:>9}{:>14.1}{:>12.1}{:>8.2}{:>14.0}{:>12.0}{:>8.2}{}",
             format!("{}, {} B", f.what, f.frame_bytes),
             f.children,
             f.root.cpu.median(),
