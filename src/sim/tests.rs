@@ -225,19 +225,23 @@ fn long_listings_arrive_in_parts_even_while_they_change() {
 #[test]
 fn parts_of_two_snapshots_are_never_mixed() {
     // Names of one length, so that the parts of all snapshots begin at the same bytes, and copies that come much later.
-    for seed in 0..4 {
+    for seed in 0..6 {
         let mut config = plain(seed, 5);
-        config.tree.dirs = 1;
-        config.tree.files = 4;
+        config.tree.dirs = 0;
+        config.tree.files = 2;
         config.tree.long_names = 300;
         config.dir_ttl = Duration::ZERO;
+        config.clients_per_node = 8;
         config.lookups_per_client = 40;
+        config.delay_us = (100, 3_000);
+        config.backend_us = (20, 400);
+        config.span_us = 1_000_000;
         config.faults.changes = 3_000;
         config.faults.doubled_per_mille = 400;
-        config.faults.echo_us_max = 20_000;
+        config.faults.echo_us_max = 30_000;
         config.faults.reorders_pairs = true;
         let counts = must(config).counts;
-        assert!(counts.listings > 20 && counts.doubled > 200, "{counts:?}: the test shows nothing");
+        assert!(counts.listings > 5 && counts.doubled > 100, "{counts:?}: the test shows nothing");
     }
 }
 
