@@ -30,6 +30,8 @@ pub struct Plan {
     pub net: Option<Net>,
     /// What to change, in any order.
     pub changes: Vec<Change>,
+    /// What looks wrong and is left as it is.
+    pub doubts: Vec<String>,
 }
 
 /// Why the environment could not be put right.
@@ -79,6 +81,7 @@ pub fn plan_environment(net: Option<&Net>) -> Result<Plan, EnvironmentError> {
 /// As [`plan_environment`]; a needed change while other threads run.
 pub fn choose_provider_env(net: Option<&Net>) -> Result<Option<Net>, EnvironmentError> {
     let plan = plan_environment(net)?;
+    plan.doubts.iter().for_each(|doubt| log::warn!("{doubt}"));
     for change in &plan.changes {
         match set(change) {
             Err(error) if change.needed => return Err(error),
@@ -107,7 +110,37 @@ fn decide(net: Option<&Net>, variable: &dyn Fn(&str) -> Option<String>) -> Resul
             needed: false,
         });
     }
-    Ok(Plan { net, changes })
+    let doubts = match &net {
+        Some(Net::Cxi { nic, .. }) => {
+            doubts(*nic, variable("SLINGSHOT_DEVICES").as_deref(), variable("SLINGSHOT_SVC_IDS").as_deref())
+        }
+        _ => Vec::new(),
+    };
+    Ok(Plan { net, changes, doubts })
+}
+
+/// What looks wrong about the devices and services that the launcher gave. The provider looks up the service of a device
+/// by its place in the list (fi_cxi(7)), and takes a default one where there is none.
+fn doubts(nic: Option<u8>, devices: Option<&str>, services: Option<&str>) -> Vec<String> {
+    let list = |text: &str| text.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>();
+    let (Some(devices), Some(services)) = (devices.map(list), services.map(list)) else { return Vec::new() };
+    let mut doubts = Vec::new();
+    if devices.len() != services.len() {
+        doubts.push(format!(
+            "SLINGSHOT_DEVICES has {} devices and SLINGSHOT_SVC_IDS {} services: start the daemons under the launcher, whose variables fit",
+            devices.len(),
+            services.len()
+        ));
+    }
+    if let Some(device) = nic.map(|nic| format!("cxi{nic}"))
+        && !devices.contains(&device)
+    {
+        doubts.push(format!(
+            "the launcher gave no service for {device} (SLINGSHOT_DEVICES={}): name one of these with --net cxi://",
+            devices.join(",")
+        ));
+    }
+    doubts
 }
 
 /// The network, and the value that FI_PROVIDER must get instead of `current`.
@@ -254,6 +287,16 @@ mod tests {
             let error = changes(net, given).expect_err(net).to_string();
             assert!(error.starts_with(net) && error.contains(reason), "{error}");
         }
+    }
+
+    #[test]
+    fn a_device_without_a_service_is_doubted() {
+        let of = |nic, devices, services| doubts(nic, Some(devices), Some(services));
+        assert_eq!(of(None, "cxi0,cxi1", "5,6"), Vec::<String>::new());
+        assert_eq!(of(Some(1), "cxi0,cxi1", "5,6"), Vec::<String>::new());
+        assert!(of(Some(2), "cxi0,cxi1", "5,6")[0].contains("no service for cxi2"));
+        assert!(of(None, "cxi0,cxi1", "5")[0].contains("2 devices"));
+        assert_eq!(doubts(Some(2), None, None), Vec::<String>::new());
     }
 
     #[test]

@@ -19,9 +19,9 @@ const CHUNK_PAGES: u64 = CHUNK_BYTES as u64 / PAGE_BYTES;
 /// A run is one of a reader in order once it has this many pages: half a chunk, in at least two reads.
 const RUN_PAGES_MIN: u64 = CHUNK_PAGES / 2;
 
-/// How far a read may begin behind the end of the one before. Several threads take the kernel's requests, and may
-/// overtake each other.
-const GAP_PAGES_MAX: u64 = 64;
+/// How far a read may begin behind the end of the one before. Several threads take the kernel's requests, of up to 1 MiB,
+/// and may overtake each other.
+const GAP_PAGES_MAX: u64 = CHUNK_PAGES;
 
 /// The word: where the run ends in the upper bits, its pages in these lower ones.
 const RUN_BITS: u32 = 20;
@@ -112,6 +112,16 @@ mod tests {
         }
         // Half of them come too late to count.
         assert_eq!(told, [2, 2]);
+    }
+
+    #[test]
+    fn a_large_read_that_is_overtaken_breaks_no_run() {
+        let progress = Progress::new();
+        let told: Vec<u64> = [0, 2, 1, 3, 5, 4, 6]
+            .into_iter()
+            .filter_map(|at| progress.read(at * CHUNK, CHUNK_BYTES, at == 0))
+            .collect();
+        assert_eq!(told, [3, 4, 6, 7]);
     }
 
     #[test]

@@ -300,18 +300,35 @@ pub struct SimArgs {
     /// Run so many seeds, from 0 on, until one fails
     #[arg(long, value_name = "N", value_parser = number(SIM_SEEDS), default_value = "10")]
     pub seeds: u64,
-    /// What goes wrong: nothing, what the seed chooses, or all kinds of faults at once
+    /// What goes wrong: nothing, faults of one kind, what the seed chooses, or all kinds at once
     #[arg(long, value_name = "FAULTS", default_value = "some")]
     pub faults: SimFaults,
     /// Number of trees the nodes are split into
     #[arg(long, value_name = "N", value_parser = number(TREES), default_value = "1")]
     pub trees: u64,
+    /// Number of trees that each node takes part in, with a root of their own each
+    #[arg(long, value_name = "K", value_parser = number(STRIPES), default_value = "1")]
+    pub stripes: u64,
     /// Children per parent [default: 2 to 7 by the number of nodes]
     #[arg(long, value_name = "N", value_parser = number(FANOUT))]
     pub fanout: Option<u64>,
+    /// Break a rule on purpose, to see that it is found out and told by the exit code
+    #[arg(long, value_name = "HOW", hide = true)]
+    pub sabotage: Option<SimSabotage>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What is broken on purpose in a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimSabotage {
+    /// The code panics.
+    Crash,
+    /// The backend gives other bytes than the file has.
+    Safety,
+    /// Every message is lost.
+    Liveness,
 }
 
 /// How much goes wrong in a simulation.
@@ -319,6 +336,12 @@ pub struct SimArgs {
 pub enum SimFaults {
     /// Nothing.
     None,
+    /// Messages are lost, doubled or late, reads fail, links are cut.
+    Net,
+    /// Nodes start late, die, come back or not, are stopped.
+    Nodes,
+    /// The backend hangs or fails.
+    Backend,
     /// A choice that the seed makes.
     Some,
     /// Everything.

@@ -77,6 +77,12 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let given = variables();
     let fabric = look_at_fabric(net.as_ref(), given);
     let mut checks = vec![fabric.check(net.as_ref())];
+    checks.extend(fabric.doubts.iter().map(|doubt| Check {
+        name: "slingshot",
+        state: State::Note,
+        says: doubt.clone(),
+        next: None,
+    }));
     if !args.fabric {
         checks.extend([fuse(), fusermount(), namespaces()]);
     }
@@ -101,6 +107,7 @@ struct Fabric {
     /// Variables that libfabric reads, and what one of them was changed to and why.
     environment: Vec<(String, String)>,
     changes: Vec<(&'static str, Option<String>, String, &'static str)>,
+    doubts: Vec<String>,
     survey: Result<Survey, String>,
     /// What each network that may be asked for would get.
     choices: Vec<(String, Result<Choice, String>)>,
@@ -114,7 +121,8 @@ fn look_at_fabric(net: Option<&Net>, environment: Vec<(String, String)>) -> Fabr
     let plan = match plan {
         Ok(plan) => plan,
         Err(error) => {
-            return Fabric { environment, changes: vec![], survey: Err(error.to_string()), choices: vec![] };
+            let survey = Err(error.to_string());
+            return Fabric { environment, changes: vec![], doubts: vec![], survey, choices: vec![] };
         }
     };
     let changes =
@@ -126,7 +134,8 @@ fn look_at_fabric(net: Option<&Net>, environment: Vec<(String, String)>) -> Fabr
         (None, _) => NETS.iter().map(|net| net.parse().expect("a network")).collect(),
     };
     let choices = nets.iter().map(|net| (net.to_string(), Survey::choose(net).map_err(|error| error.to_string())));
-    Fabric { environment, changes: changes.collect(), survey, choices: choices.collect() }
+    let doubts = plan.doubts.clone();
+    Fabric { environment, changes: changes.collect(), doubts, survey, choices: choices.collect() }
 }
 
 /// The variables that libfabric and its cxi provider read, and ours about the network.
@@ -385,6 +394,7 @@ mod tests {
         let fabric = Fabric {
             environment: vec![("FI_PROVIDER".to_owned(), "tcp".to_owned())],
             changes: vec![("FI_PROVIDER", Some("tcp".to_owned()), "net,tcp".to_owned(), "it hides the good one")],
+            doubts: vec![],
             survey: Err("cannot load libfabric; install it".to_owned()),
             choices: vec![],
         };
@@ -403,7 +413,7 @@ mod tests {
     fn a_network_that_nothing_offers_says_what_to_do() {
         let survey = Survey { version: "1.17".to_owned(), path: None, offers: vec![] };
         let choices = vec![("cxi".to_owned(), Err("no provider cxi; choose another --net".to_owned()))];
-        let fabric = Fabric { environment: vec![], changes: vec![], survey: Ok(survey), choices };
+        let fabric = Fabric { environment: vec![], changes: vec![], doubts: vec![], survey: Ok(survey), choices };
         let asked = fabric.check(Some(&Net::Cxi { nic: None, vni: None }));
         assert!(asked.state == State::Problem && asked.says.contains("choose another"), "{asked:?}");
         let any = fabric.check(None);

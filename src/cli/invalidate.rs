@@ -38,10 +38,7 @@ pub(super) fn invalidate(args: &InvalidateArgs) -> anyhow::Result<ExitCode> {
         output::print(&format!("{}: {} of {} nodes\n", path.display(), done.reached, done.reached + done.missing))?;
         if done.missing > 0 {
             let nodes = if done.missing == 1 { "node" } else { "nodes" };
-            eprintln!(
-                "bornite: {} {nodes} did not answer, and those below were not asked: `bornite status` there",
-                done.missing
-            );
+            eprintln!("bornite: {} {nodes} did not answer; see `bornite status` and the log there", done.missing);
             code = ExitCode::FAILURE;
         }
     }

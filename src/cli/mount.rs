@@ -324,6 +324,12 @@ mod tests {
             error.is::<UsageError>() && error.to_string().contains("--trees 3 is more than the 2 nodes"),
             "{error}"
         );
+        let striped = |stripes| Settings { stripes, ..settings("b", 1) };
+        assert!(Node::resolve(&striped(2)).unwrap().is_root, "of the second tree");
+        let error = Node::resolve(&striped(3)).err().unwrap();
+        assert!(error.is::<UsageError>() && error.to_string().contains("--stripes must be between 1 and 2"), "{error}");
+        let error = Node::resolve(&Settings { stripes: 2, ..Settings::default() }).err().unwrap();
+        assert!(error.to_string().contains("--stripes 2 needs as many nodes: add --address-book"), "{error}");
         let alone = Node::resolve(&Settings::default()).unwrap();
         assert_eq!((alone.me, alone.is_root, alone.nodes[0].0.as_str()), (0, true, system_hostname().as_str()));
     }

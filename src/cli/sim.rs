@@ -12,9 +12,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::args::{SimArgs, SimFaults};
+use super::args::{SimArgs, SimFaults, SimSabotage};
 use super::{UsageError, output};
-use crate::sim::{Counts, FaultLevel, SimConfig, SimError, run};
+use crate::sim::{Counts, FaultLevel, Sabotage, SimConfig, SimError, run};
 
 /// Exit codes of a seed that fails. 1 and 2 mean what they mean everywhere.
 const CRASH: u8 = 3;
@@ -46,13 +46,23 @@ struct Failed {
 pub(super) fn sim(args: &SimArgs) -> anyhow::Result<ExitCode> {
     let level = match args.faults {
         SimFaults::None => FaultLevel::None,
+        SimFaults::Net => FaultLevel::Net,
+        SimFaults::Nodes => FaultLevel::Nodes,
+        SimFaults::Backend => FaultLevel::Backend,
         SimFaults::Some => FaultLevel::Some,
         SimFaults::All => FaultLevel::All,
     };
+    let sabotage = args.sabotage.map(|how| match how {
+        SimSabotage::Crash => Sabotage::Crash,
+        SimSabotage::Safety => Sabotage::Safety,
+        SimSabotage::Liveness => Sabotage::Liveness,
+    });
     let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let config = |seed| SimConfig {
         trees: number(args.trees),
+        stripes: number(args.stripes),
         fanout: args.fanout.map(number),
+        sabotage,
         ..SimConfig::draw(seed, number(args.nodes), level)
     };
     let (first, seeds) = args.seed.map_or((0, args.seeds), |seed| (seed, 1));

@@ -1,8 +1,11 @@
-//! The budget of names: room is made when it is used up, in small steps, by the runtime's leave.
+//! Room: for names, for what is fetched ahead, and what is pinned.
+//!
+//! Names have a budget: room is made when it is used up, in small steps, by the runtime's leave.
 //!
 //! Dropped is what no client's kernel holds; for the rest the kernel is asked to let it go ([`Output::Release`]), and it
 //! is dropped when the kernel has ([`Node::forget`]). A number that is gone is never given out again.
 
+use super::limits::{AHEAD_LINE_MAX, AHEAD_MAX};
 use super::node::Node;
 use super::output::Output;
 use crate::cache::types::{Ino, Micros};
@@ -55,6 +58,17 @@ impl Node {
             self.relief.pause = now.after_us(PAUSE_US);
         }
         !shrunk.is_over && !shrunk.is_waiting
+    }
+
+    /// Whether one more chunk may be fetched for nobody.
+    pub(super) fn may_fetch_ahead(&self, tree: usize) -> bool {
+        self.ahead < AHEAD_MAX && self.trees[tree].line.len() < AHEAD_LINE_MAX && self.store.has_room_ahead(self.ahead)
+    }
+
+    /// Goes on with the search for pinned chunks; see
+    /// [`ChunkStore::look_for_pins`](crate::cache::store::ChunkStore::look_for_pins).
+    pub fn look_for_pins(&mut self) {
+        self.store.look_for_pins();
     }
 
     /// The kernel forgot an inode.

@@ -9,9 +9,7 @@ use super::bucket::Bucket;
 use super::budget::Relief;
 use super::config::{Counters, Load, NodeConfig};
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Stage, Waiter};
-use super::limits::{
-    AHEAD_LINE_MAX, AHEAD_MAX, DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX,
-};
+use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX};
 use super::output::Output;
 use super::peer::Peer;
 use super::serve::Sharers;
@@ -167,11 +165,6 @@ impl Node {
         &self.store
     }
 
-    /// Goes on with the search for pinned chunks; see [`ChunkStore::look_for_pins`].
-    pub fn look_for_pins(&mut self) {
-        self.store.look_for_pins();
-    }
-
     /// Trees in which this node asks the backend in place of others.
     #[must_use]
     pub fn substitutes(&self) -> usize {
@@ -263,11 +256,6 @@ impl Node {
         let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
         self.flights.arm(id, now.after_us(PENDING_US));
         self.lead(now, id);
-    }
-
-    /// Whether one more chunk may be fetched for nobody.
-    fn may_fetch_ahead(&self, tree: usize) -> bool {
-        self.ahead < AHEAD_MAX && self.trees[tree].line.len() < AHEAD_LINE_MAX && self.store.has_room_ahead(self.ahead)
     }
 
     /// A frame arrived.
@@ -528,9 +516,11 @@ impl Node {
 
     /// What is at `path` is to be asked for anew: upstream knows of another version.
     pub(super) fn expire(&mut self, path: &[u8]) {
-        if let Some(inode) = self.names.get(path).filter(|inode| !inode.attr.is_dir()) {
+        // A directory too: what is there now is a file, as far as the peer knows.
+        if let Some(inode) = self.names.get(path) {
             self.writer.insert(path, inode.attr, inode.target.as_deref(), Micros(0));
-            self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir: false });
+            let dir = inode.attr.is_dir();
+            self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir });
         }
     }
 

@@ -196,6 +196,11 @@ impl Topology {
         NodeId(self.group.start + u32::try_from(at % u64::from(self.size())).unwrap_or(0))
     }
 
+    /// The root of this tree and its standbys, in the order in which they ask the backend.
+    pub fn answerers(&self) -> impl Iterator<Item = NodeId> {
+        (0..=STANDBYS).take_while(|place| *place < self.size()).map(|place| self.at(place))
+    }
+
     /// The root of this tree.
     #[must_use]
     pub fn root(&self) -> NodeId {

@@ -454,6 +454,11 @@ impl Node {
 
     /// Asks for what stands in line in one tree, in steps.
     pub(super) fn pump(&mut self, now: Micros, tree: usize) {
+        // Another call of this turn has done its steps, or the bucket is empty.
+        let is_over = self.pump_at.is_some_and(|at| at > now);
+        if is_over && self.trees[tree].target == Target::Backend {
+            return;
+        }
         for _ in 0..PUMP_STEPS_MAX {
             let Some(id) = self.trees[tree].line.front().copied() else { return };
             if self.flights.get(id).is_none_or(|flight| flight.stage != Stage::InLine) {

@@ -174,7 +174,7 @@ pub fn choose_net(net: Option<&str>) -> Result<(Option<String>, Vec<String>), St
     let plan = bornite_fabric::plan_environment(net.as_ref()).map_err(|e| wrong(&e))?;
     let chosen = bornite_fabric::choose_provider_env(net.as_ref()).map_err(|e| wrong(&e))?;
     let notes = plan.changes.iter().map(|change| format!("{}={}: {}", change.variable, change.to, change.reason));
-    Ok((chosen.map(|net| net.to_string()), notes.collect()))
+    Ok((chosen.map(|net| net.to_string()), notes.chain(plan.doubts.iter().cloned()).collect()))
 }
 
 /// A running daemon.

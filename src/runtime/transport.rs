@@ -437,3 +437,133 @@ impl Nap {
         (None, waited != Ok(0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+    use std::ptr::NonNull;
+
+    use bornite_fabric::{Net, PortConfig};
+
+    use super::*;
+    use crate::cache::arena::ArenaConfig;
+    use crate::cache::enoent::{EnoentConfig, EnoentMap};
+    use crate::cache::names::{NamesConfig, NamesWriter};
+    use crate::cache::store::ChunkStore;
+    use crate::core::{NodeConfig, Topology};
+
+    thread_local! {
+        static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// Counts the allocations of each thread.
+    struct Counting;
+
+    // SAFETY: every call goes to the system's allocator as it came; the counter is a thread-local without a destructor,
+    // which allocates nothing. The default `realloc` calls these two.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+            // SAFETY: the caller's promise.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            // SAFETY: the caller's promise.
+            unsafe { System.dealloc(pointer, layout) }
+        }
+    }
+
+    #[global_allocator]
+    static COUNTING: Counting = Counting;
+
+    fn chunks() -> (ChunkStore, Arc<Arena>) {
+        ChunkStore::new(ArenaConfig { first_segment_bytes: 4 << 20, segment_bytes: 4 << 20, max_bytes: 4 << 20 })
+    }
+
+    /// The transport of node 1, its node, and the port of node 0.
+    fn pair() -> Option<(Transport, Node, ChunkStore, Port, Peer, u64)> {
+        let open = || Port::open(PortConfig::new(Net::Tcp));
+        let (mut other, own) = match (open(), open()) {
+            (Ok(other), Ok(own)) => (other, own),
+            (Err(error), _) | (_, Err(error)) => {
+                println!("skipped: {error}");
+                return None;
+            }
+        };
+        let addresses = vec![other.address().clone(), own.address().clone()];
+        let back = other.insert(&addresses[1]).expect("insert");
+        let memory = Box::leak(vec![7u8; 1 << 20].into_boxed_slice());
+        // SAFETY: the memory is leaked, and nobody else looks at it.
+        let region = unsafe { other.register(NonNull::from(memory).cast(), 1 << 20, Arc::new(())) }.expect("register");
+        let config = NodeConfig {
+            topology: Topology::new(2, NodeId(1), 1, None).expect("two nodes"),
+            job: 1,
+            incarnation: 1,
+            enoent_ttl: Duration::from_secs(1),
+            dir_ttl: Duration::from_secs(1),
+            attr_ttl: None,
+            detect: Duration::from_secs(2),
+            receives: 64,
+        };
+        let enoent = Arc::new(EnoentMap::new(EnoentConfig::new([1, 2])));
+        let mut node = Node::new(config, NamesWriter::new(NamesConfig::new([1, 2])), enoent, chunks().0);
+        let (mut store, arena) = chunks();
+        drop(store.alloc(4096).expect("memory"));
+        let mut transport = Transport::new(Some(own), addresses, arena);
+        transport.register(0, &mut node);
+        Some((transport, node, store, other, back, region.key()))
+    }
+
+    /// What the transport allocates in `count` rounds of frames of two lengths, a read, and a frame that comes.
+    fn rounds(
+        (transport, node, store, other, back, key): (&mut Transport, &mut Node, &mut ChunkStore, &mut Port, Peer, u64),
+        count: u64,
+    ) -> u64 {
+        let start = Instant::now();
+        let now = || Micros(1 + u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let (mut allocations, mut frames) = (0, 0);
+        let end = Instant::now() + Duration::from_secs(20);
+        for round in 0..count {
+            let (short, long, slot) = (vec![1; 64], vec![2; 8192], store.alloc(65_536).expect("memory"));
+            let before = ALLOCATIONS.get();
+            transport.send(now(), NodeId(0), short);
+            transport.send(now(), NodeId(0), long);
+            transport.pull(now(), FlightId(round), NodeId(0), (key, 0), 65_536, slot);
+            allocations += ALLOCATIONS.get() - before;
+            let mut answered = false;
+            // The connection is not there at first.
+            while frames < 2 * (round + 1)
+                || !answered
+                || !transport.reading.is_empty()
+                || !transport.backlog.is_empty()
+            {
+                assert!(Instant::now() < end, "round {round}: {frames} frames, {} reads", transport.reading.len());
+                other.poll(64, &mut |event| frames += u64::from(matches!(event, Event::Frame(_))));
+                answered = answered || other.send(back, b"no frame of ours", 1).is_ok();
+                let before = ALLOCATIONS.get();
+                transport.poll(now(), node);
+                transport.retry(now(), node);
+                allocations += ALLOCATIONS.get() - before;
+            }
+        }
+        allocations
+    }
+
+    #[test]
+    fn operations_that_the_port_takes_allocate_nothing() {
+        let Some((mut transport, mut node, mut store, mut other, back, key)) = pair() else { return };
+        let mut run = |count| rounds((&mut transport, &mut node, &mut store, &mut other, back, key), count);
+        run(20);
+        assert_eq!(run(200), 0);
+        transport.close(Instant::now() + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_send_says_whose_it_was() {
+        for (to, tries) in [(0, 1), (7, 3), (u32::MAX, 2)] {
+            assert_eq!(sent_by(send_token(NodeId(to), tries)), (NodeId(to), tries));
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::config::SimConfig;
+use super::config::{Sabotage, SimConfig};
 use super::oracle::Said;
 use super::rng::{Rng, mix};
 use super::tree::{Entry, Missing, Tree};
@@ -54,12 +54,40 @@ impl Question {
     }
 }
 
+/// A time in which the backend as a whole hangs, or fails with an errno.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outage {
+    pub(super) from: Micros,
+    pub(super) until: Micros,
+    pub(super) errno: Option<i32>,
+}
+
+impl Outage {
+    fn has(&self, at: Micros) -> bool {
+        self.from <= at && at < self.until
+    }
+}
+
+/// What a backend fails with as a whole.
+pub(super) fn outage_errno(rng: &mut Rng) -> i32 {
+    use rustix::io::Errno as E;
+    let errnos = [E::IO, E::ACCESS, E::NOSPC, E::NOTCONN, E::HOSTDOWN];
+    errnos[rng.below(errnos.len())].raw_os_error()
+}
+
 /// When an operation that is asked for now looks, when it answers, and whether it hangs.
-pub(super) fn times(config: &SimConfig, rng: &mut Rng, now: Micros) -> (Micros, Micros, bool) {
+pub(super) fn times(config: &SimConfig, outages: &[Outage], rng: &mut Rng, now: Micros) -> (Micros, Micros, bool) {
     let (least, most) = config.backend_us;
     let hangs = rng.per_mille(config.faults.hangs_per_mille);
     let extra_us = if hangs { rng.up_to(config.faults.hang_us_max) } else { 0 };
-    let took_us = rng.within(least..most + 1) + extra_us;
+    let mut took_us = rng.within(least..most + 1) + extra_us;
+    let mut hangs = hangs;
+    let told = now.after_us(took_us);
+    let meets = |outage: &&Outage| outage.errno.is_none() && (outage.has(now) || outage.has(told));
+    if let Some(outage) = outages.iter().find(meets) {
+        took_us = took_us.max(outage.until.0 - now.0);
+        hangs = true;
+    }
     (now.after_us(rng.up_to(took_us)), now.after_us(took_us), hangs)
 }
 
@@ -80,13 +108,14 @@ fn is_file(entry: &Entry, version: &Version) -> bool {
 /// What the backend says now; true where it fails by injection.
 pub(super) fn answer(
     config: &SimConfig,
-    tree: &Tree,
+    (tree, outages): (&Tree, &[Outage]),
     now: Micros,
     stamp: u64,
     op: BackendOp,
 ) -> (BackendReply, Said, bool) {
     let path = Question::of(&op).path().to_vec();
-    if let Some(errno) = failure(config, now, &path) {
+    let outage = outages.iter().find_map(|outage| outage.errno.filter(|_| outage.has(now)));
+    if let Some(errno) = outage.or_else(|| failure(config, now, &path)) {
         let reply = match op {
             BackendOp::Attr { .. } => BackendReply::Attr(Err(errno)),
             BackendOp::List { .. } => BackendReply::List(Err(errno)),
@@ -149,6 +178,9 @@ pub(super) fn answer(
                 Ok(Some(content)) => {
                     let begin = usize::try_from(offset).unwrap_or(usize::MAX);
                     slot.as_mut_slice()[..len].copy_from_slice(&content[begin..begin + len]);
+                    if config.sabotage == Some(Sabotage::Safety) {
+                        slot.as_mut_slice()[0] ^= 1;
+                    }
                     let crc = crc32c::crc32c(&content[begin..begin + len]);
                     let ctime = there.map(|entry| entry.attr.ctime).unwrap_or_default();
                     (BackendReply::Chunk(Ok(ChunkRead { slot, len, crc, ctime })), Said::Bytes)

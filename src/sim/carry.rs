@@ -7,10 +7,12 @@ use super::report::SimError;
 use super::world::World;
 use crate::core::limits::{FRAME_BYTES_MAX, GRANTS_PER_PEER_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::wire::{self, Message};
-use crate::core::{Node, Output};
+use crate::core::{Node, Output, Topology};
 
 /// Other bytes than those granted, in a row for one request: one less than what fails it.
 const STALE_READS_IN_A_ROW_MAX: u32 = 2;
+/// The transport ends a read over a cut link after this time at the latest.
+const READ_US_MAX: u64 = 10_000_000;
 
 impl World {
     /// Carries out what node `at` asks for after a call, looks at its bounds, and sets its timer.
@@ -74,8 +76,11 @@ impl World {
                     let what = format!("it asks the backend twice at once: {question:?}");
                     return Err(self.wrong(by.node, question.path(), what));
                 }
+                let path = if question == Question::Statfs { None } else { Some(question.path()) };
+                let tree = self.tree_of(by.node, path);
                 self.questions.insert((by, id), question);
-                let (looks, told, hangs) = backend::times(&self.config, &mut self.rng, now);
+                self.note_reader(by.node, &tree)?;
+                let (looks, told, hangs) = backend::times(&self.config, &self.outages, &mut self.rng, now);
                 self.report.counts.backend_hung += u64::from(hangs);
                 self.queue.push(looks, Event::Operate { by, id, op, asked: now, told });
             }
@@ -117,33 +122,55 @@ impl World {
             }
         }
         self.report.counts.messages += 1;
+        let asked = match message {
+            Message::Attr { path } | Message::List { path, .. } | Message::Chunk { path, .. } => Some(Some(path)),
+            Message::Statfs => Some(None),
+            _ => None,
+        };
+        if let Some(path) = asked {
+            let tree = self.tree_of(from, path);
+            self.note_asked(from, to, &tree, header.id)?;
+        }
+        if !self.is_linked(from, to) {
+            self.report.counts.lost += 1;
+            return Ok(());
+        }
         let fate = self.network.send(&self.config, &mut self.rng, self.now, (from, to));
         let counts = &mut self.report.counts;
         counts.late += u64::from(fate.is_late);
         match fate.arrivals {
             [Some(first), Some(second)] => {
                 counts.doubled += 1;
-                self.queue.push(first, Event::Frame { to, frame: frame.clone() });
-                self.queue.push(second, Event::Frame { to, frame });
+                self.queue.push(first, Event::Frame { from, to, frame: frame.clone() });
+                self.queue.push(second, Event::Frame { from, to, frame });
             }
-            [Some(at), None] | [None, Some(at)] => self.queue.push(at, Event::Frame { to, frame }),
+            [Some(at), None] | [None, Some(at)] => self.queue.push(at, Event::Frame { from, to, frame }),
             [None, None] => counts.lost += 1,
         }
         Ok(())
     }
 
+    /// The tree in which a path is asked for, or what has none, as a node sees it.
+    fn tree_of(&self, node: usize, path: Option<&[u8]>) -> Topology {
+        let topology = &self.places[node].topology;
+        topology.tree(path.map_or(0, |path| topology.tree_of(path)))
+    }
+
     /// A frame arrives: if it is a request, its sender may be answered once more.
-    pub(super) fn note_request(&mut self, to: usize, frame: &[u8]) {
-        if let Ok((header, message)) = wire::decode(frame)
-            && matches!(
-                message,
-                Message::Probe { .. }
-                    | Message::Attr { .. }
-                    | Message::List { .. }
-                    | Message::Chunk { .. }
-                    | Message::Statfs
-            )
-        {
+    pub(super) fn note_arrival(&mut self, from: usize, to: usize, frame: &[u8]) {
+        let Ok((header, message)) = wire::decode(frame) else { return };
+        // A granted chunk is still to be read.
+        if is_answer(&message) && !matches!(message, Message::Granted(_)) {
+            self.searches.answered(to, from, header.id);
+        }
+        if matches!(
+            message,
+            Message::Probe { .. }
+                | Message::Attr { .. }
+                | Message::List { .. }
+                | Message::Chunk { .. }
+                | Message::Statfs
+        ) {
             *self.owed.entry((to, header.from.0 as usize, header.id)).or_insert(0) += 1;
         }
     }
@@ -154,7 +181,17 @@ impl World {
         let parent = from.0 as usize;
         let place = &self.places[parent];
         let faults = self.config.faults;
-        let mut ok = place.node.is_some() && key >> 48 & 0x7fff == place.life;
+        if place.node.is_none() || key >> 48 & 0x7fff != place.life {
+            // Nobody ends it: who asked for it has to look for another node.
+            self.report.counts.reads_lost += 1;
+            return;
+        }
+        if !self.is_linked(by.node, parent) {
+            self.report.counts.reads_failed += 1;
+            let at = self.now.after_us(1 + self.rng.up_to(READ_US_MAX));
+            return self.queue.push(at, Event::Pulled { by, from: parent, id, slot, ok: false });
+        }
+        let mut ok = true;
         let granted = place.node.as_ref().and_then(|node| node.granted(key, offset));
         let mut is_stale = false;
         match granted.filter(|chunk| chunk.len() == len) {
@@ -175,6 +212,6 @@ impl World {
         }
         self.report.counts.reads_failed += u64::from(!ok);
         let at = self.network.travel(&self.config, &mut self.rng, self.now, (parent, by.node), len);
-        self.queue.push(at, Event::Pulled { by, id, slot, ok });
+        self.queue.push(at, Event::Pulled { by, from: parent, id, slot, ok });
     }
 }

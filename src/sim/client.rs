@@ -20,6 +20,8 @@ pub(super) struct Asked {
     pub(super) waiter: u64,
     pub(super) object: Object,
     pub(super) at: Micros,
+    /// How long its node had been stopped by then, microseconds.
+    pub(super) frozen_us: u64,
     /// The number of the event in which it was asked: an answer within it came from memory.
     pub(super) event: u64,
 }
@@ -34,6 +36,8 @@ pub(super) struct Client {
     /// An event for it is in the queue.
     pub(super) is_scheduled: bool,
     was_over: bool,
+    /// All faults are over.
+    is_calm: bool,
     /// What it looks up on its way, and at last what it is about, the last one first: a kernel walks from directory to
     /// directory, and each of them may be known to it already.
     way: Vec<Object>,
@@ -42,7 +46,16 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(node: usize, left: u64) -> Client {
-        Client { node, left, asked: None, is_scheduled: false, was_over: false, way: Vec::new(), open: Vec::new() }
+        Client {
+            node,
+            left,
+            asked: None,
+            is_scheduled: false,
+            was_over: false,
+            is_calm: false,
+            way: Vec::new(),
+            open: Vec::new(),
+        }
     }
 
     /// Whether it came to its end just now.
@@ -51,8 +64,19 @@ impl Client {
         is_over && !std::mem::replace(&mut self.was_over, true)
     }
 
+    /// Has it look up so many objects more. Whether it had come to its end.
+    pub(super) fn resume(&mut self, lookups: u64) -> bool {
+        self.left += lookups;
+        self.is_calm = true;
+        std::mem::take(&mut self.was_over)
+    }
+
     /// The node's daemon ended: what was asked and open is gone.
-    pub(super) fn lose(&mut self) {
+    /// Where it does not start again, neither does the client.
+    pub(super) fn lose(&mut self, for_ever: bool) {
+        if for_ever {
+            self.left = 0;
+        }
         self.asked = None;
         self.way.clear();
         self.open.clear();
@@ -75,6 +99,10 @@ impl Client {
     }
 
     fn choose(&self, tree: &Tree, rng: &mut Rng) -> Object {
+        if self.is_calm {
+            // What no node has heard of yet, so that it asks the next one, and that one the next.
+            return Object::Attr(format!("calm/{}-{}", self.node, rng.next_u64()).into_bytes().into());
+        }
         match rng.below(16) {
             // A file that was opened before, and may be another one by now.
             0..3 if !self.open.is_empty() => {

@@ -14,6 +14,12 @@ use crate::cache::chunks::CHUNK_BYTES;
 pub enum FaultLevel {
     /// Nothing: every message arrives in order, the backend answers, the tree stays as it is.
     None,
+    /// What the network does: messages are lost, doubled, late, reads fail, links are cut. The tree changes.
+    Net,
+    /// What happens to nodes: they start late, die, come back or not, are stopped. The tree changes.
+    Nodes,
+    /// What the backend does: it hangs or fails, for single paths and as a whole. The tree changes.
+    Backend,
     /// A choice of the kinds of faults that the seed makes.
     Some,
     /// All kinds at once.
@@ -26,8 +32,34 @@ impl FaultLevel {
     pub fn as_str(self) -> &'static str {
         match self {
             FaultLevel::None => "none",
+            FaultLevel::Net => "net",
+            FaultLevel::Nodes => "nodes",
+            FaultLevel::Backend => "backend",
             FaultLevel::Some => "some",
             FaultLevel::All => "all",
+        }
+    }
+}
+
+/// A breach of the rules, to see that it is found out and told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The code panics.
+    Crash,
+    /// The backend gives other bytes than the file has.
+    Safety,
+    /// Every message is lost.
+    Liveness,
+}
+
+impl Sabotage {
+    /// The word for it on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Sabotage::Crash => "crash",
+            Sabotage::Safety => "safety",
+            Sabotage::Liveness => "liveness",
         }
     }
 }
@@ -63,6 +95,28 @@ pub struct Faults {
     pub late_start_us_max: u64,
     /// Nodes that end during the run and start again with empty memory.
     pub restarts: u64,
+    /// Nodes that die, and come back after up to [`Faults::down_us_max`], or never.
+    pub kills: u64,
+    /// Roots that do, of any tree.
+    pub root_kills: u64,
+    /// Nodes that do at one moment with their parent.
+    pub pair_kills: u64,
+    /// The longest time until a dead node starts again.
+    pub down_us_max: u64,
+    /// Of a thousand nodes that die, so many never come back.
+    pub forever_per_mille: u64,
+    /// Nodes that are stopped (`SIGSTOP`): what is sent to them waits, and so do their timers.
+    pub freezes: u64,
+    /// The longest time that they are.
+    pub freeze_us_max: u64,
+    /// Cuts of all links between two sets of nodes, one after the other.
+    pub cuts: u64,
+    /// The longest time that they last.
+    pub cut_us_max: u64,
+    /// Times in which the backend as a whole hangs, or fails with one errno.
+    pub outages: u64,
+    /// The longest time that they last.
+    pub outage_us_max: u64,
     /// Changes of the served tree during the run.
     pub changes: u64,
     /// Invalidations of a path during the run, from any node.
@@ -92,36 +146,79 @@ impl Faults {
             silent: rng.one_in(3),
             echo_us_max: if rng.one_in(2) { rng.within(1_000..5_000_000) } else { 0 },
             sweeps: rng.within(1..20),
+            kills: rng.within(1..8),
+            root_kills: rng.within(1..3),
+            pair_kills: rng.within(1..3),
+            down_us_max: rng.within(1_000_000..40_000_000),
+            forever_per_mille: [0, 200, 500][rng.below(3)],
+            freezes: rng.within(1..6),
+            freeze_us_max: rng.within(500_000..20_000_000),
+            cuts: rng.within(1..3),
+            cut_us_max: rng.within(1_000_000..30_000_000),
+            outages: rng.within(1..4),
+            outage_us_max: rng.within(1_000_000..20_000_000),
         };
         let choice = rng.next_u64();
-        let chosen = |bit: u32| match level {
-            FaultLevel::None => false,
-            FaultLevel::Some => choice >> bit & 1 == 1,
-            FaultLevel::All => true,
+        let mut bits = 0;
+        let mut if_chosen = |of: FaultLevel, value: u64| {
+            bits += 1;
+            let is_chosen = match level {
+                FaultLevel::None => false,
+                FaultLevel::Some => choice >> bits & 1 == 1,
+                FaultLevel::All => true,
+                // The tree changes whatever goes wrong.
+                _ => of == level || of == FaultLevel::All,
+            };
+            if is_chosen { value } else { 0 }
         };
-        let if_chosen = |bit, value| if chosen(bit) { value } else { 0 };
+        use FaultLevel::{All, Backend, Net, Nodes};
         Faults {
-            lost_per_mille: if_chosen(0, all.lost_per_mille),
-            doubled_per_mille: if_chosen(1, all.doubled_per_mille),
-            late_per_mille: if_chosen(2, all.late_per_mille),
-            reorders_pairs: chosen(3) && all.reorders_pairs,
-            hangs_per_mille: if_chosen(4, all.hangs_per_mille),
-            failing_per_mille: if_chosen(5, all.failing_per_mille),
-            failed_reads_per_mille: if_chosen(6, all.failed_reads_per_mille),
-            stale_reads_per_mille: if_chosen(7, all.stale_reads_per_mille),
-            late_nodes_per_mille: if_chosen(8, all.late_nodes_per_mille),
-            // A root that started again cannot know what was read before a silent rewrite.
-            restarts: if all.silent { 0 } else { if_chosen(9, all.restarts) },
-            changes: if_chosen(10, all.changes),
-            sweeps: if_chosen(11, all.sweeps),
+            lost_per_mille: if_chosen(Net, all.lost_per_mille),
+            doubled_per_mille: if_chosen(Net, all.doubled_per_mille),
+            late_per_mille: if_chosen(Net, all.late_per_mille),
+            reorders_pairs: if_chosen(Net, u64::from(all.reorders_pairs)) > 0,
+            failed_reads_per_mille: if_chosen(Net, all.failed_reads_per_mille),
+            stale_reads_per_mille: if_chosen(Net, all.stale_reads_per_mille),
+            cuts: if_chosen(Net, all.cuts),
+            hangs_per_mille: if_chosen(Backend, all.hangs_per_mille),
+            failing_per_mille: if_chosen(Backend, all.failing_per_mille),
+            outages: if_chosen(Backend, all.outages),
+            late_nodes_per_mille: if_chosen(Nodes, all.late_nodes_per_mille),
+            restarts: if_chosen(Nodes, all.restarts),
+            kills: if_chosen(Nodes, all.kills),
+            root_kills: if_chosen(Nodes, all.root_kills),
+            pair_kills: if_chosen(Nodes, all.pair_kills),
+            freezes: if_chosen(Nodes, all.freezes),
+            changes: if_chosen(All, all.changes),
+            sweeps: if_chosen(All, all.sweeps),
             ..all
         }
+        .consistent()
+    }
+
+    /// Another node that asks the backend, as after a root's death, cannot know what was read before a silent rewrite.
+    fn consistent(self) -> Faults {
+        let has_one_root = self.lost_per_mille == 0 && self.cuts == 0 && !self.moves();
+        Faults { silent: self.silent && has_one_root, ..self }
     }
 
     /// Whether a message that was sent may never arrive.
     #[must_use]
     pub fn loses(&self) -> bool {
-        self.lost_per_mille > 0 || self.restarts > 0 || self.late_nodes_per_mille > 0
+        self.lost_per_mille > 0 || self.cuts > 0 || self.late_nodes_per_mille > 0 || self.moves()
+    }
+
+    /// Whether a node may be taken for dead that lives, or the other way round: then it is not told who is to ask whom.
+    #[must_use]
+    pub fn misleads(&self) -> bool {
+        let echoes = self.doubled_per_mille > 0 && self.echo_us_max > 0;
+        self.lost_per_mille > 0 || self.cuts > 0 || echoes || self.late_per_mille > 0
+    }
+
+    /// Whether nodes die or are stopped.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        self.restarts + self.kills + self.root_kills + self.pair_kills + self.freezes > 0
     }
 }
 
@@ -134,12 +231,16 @@ pub struct SimConfig {
     pub nodes: u32,
     /// Separate trees.
     pub trees: u32,
+    /// Trees that each node takes part in.
+    pub stripes: u32,
     /// Children per parent, if not by rule.
     pub fanout: Option<u32>,
     /// How much goes wrong.
     pub level: FaultLevel,
     /// What goes wrong.
     pub faults: Faults,
+    /// What is broken on purpose.
+    pub sabotage: Option<Sabotage>,
     /// The served tree.
     pub tree: TreeConfig,
     /// Clients of each node: each asks for one object after the other.
@@ -181,9 +282,11 @@ impl SimConfig {
             seed,
             nodes,
             trees: 1,
+            stripes: 1,
             fanout: None,
             level,
             faults,
+            sabotage: None,
             tree: TreeConfig {
                 dirs: rng.within(3..10),
                 files: rng.within(20..50),
@@ -219,8 +322,14 @@ impl SimConfig {
         if self.trees != 1 {
             command += &format!(" --trees {}", self.trees);
         }
+        if self.stripes != 1 {
+            command += &format!(" --stripes {}", self.stripes);
+        }
         if let Some(fanout) = self.fanout {
             command += &format!(" --fanout {fanout}");
+        }
+        if let Some(sabotage) = self.sabotage {
+            command += &format!(" --sabotage {}", sabotage.as_str());
         }
         command + " --faults " + self.level.as_str()
     }

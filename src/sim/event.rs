@@ -28,6 +28,7 @@ pub(super) struct Read {
 pub(super) enum Event {
     /// A frame arrives, whichever life of the node it was meant for.
     Frame {
+        from: usize,
         to: usize,
         frame: Vec<u8>,
     },
@@ -36,6 +37,7 @@ pub(super) enum Event {
     /// A read ends.
     Pulled {
         by: Life,
+        from: usize,
         id: FlightId,
         slot: Slot,
         ok: bool,
@@ -75,9 +77,24 @@ pub(super) enum Event {
     Open {
         by: Life,
     },
-    Stop {
+    Kill {
+        node: usize,
+        /// Until it starts again, microseconds.
+        down_us: Option<u64>,
+    },
+    Freeze {
+        node: usize,
+        for_us: u64,
+    },
+    Thaw {
         node: usize,
     },
+    /// Links are cut.
+    Cut,
+    /// Those that were cut first are there again.
+    Heal,
+    /// If all faults are over for a while, everybody asks once more.
+    Calm,
     /// The served tree changes.
     Change,
     /// What went is there again.
@@ -91,10 +108,41 @@ pub(super) enum Event {
 }
 
 impl Event {
+    /// Whether it was planned, rather than a consequence.
+    pub(super) fn is_planned(&self) -> bool {
+        matches!(
+            self,
+            Event::Start { .. }
+                | Event::Kill { .. }
+                | Event::Freeze { .. }
+                | Event::Thaw { .. }
+                | Event::Cut
+                | Event::Heal
+                | Event::Calm
+                | Event::Change
+                | Event::Restore { .. }
+                | Event::Sweep
+        )
+    }
+
+    /// The node that something happens to: when it is stopped, it happens later.
+    pub(super) fn place(&self) -> Option<usize> {
+        match self {
+            Event::Frame { to, .. } => Some(*to),
+            Event::Read(read) => Some(read.from.0 as usize),
+            Event::Pulled { by, .. }
+            | Event::Verified { by, .. }
+            | Event::Backend { by, .. }
+            | Event::Timer { by }
+            | Event::Open { by } => Some(by.node),
+            _ => None,
+        }
+    }
+
     /// A number for the run's digest.
     pub(super) fn kind(&self) -> u64 {
         match self {
-            Event::Frame { to, frame } => (*to as u64) << 32 | (frame.len() as u64) << 8,
+            Event::Frame { to, frame, .. } => (*to as u64) << 32 | (frame.len() as u64) << 8,
             Event::Read(read) => 1 | (read.by.node as u64) << 32,
             Event::Pulled { by, ok, .. } => 2 | (by.node as u64) << 32 | u64::from(*ok) << 8,
             Event::Operate { by, .. } => 3 | (by.node as u64) << 32,
@@ -104,7 +152,12 @@ impl Event {
             Event::Client { client } => 7 | (*client as u64) << 32,
             Event::Start { node } => 8 | (*node as u64) << 32,
             Event::Open { by } => 9 | (by.node as u64) << 32,
-            Event::Stop { node } => 10 | (*node as u64) << 32,
+            Event::Kill { node, .. } => 10 | (*node as u64) << 32,
+            Event::Freeze { node, .. } => 15 | (*node as u64) << 32,
+            Event::Thaw { node } => 16 | (*node as u64) << 32,
+            Event::Cut => 17,
+            Event::Heal => 18,
+            Event::Calm => 19,
             Event::Change => 11,
             Event::Watch => 12,
             Event::Restore { path } => 13 | (path.len() as u64) << 8,

@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use super::config::SimConfig;
+use super::config::{Sabotage, SimConfig};
 use super::rng::Rng;
 use crate::cache::arena::Slot;
 use crate::cache::types::Micros;
@@ -31,7 +31,7 @@ impl Network {
     /// What becomes of a message that is sent now.
     pub(super) fn send(&mut self, config: &SimConfig, rng: &mut Rng, now: Micros, link: (usize, usize)) -> Fate {
         let faults = &config.faults;
-        if rng.per_mille(faults.lost_per_mille) {
+        if rng.per_mille(faults.lost_per_mille) || config.sabotage == Some(Sabotage::Liveness) {
             return Fate { arrivals: [None, None], is_late: false };
         }
         let is_late = rng.per_mille(faults.late_per_mille);

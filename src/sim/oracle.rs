@@ -20,6 +20,9 @@ const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
 const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
 const ENOTDIR: i32 = rustix::io::Errno::NOTDIR.raw_os_error();
 
+/// Stands for `statfs`, which is about no path.
+pub(super) const STATFS: &[u8] = b"/";
+
 /// What the backend said.
 #[derive(Clone, Debug)]
 pub(super) enum Said {
@@ -59,6 +62,8 @@ pub(super) struct Hearer {
     pub(super) topology: Topology,
     /// Whether only the root of a path's tree may have asked the backend, and no node in its place.
     pub(super) is_strict: bool,
+    /// Whether it may be told what was there before what it was told: by nodes that an invalidation did not reach.
+    pub(super) may_turn_back: bool,
     /// When it asked.
     pub(super) asked: Micros,
     pub(super) now: Micros,
@@ -104,6 +109,8 @@ pub(super) struct Oracle {
     /// How often each was read.
     reads: HashMap<ChunkAt, u64>,
     sweeps: Vec<Sweep>,
+    /// When nodes were stopped: what they are told, or tell, waits as long.
+    freezes: Vec<(Micros, Micros)>,
 }
 
 impl Oracle {
@@ -115,6 +122,7 @@ impl Oracle {
             contents: HashMap::new(),
             reads: HashMap::new(),
             sweeps: Vec::new(),
+            freezes: Vec::new(),
         }
     }
 
@@ -139,6 +147,21 @@ impl Oracle {
         self.sweeps.push(Sweep { path, begun, ended });
     }
 
+    pub(super) fn note_freeze(&mut self, from: Micros, until: Micros) {
+        self.freezes.push((from, until));
+    }
+
+    /// Whether an answer from an operation may arrive at the hearer now.
+    fn is_good(&self, hearer: &Hearer, operation: &Operation, ttl_us: u64, extra_us: u64) -> bool {
+        let frozen = self.freezes.iter().map(|(from, until)| {
+            let (from, until) = (from.0.max(operation.told.0), until.0.min(hearer.now.0));
+            until.saturating_sub(from)
+        });
+        // What came from the hearer's memory waited for nobody.
+        let waited_us = if hearer.travel_us > 0 { frozen.sum() } else { 0 };
+        operation.is_good(hearer.now, ttl_us, hearer.travel_us + waited_us + extra_us)
+    }
+
     /// What is told of `path` was asked of the backend since then: since the last invalidation that was over before the
     /// hearer asked.
     fn floor(&self, hearer: &Hearer, path: &[u8]) -> Micros {
@@ -153,7 +176,7 @@ impl Oracle {
     /// The newest operations on `path` first.
     fn of(&self, hearer: &Hearer, path: &[u8]) -> impl Iterator<Item = &Operation> {
         let node = |operation: &Operation| NodeId(u32::try_from(operation.root).unwrap_or(u32::MAX));
-        let tree = hearer.topology.tree(hearer.topology.tree_of(path));
+        let tree = tree_of(&hearer.topology, path);
         let is_strict = hearer.is_strict;
         let is_asked = move |operation: &&Operation| match is_strict {
             true => node(operation) == tree.root(),
@@ -232,7 +255,7 @@ impl Oracle {
         if newest.asked < floor {
             return Err(format!("attributes asked for at {:?}, before the invalidation of {floor:?}", newest.asked));
         }
-        if !of_it().any(|op| op.is_good(hearer.now, ttl_us, hearer.travel_us)) {
+        if !of_it().any(|op| self.is_good(hearer, op, ttl_us, 0)) {
             return Err(format!(
                 "attributes whose time was over: asked at {:?}, told at {:?}",
                 newest.asked, newest.told
@@ -240,18 +263,20 @@ impl Oracle {
         }
         let since = tree.since(path, entry).ok_or("attributes that never were")?;
         let seen = self.seen.entry((hearer.node, path.into())).or_insert(since);
-        if since < *seen {
+        if since < *seen && !hearer.may_turn_back {
             return Err(format!("attributes of {since:?}, after others of {seen:?} on the same node"));
         }
-        *seen = since;
+        *seen = since.max(*seen);
         Ok(())
     }
 
     fn absent(&self, hearer: &Hearer, tree: &Tree, path: &[u8]) -> Result<(), String> {
         let seen = self.seen.get(&(hearer.node, path.into())).copied().unwrap_or_default();
         let floor = self.floor(hearer, path);
-        let is_proof = |op: &&Operation| op.looked >= seen && op.asked >= floor && tree.was_absent(path, op.looked);
-        let is_good = |op: &Operation| op.is_good(hearer.now, self.ttls.enoent_us, hearer.travel_us);
+        let is_proof = |op: &&Operation| {
+            (op.looked >= seen || hearer.may_turn_back) && op.asked >= floor && tree.was_absent(path, op.looked)
+        };
+        let is_good = |op: &Operation| self.is_good(hearer, op, self.ttls.enoent_us, 0);
         let mut above = path;
         let ancestors = std::iter::from_fn(|| {
             above = parent(above);
@@ -290,22 +315,25 @@ impl Oracle {
         if op.asked < floor {
             return Err(format!("names asked for at {:?}, before the invalidation of {floor:?}", op.asked));
         }
-        if op.is_good(hearer.now, self.ttls.dir_us, hearer.travel_us + in_parts) {
+        if self.is_good(hearer, op, self.ttls.dir_us, in_parts) {
             return Ok(());
         }
         Err(format!("names whose time was over: asked at {:?}, told at {:?}", op.asked, op.told))
     }
 
     fn failed(&self, hearer: &Hearer, tree: &Tree, object: &Object, errno: i32) -> Result<(), String> {
-        let path = object.path();
+        let path = if matches!(object, Object::Statfs) { STATFS } else { object.path() };
         let same = |op: &&Operation| matches!(op.said, Said::Failed(said) if said == errno);
         // An errno is told once, to those who wait: never repeated.
-        if errno != ENOENT && self.of(hearer, path).filter(same).any(|op| op.is_good(hearer.now, 0, hearer.travel_us)) {
+        if errno != ENOENT && self.of(hearer, path).filter(same).any(|op| self.is_good(hearer, op, 0, 0)) {
             return Ok(());
         }
         let gone = match (object, errno) {
             (Object::Chunk { version, .. }, ESTALE) => {
-                tree.contents(&told_version(version)).len() > 1
+                // A node that turned back has retired what it told before.
+                let turned_back = hearer.may_turn_back && hearer.travel_us == 0 && tree.changes_of(path) > 0;
+                turned_back
+                    || tree.contents(&told_version(version)).len() > 1
                     || tree.ever_lost(path, hearer.now, |entry| entry.attr.version() == told_version(version))
             }
             (Object::List(_), ESTALE | ENOTDIR) => tree.ever_lost(path, hearer.now, |entry| entry.attr.is_dir()),
@@ -334,6 +362,11 @@ impl Oracle {
         }
         (most, wrong)
     }
+}
+
+/// The tree in which a path is asked for, or [`STATFS`].
+pub(super) fn tree_of(topology: &Topology, path: &[u8]) -> Topology {
+    topology.tree(if path == STATFS { 0 } else { topology.tree_of(path) })
 }
 
 /// A version as the backend tells it.
@@ -369,7 +402,15 @@ mod tests {
 
     fn hearer(now: u64) -> Hearer {
         let topology = Topology::new(9, NodeId(3), 1, None).unwrap();
-        Hearer { node: 3, topology, is_strict: true, asked: Micros(now), now: Micros(now), travel_us: 5 }
+        Hearer {
+            node: 3,
+            topology,
+            is_strict: true,
+            may_turn_back: false,
+            asked: Micros(now),
+            now: Micros(now),
+            travel_us: 5,
+        }
     }
 
     fn operation(asked: u64, looked: u64, told: u64, said: Said) -> Operation {

@@ -66,6 +66,8 @@ counts! {
     reads: sum,
     /// Of them, those that failed.
     reads_failed: sum,
+    /// Of them, those of a dead node's memory, which never end.
+    reads_lost: sum,
     /// Of them, those that returned other bytes.
     reads_stale: sum,
     /// Requests that were sent again.
@@ -90,8 +92,17 @@ counts! {
     reads_per_chunk_max: max,
     /// Nodes that started late.
     late_starts: sum,
-    /// Nodes that ended and started again.
-    restarts: sum,
+    /// Nodes that died.
+    kills: sum,
+    /// Nodes that were stopped for a while.
+    freezes: sum,
+    /// Cuts of links between nodes.
+    cuts: sum,
+    /// Longest time in which a node that asked a dead or stopped one had found no other, where no message was lost by
+    /// chance, virtual microseconds.
+    search_us_max: max,
+    /// Most nodes that asked the backend in one tree.
+    readers_max: max,
     /// Changes of the served tree.
     changes: sum,
     /// Invalidations that were asked for.

@@ -8,11 +8,24 @@ fn must(config: SimConfig) -> Report {
     run(config).unwrap_or_else(|error| panic!("{error}\nrepeat it: {command}"))
 }
 
-/// Runs seeds of 30 to 100 nodes; what happened in all of them.
+/// The run of a seed, small enough for a hundred of them in each run of the tests; every third has three trees.
+fn small(seed: u64, level: FaultLevel) -> SimConfig {
+    let mut config = SimConfig::draw(seed, 5 + u32::try_from(seed * 7 % 26).unwrap(), level);
+    config.lookups_per_client = 12;
+    config.stripes = if seed % 3 == 2 { 3 } else { 1 };
+    config
+}
+
+/// Runs small seeds; what happened in all of them.
 fn seeds(level: FaultLevel, seeds: std::ops::Range<u64>) -> Counts {
     let mut counts = Counts::default();
     for seed in seeds {
-        counts.add(&must(SimConfig::draw(seed, 30 + u32::try_from(seed * 7 % 70).unwrap(), level)).counts);
+        let config = small(seed, level);
+        let (command, lookups) = (config.command(), config.lookups_per_client);
+        match run(config) {
+            Ok(report) => counts.add(&report.counts),
+            Err(error) => panic!("{error}\nas {command}, but with {lookups} lookups"),
+        }
     }
     counts
 }
@@ -29,9 +42,10 @@ fn plain(seed: u64, nodes: u32) -> SimConfig {
 
 #[test]
 fn without_faults_nothing_fails_and_only_roots_ask_the_backend() {
-    let counts = seeds(FaultLevel::None, 0..20);
-    assert!(counts.answered > 20 * 30 * 50 && counts.bytes > 10_000_000 && counts.joined > 0, "{counts:?}");
+    let counts = seeds(FaultLevel::None, 0..10);
+    assert!(counts.answered > 3_000 && counts.bytes > 1_000_000 && counts.joined > 0, "{counts:?}");
     assert_eq!((counts.errors, counts.stale, counts.retries, counts.reads_failed), (0, 0, 0, 0));
+    assert_eq!(counts.readers_max, 1);
 }
 
 #[test]
@@ -43,32 +57,105 @@ fn ample_memory_reads_every_chunk_once() {
 
 #[test]
 fn chosen_faults_cost_no_truth_and_no_answer() {
-    seeds(FaultLevel::Some, 100..120);
+    seeds(FaultLevel::Some, 100..125);
 }
 
 #[test]
-fn other_chosen_faults_cost_no_truth_and_no_answer() {
-    seeds(FaultLevel::Some, 120..140);
+fn faults_of_the_network_cost_no_truth_and_no_answer() {
+    let counts = seeds(FaultLevel::Net, 200..215);
+    assert!(counts.cuts > 10 && counts.lost > 100 && counts.swept > 20, "{counts:?}");
+}
+
+#[test]
+fn dead_and_stopped_nodes_cost_no_truth_no_answer_and_at_most_three_seconds() {
+    let counts = seeds(FaultLevel::Nodes, 300..315);
+    assert!(counts.kills > 50 && counts.freezes > 20 && counts.search_us_max > 2_000_000, "{counts:?}");
+}
+
+#[test]
+fn faults_of_the_backend_cost_no_truth_and_no_answer() {
+    let counts = seeds(FaultLevel::Backend, 400..415);
+    assert!(counts.backend_failed > 100 && counts.backend_hung > 100 && counts.kills == 0, "{counts:?}");
+    assert!(counts.errors > 50, "{counts:?}");
 }
 
 #[test]
 fn all_faults_cost_no_truth_and_no_answer() {
-    let counts = seeds(FaultLevel::All, 200..220);
+    let counts = seeds(FaultLevel::All, 500..520);
     // Each kind of fault happened, or the test shows nothing.
-    for (name, value, _) in counts.rows().filter(|(name, ..)| *name != "evicted") {
+    let rare = ["evicted", "reads_lost", "backend_young", "search_us_max"];
+    for (name, value, _) in counts.rows().filter(|(name, ..)| !rare.contains(name)) {
         assert!(value > 0, "{name} is 0");
     }
 }
 
-#[test]
-fn all_faults_at_once_cost_no_truth_and_no_answer() {
-    seeds(FaultLevel::All, 220..240);
+/// A thousand nodes without faults, to be changed by a test. Times in which everybody is busy.
+fn thousand(seed: u64) -> SimConfig {
+    let mut config = plain(seed, 1000);
+    config.lookups_per_client = 6;
+    config.span_us = 25_000_000;
+    config
 }
 
 #[test]
+fn a_thousand_nodes_with_a_dead_root_have_one_new_reader() {
+    let mut config = thousand(1);
+    config.faults.root_kills = 3;
+    config.faults.forever_per_mille = 1000;
+    let counts = must(config).counts;
+    assert_eq!((counts.kills, counts.readers_max, counts.errors), (1, 2, 0), "{counts:?}");
+    assert!(counts.search_us_max > 0 && counts.answered > 5_000, "{counts:?}");
+}
+
+#[test]
+#[ignore = "takes long without optimization: `make soak`"]
+fn a_thousand_nodes_with_twenty_deaths() {
+    let mut config = thousand(2);
+    config.faults.kills = 20;
+    config.faults.down_us_max = 20_000_000;
+    config.faults.forever_per_mille = 500;
+    let counts = must(config).counts;
+    assert!(counts.kills >= 18 && counts.readers_max <= 2 && counts.errors == 0, "{counts:?}");
+}
+
+#[test]
+#[ignore = "takes long without optimization: `make soak`"]
+fn a_thousand_nodes_with_two_levels_dead_at_once() {
+    let mut config = thousand(3);
+    config.faults.pair_kills = 10;
+    config.faults.down_us_max = 20_000_000;
+    let counts = must(config).counts;
+    assert!(counts.kills >= 15 && counts.errors == 0, "{counts:?}");
+}
+
+#[test]
+#[ignore = "takes long without optimization: `make soak`"]
+fn a_thousand_nodes_with_partitions_of_half_a_minute() {
+    let mut config = thousand(4);
+    config.faults.cuts = 4;
+    config.faults.cut_us_max = 30_000_000;
+    let counts = must(config).counts;
+    assert!(counts.cuts == 4 && counts.lost > 100 && counts.errors == 0, "{counts:?}");
+}
+
+#[test]
+#[ignore = "takes long without optimization: `make soak`"]
 fn a_thousand_nodes_with_all_faults() {
     let report = must(SimConfig::draw(1, 1000, FaultLevel::All));
-    assert!(report.counts.answered > 20_000, "{:?}", report.counts);
+    assert!(report.counts.answered > 10_000, "{:?}", report.counts);
+}
+
+#[test]
+fn a_backend_that_hangs_for_twenty_seconds_moves_nobody() {
+    let mut moved = Counts::default();
+    for seed in 0..4 {
+        let mut config = plain(seed, 12);
+        config.faults.outages = 2;
+        config.faults.outage_us_max = 20_000_000;
+        moved.add(&must(config).counts);
+    }
+    assert!(moved.backend_hung > 0 && moved.wait_us_max > 5_000_000, "{moved:?}");
+    assert_eq!(moved.readers_max, 1);
 }
 
 #[test]
@@ -81,10 +168,10 @@ fn a_seed_gives_the_same_run_event_by_event() {
 
 #[test]
 fn several_trees_have_several_roots() {
-    let mut config = SimConfig::draw(11, 30, FaultLevel::All);
+    let mut config = SimConfig::draw(11, 30, FaultLevel::Backend);
     config.trees = 3;
     let command = config.command();
-    assert_eq!(command, "bornite sim --seed 11 --nodes 30 --trees 3 --faults all");
+    assert_eq!(command, "bornite sim --seed 11 --nodes 30 --trees 3 --faults backend");
     let roots = must(config).nodes.iter().filter(|node| node.backend_attr > 0).count();
     // Others stand in for roots that start again.
     assert!((3..=6).contains(&roots), "{roots}");
@@ -125,12 +212,53 @@ fn long_listings_arrive_in_parts_even_while_they_change() {
     for (seed, dir_ttl_ms, lost) in [(20, 60_000, 0), (18, 0, 0), (19, 100, 30)] {
         let mut config = plain(seed, 6);
         config.tree.long_names = 400;
+        config.lookups_per_client = 80;
         config.dir_ttl = Duration::from_millis(dir_ttl_ms);
         config.faults.changes = 2_000;
         config.faults.lost_per_mille = lost;
         let report = must(config);
         // Six parts, for each of the root's two children.
         assert!(report.nodes[0].peers_list >= 12, "{:?}: the test shows nothing", report.nodes[0]);
+    }
+}
+
+#[test]
+fn parts_of_two_snapshots_are_never_mixed() {
+    // Names of one length, so that the parts of all snapshots begin at the same bytes, and copies that come much later.
+    for seed in 0..4 {
+        let mut config = plain(seed, 5);
+        config.tree.dirs = 1;
+        config.tree.files = 4;
+        config.tree.long_names = 300;
+        config.dir_ttl = Duration::ZERO;
+        config.lookups_per_client = 40;
+        config.faults.changes = 3_000;
+        config.faults.doubled_per_mille = 400;
+        config.faults.echo_us_max = 20_000;
+        config.faults.reorders_pairs = true;
+        let counts = must(config).counts;
+        assert!(counts.listings > 20 && counts.doubled > 200, "{counts:?}: the test shows nothing");
+    }
+}
+
+#[test]
+fn directories_that_go_and_come_back_are_neither_kept_nor_missed_too_long() {
+    // The backend may be told of a name below a directory after it was told that there is none.
+    for seed in 0..6 {
+        let mut config = plain(seed, 6);
+        config.tree.dirs = 3;
+        config.tree.files = 12;
+        config.attr_ttl = Some(Duration::ZERO);
+        config.dir_ttl = Duration::from_millis(300);
+        config.backend_us = (20, 20_000);
+        config.clients_per_node = 6;
+        config.lookups_per_client = 60;
+        config.span_us = 4_000_000;
+        config.faults.changes = 4_000;
+        config.faults.hangs_per_mille = 200;
+        config.faults.hang_us_max = 100_000;
+        let counts = must(config).counts;
+        assert!(counts.absent > 100 && counts.entries > 100, "{counts:?}: the test shows nothing");
     }
 }
 
@@ -183,7 +311,7 @@ fn nodes_that_start_again_take_no_answer_to_an_earlier_life() {
         config.lookups_per_client = 20;
         counts.add(&must(config).counts);
     }
-    assert!(counts.restarts > 100 && counts.late > 500, "{counts:?}");
+    assert!(counts.kills > 50 && counts.late > 500, "{counts:?}");
 }
 
 #[test]
@@ -197,14 +325,17 @@ fn thousands_of_seeds() {
                 loop {
                     let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let (nodes, level) = match seed {
-                        1000..1020 => (1000, FaultLevel::All),
-                        1020..4000 => {
-                            let level = [FaultLevel::Some, FaultLevel::All, FaultLevel::All, FaultLevel::None];
-                            (2 + u32::try_from(seed * 7 % 98).unwrap(), level[usize::try_from(seed % 4).unwrap()])
+                        1000..1010 => (1000, FaultLevel::All),
+                        1010..4000 => {
+                            use FaultLevel::{All, Backend, Net, Nodes, None, Some};
+                            let levels = [Some, All, Nodes, Net, Backend, All, Nodes, None];
+                            (2 + u32::try_from(seed * 7 % 98).unwrap(), levels[usize::try_from(seed % 8).unwrap()])
                         }
                         _ => return,
                     };
-                    let config = SimConfig::draw(seed, nodes, level);
+                    let mut config = SimConfig::draw(seed, nodes, level);
+                    // Some with several trees.
+                    config.stripes = if seed.is_multiple_of(3) { nodes.min(4) } else { 1 };
                     let command = config.command();
                     if let Err(error) = run(config) {
                         println!("{error}\nrepeat it: {command}");

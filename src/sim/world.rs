@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::backend::{self, Question};
+use super::backend::{self, Outage, Question};
 use super::client::{Asked, Client, Kernels, describe};
 use super::config::SimConfig;
 use super::event::{Event, Life, Queue};
+use super::lives::Side;
 use super::network::Network;
-use super::oracle::{Hearer, Operation, Oracle, Said, Ttls};
+use super::oracle::{Hearer, Operation, Oracle, STATFS, Said, Ttls, tree_of};
 use super::report::{Report, SimError};
 use super::rng::{Rng, mix};
+use super::search::Searches;
 use super::tree::Tree;
 use crate::cache::enoent::EnoentMap;
 use crate::cache::types::Micros;
@@ -28,7 +30,7 @@ pub(super) const DEADLINE_SLACK_US: u64 = 1_000;
 /// A run is given up so long after the clients' span.
 const END_US: u64 = 240_000_000;
 /// After the last answer: every lease and every deadline has passed.
-const REST_US: u64 = GRANT_LEASE_US + REQUEST_DEADLINE_US + 5_000_000;
+pub(super) const REST_US: u64 = GRANT_LEASE_US + REQUEST_DEADLINE_US + 5_000_000;
 /// Timers of one node at one moment: the second one must have found nothing more to do.
 const TIMERS_PER_MOMENT_MAX: u32 = 4;
 
@@ -40,6 +42,16 @@ pub(super) struct Place {
     pub(super) enoent: Option<Arc<EnoentMap>>,
     pub(super) timer: Micros,
     pub(super) timers_at: (Micros, u32),
+    /// It answered probes with "ready" for a while, once.
+    pub(super) has_begun: bool,
+    /// It answers probes with "ready".
+    pub(super) is_open: bool,
+    /// While it is stopped: what happens to it when it goes on.
+    pub(super) frozen: Option<Vec<Event>>,
+    /// How long it was, or will have been, stopped in all, microseconds.
+    pub(super) frozen_us: u64,
+    /// When it was last not there.
+    pub(super) away_at: Micros,
 }
 
 /// An invalidation under way: the path, and when it began.
@@ -57,7 +69,7 @@ pub(super) struct World {
     pub(super) places: Vec<Place>,
     pub(super) clients: Vec<Client>,
     pub(super) unfinished: usize,
-    /// Starts, stops and changes to come.
+    /// Starts, deaths, changes and more that is to come.
     pub(super) planned: u64,
     pub(super) waiters: u64,
     pub(super) stamp: u64,
@@ -68,6 +80,18 @@ pub(super) struct World {
     pub(super) owed: HashMap<(usize, usize, u64), u32>,
     /// Invalidations that somebody waits for, by the waiter's number: of what, and since when.
     pub(super) sweeping: HashMap<(Life, u64), Sweeping>,
+    pub(super) searches: Searches,
+    /// Links that are cut, and until when.
+    pub(super) cuts: Vec<(Micros, Side)>,
+    pub(super) outages: Vec<Outage>,
+    /// When all faults so far are over.
+    pub(super) faults_end: Micros,
+    /// All faults are over for a while.
+    pub(super) is_calm: bool,
+    /// Who asked the backend, by root and number of the tree.
+    pub(super) readers: HashMap<(usize, u32), HashSet<usize>>,
+    /// What each node had sent of probes when nobody asked for anything any more.
+    pub(super) rest_probes: Option<Vec<u64>>,
     pub(super) stale_reads: HashMap<(Life, FlightId), u32>,
     pub(super) report: Report,
 }
@@ -85,8 +109,19 @@ impl World {
         let mut places = Vec::new();
         for me in 0..config.nodes {
             let topology = Topology::new(config.nodes, NodeId(me), config.trees, config.fanout)?;
-            let timers_at = (Micros(0), 0);
-            places.push(Place { topology, node: None, life: 0, enoent: None, timer: Micros::FOREVER, timers_at });
+            places.push(Place {
+                topology: topology.striped(config.stripes)?,
+                node: None,
+                life: 0,
+                enoent: None,
+                timer: Micros::FOREVER,
+                timers_at: (Micros(0), 0),
+                has_begun: false,
+                is_open: false,
+                frozen: None,
+                frozen_us: 0,
+                away_at: Micros(0),
+            });
         }
         let clients: Vec<_> = (0..places.len())
             .flat_map(|node| (0..config.clients_per_node).map(move |_| node))
@@ -111,6 +146,13 @@ impl World {
             owed: HashMap::new(),
             sweeping: HashMap::new(),
             stale_reads: HashMap::new(),
+            searches: Searches::default(),
+            cuts: Vec::new(),
+            outages: Vec::new(),
+            faults_end: Micros(0),
+            is_calm: false,
+            readers: HashMap::new(),
+            rest_probes: None,
             report: Report::default(),
             config,
         };
@@ -136,6 +178,7 @@ impl World {
             if rest_until.is_none() && self.unfinished == 0 && self.planned == 0 {
                 self.report.counts.virtual_us_max = self.now.0;
                 rest_until = Some(self.now.after_us(REST_US));
+                self.rest_probes = Some(self.probes());
             }
         }
         self.finish()
@@ -153,9 +196,19 @@ impl World {
 
     fn step(&mut self, event: Event) -> Result<(), SimError> {
         let now = self.now;
+        self.planned -= u64::from(event.is_planned());
+        let place = if let Event::Client { client } = event { Some(self.clients[client].node) } else { event.place() };
+        if let Some(waiting) = place.and_then(|at| self.places[at].frozen.as_mut()) {
+            waiting.push(event);
+            return Ok(());
+        }
         match event {
-            Event::Frame { to, frame } => {
-                self.note_request(to, &frame);
+            Event::Frame { from, to, .. } if !self.is_linked(from, to) => {
+                self.report.counts.lost += 1;
+                Ok(())
+            }
+            Event::Frame { from, to, frame } => {
+                self.note_arrival(from, to, &frame);
                 match &mut self.places[to].node {
                     Some(node) => node.frame(now, &frame),
                     None => self.report.counts.unheard += 1,
@@ -166,17 +219,22 @@ impl World {
                 self.read(read);
                 Ok(())
             }
-            Event::Pulled { by, id, slot, ok } => self.tell(by, |node| node.pulled(now, id, slot, ok)),
+            Event::Pulled { by, from, id, slot, ok } => {
+                self.searches.answered(by.node, from, id.0);
+                self.tell(by, |node| node.pulled(now, id, slot, ok))
+            }
             Event::Verified { by, id, slot, crc } => self.tell(by, |node| node.verified(now, id, slot, crc)),
             Event::Operate { by, id, op, asked, told } => {
-                let path = Question::of(&op).path().to_vec();
+                let question = Question::of(&op);
+                let path = if question == Question::Statfs { STATFS } else { question.path() }.to_vec();
                 if matches!(op, crate::core::BackendOp::List { .. }) {
                     self.stamp += 1;
                 }
                 if matches!(op, crate::core::BackendOp::Recheck { .. }) {
                     self.oracle.note_comparison(by.node, &path, asked, told);
                 }
-                let (reply, said, injected) = backend::answer(&self.config, &self.tree, now, self.stamp, op);
+                let (reply, said, injected) =
+                    backend::answer(&self.config, (&self.tree, &self.outages), now, self.stamp, op);
                 self.report.counts.backend_failed += u64::from(injected);
                 self.report.counts.backend_young += u64::from(matches!(said, Said::Young));
                 self.oracle.note(&path, Operation { root: by.node, asked, looked: now, told, said });
@@ -191,18 +249,39 @@ impl World {
             }
             Event::Timer { by } => self.timer(by),
             Event::Client { client } => self.client(client),
-            Event::Start { node } => {
-                self.planned -= 1;
-                self.start(node)
+            Event::Start { node } => self.start(node),
+            Event::Open { by } => {
+                let place = &mut self.places[by.node];
+                if place.life == by.number {
+                    (place.is_open, place.away_at) = (true, now);
+                }
+                self.tell(by, Node::open_for_service)
             }
-            Event::Open { by } => self.tell(by, Node::open_for_service),
-            Event::Stop { node } => {
-                self.planned -= 1;
-                self.stop(node);
+            Event::Kill { node, down_us } => {
+                self.kill(node, down_us);
+                Ok(())
+            }
+            Event::Freeze { node, for_us } => {
+                self.freeze(node, for_us);
+                Ok(())
+            }
+            Event::Thaw { node } => {
+                self.thaw(node);
+                Ok(())
+            }
+            Event::Cut => {
+                self.cut();
+                Ok(())
+            }
+            Event::Heal => {
+                self.heal();
+                Ok(())
+            }
+            Event::Calm => {
+                self.calm();
                 Ok(())
             }
             Event::Change => {
-                self.planned -= 1;
                 self.report.counts.changes += 1;
                 if let Some(path) = self.tree.change(now, &mut self.rng, self.config.faults.silent) {
                     // Soon enough for those who ask the backend before, and are told after.
@@ -212,14 +291,10 @@ impl World {
                 Ok(())
             }
             Event::Restore { path } => {
-                self.planned -= 1;
                 self.tree.restore(now, &path);
                 Ok(())
             }
-            Event::Sweep => {
-                self.planned -= 1;
-                self.sweep()
-            }
+            Event::Sweep => self.sweep(),
             Event::Watch => self.watch(),
         }
     }
@@ -257,7 +332,8 @@ impl World {
             1 => self.tree.wanted()[self.rng.below(self.tree.wanted().len())].clone(),
             _ => self.tree.dirs()[self.rng.below(self.tree.dirs().len())].clone(),
         };
-        let Some(node) = &mut self.places[at].node else { return Ok(()) };
+        let place = &mut self.places[at];
+        let Some(node) = place.node.as_mut().filter(|_| place.frozen.is_none()) else { return Ok(()) };
         self.report.counts.sweeps += 1;
         self.waiters += 1;
         node.sweep(self.now, &path, self.waiters);
@@ -309,7 +385,13 @@ impl World {
         self.waiters += 1;
         let waiter = self.waiters << 16 | at as u64;
         let client = &mut self.clients[at];
-        client.asked = Some(Asked { waiter, object: object.clone(), at: self.now, event: self.report.counts.events });
+        client.asked = Some(Asked {
+            waiter,
+            object: object.clone(),
+            at: self.now,
+            frozen_us: self.places[client.node].frozen_us,
+            event: self.report.counts.events,
+        });
         if let Some(node) = &mut self.places[client.node].node {
             node.request(self.now, object, Waiter::Local(waiter));
         }
@@ -323,18 +405,20 @@ impl World {
         };
         let path = asked.object.path();
         let waited_us = self.now.0 - asked.at.0;
-        if waited_us > REQUEST_DEADLINE_US + DEADLINE_SLACK_US {
+        let frozen_us = self.places[node].frozen_us - asked.frozen_us;
+        if waited_us > REQUEST_DEADLINE_US + DEADLINE_SLACK_US + frozen_us {
             return Err(self.stuck(format!("node {node} answered {} after {waited_us} us", describe(&asked.object))));
         }
         let topology = &self.places[node].topology;
         let hop_us = Network::hop_us_max(&self.config);
-        let tree = topology.tree(topology.tree_of(path));
+        let tree = tree_of(topology, if matches!(asked.object, Object::Statfs) { STATFS } else { path });
         // Around dead nodes it may take the way over the standbys.
         let hops = tree.depth() + if self.config.faults.loses() { STANDBYS } else { 0 };
         let hearer = Hearer {
             node,
             topology: topology.clone(),
             is_strict: !self.config.faults.loses(),
+            may_turn_back: self.config.faults.loses(),
             asked: asked.at,
             now: self.now,
             // What came from the node's own memory did not travel.

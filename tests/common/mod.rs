@@ -331,13 +331,18 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     pub(crate) fn start() -> Watchdog {
+        Watchdog::start_for(WATCHDOG)
+    }
+
+    /// For what may live that long.
+    pub(crate) fn start_for(lifetime: Duration) -> Watchdog {
         let (alive, ended) = mpsc::channel::<()>();
         let mounts: Arc<Mutex<Vec<(PathBuf, String)>>> = Arc::default();
         let watched = Arc::clone(&mounts);
         std::thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || {
-                if ended.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
+                if ended.recv_timeout(lifetime) == Err(mpsc::RecvTimeoutError::Timeout) {
                     abort(&watched.lock().unwrap_or_else(PoisonError::into_inner), "it lives too long");
                 }
             })

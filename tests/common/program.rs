@@ -43,6 +43,12 @@ impl Program {
         program
     }
 
+    /// Lets it live that long from now on, for a test that takes its time.
+    pub(crate) fn live_for(&mut self, lifetime: std::time::Duration) {
+        self.watchdog = Watchdog::start_for(lifetime);
+        self.watchdog.watch(&self.mountpoint);
+    }
+
     /// A line of its `/proc/PID/status` that counts kB, in bytes: `VmRSS` is its memory now, `VmHWM` the most it had.
     pub(crate) fn memory_bytes(&self, line: &str) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");

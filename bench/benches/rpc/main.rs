@@ -53,7 +53,7 @@ trait Side {
 fn open(kind: &str, provider: &str, sleeps: bool) -> anyhow::Result<Box<dyn Side>> {
     Ok(match kind {
         "port" => Box::new(port::Ours::open(provider, sleeps)?),
-        "raw" => Box::new(raw::Raw::open(provider, sleeps)?),
+        "raw" => Box::new(raw::Raw::open(provider, sleeps)?.with_region()?),
         other => bail!("{other} is neither port nor raw"),
     })
 }

@@ -15,6 +15,7 @@ use super::{FRAME_BYTES_MAX, RECEIVES, REGION_BYTES, Side};
 
 /// An endpoint and what it needs. Ends with the process: nothing here is worth closing.
 pub(super) struct Raw {
+    domain: *mut sys::fid_domain,
     endpoint: *mut sys::fid_ep,
     queue: *mut sys::fid_cq,
     book: *mut sys::fid_av,
@@ -80,12 +81,12 @@ impl Raw {
             (*domain).av_type = sys::FI_AV_TABLE;
             (*(*hints).fabric_attr).prov_name = libc_strdup(&name);
             let mut info = ptr::null_mut();
-            let (node, flags) = match provider {
-                "shm" => (ptr::null(), 0),
-                _ => (c"127.0.0.1".as_ptr(), sys::FI_SOURCE | sys::FI_NUMERICHOST),
+            let (node, service, flags) = match provider {
+                "shm" => (ptr::null(), ptr::null(), 0),
+                _ => (c"127.0.0.1".as_ptr(), c"0".as_ptr(), sys::FI_SOURCE | sys::FI_NUMERICHOST),
             };
             let version = sys::fi_version_of(1, 15);
-            let code = (library.fi_getinfo)(version, node, ptr::null(), flags, hints, &raw mut info);
+            let code = (library.fi_getinfo)(version, node, service, flags, hints, &raw mut info);
             check(library, "fi_getinfo", code.into())?;
             while !info.is_null() && std::ffi::CStr::from_ptr((*(*info).fabric_attr).prov_name) != name.as_c_str() {
                 info = (*info).next;
@@ -128,6 +129,7 @@ impl Raw {
             check(library, "fi_getname", code.into())?;
             own.truncate(len);
             let mut raw = Raw {
+                domain,
                 endpoint,
                 queue,
                 book,
@@ -150,17 +152,24 @@ impl Raw {
             for index in 0..RECEIVES {
                 raw.post(index)?;
             }
-            raw.region = pages(REGION_BYTES);
-            let mut region = ptr::null_mut();
-            let access = sys::FI_READ | sys::FI_REMOTE_READ;
-            let key = std::process::id().into();
-            let buffer = raw.region.cast();
-            let code =
-                sys::fi_mr_reg(domain, buffer, REGION_BYTES, access, 0, key, 0, &raw mut region, ptr::null_mut());
-            check(library, "fi_mr_reg", code.into())?;
-            (raw.key, raw.descriptor) = (sys::fi_mr_key(region), sys::fi_mr_desc(region));
             Ok(raw)
         }
+    }
+
+    /// Registers what the other side may pull, and where pulls land.
+    pub(super) fn with_region(mut self) -> anyhow::Result<Raw> {
+        self.region = pages(REGION_BYTES);
+        let mut region = ptr::null_mut();
+        let (access, key) = (sys::FI_READ | sys::FI_REMOTE_READ, std::process::id().into());
+        // SAFETY: the domain is open; the memory is never given back.
+        unsafe {
+            let (domain, buffer) = (self.domain, self.region.cast());
+            let code =
+                sys::fi_mr_reg(domain, buffer, REGION_BYTES, access, 0, key, 0, &raw mut region, ptr::null_mut());
+            check(sys::load()?, "fi_mr_reg", code.into())?;
+            (self.key, self.descriptor) = (sys::fi_mr_key(region), sys::fi_mr_desc(region));
+        }
+        Ok(self)
     }
 
     fn context(&mut self, index: usize) -> *mut c_void {

@@ -120,15 +120,16 @@ impl NamesWriter {
     }
 
     /// Whether the budget ([`NamesConfig::bytes_max`](super::NamesConfig)) is used up, so that room is to be made: but for
-    /// a sixteenth, which what comes and goes loses in the heap between what stays.
+    /// three sixteenths, which is what the heap loses between pieces that come and go (a fifth of it, after 900,000 names
+    /// in room for 110,000).
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.names.stats().bytes > self.bytes_max - self.bytes_max / 16
+        self.names.stats().bytes > self.bytes_max / 16 * 13
     }
 
     /// Whether enough room was made: another sixteenth of the budget. The next time begins with listings then.
     pub fn has_room(&mut self) -> bool {
-        let has_room = self.names.stats().bytes <= self.bytes_max - self.bytes_max / 8;
+        let has_room = self.names.stats().bytes <= self.bytes_max / 16 * 12;
         if has_room {
             self.clock.lap = 0;
         }
@@ -249,7 +250,7 @@ mod tests {
         assert!(held.iter().all(|inode| inode.hold()));
         assert_eq!(make_room(&mut writer).len(), 0, "there is enough that the kernel does not hold");
         let stats = names.stats();
-        assert!(stats.dropped > 0 && stats.bytes <= (1 << 20) * 7 / 8, "{stats:?}");
+        assert!(stats.dropped > 0 && stats.bytes <= (1 << 20) / 16 * 12, "{stats:?}");
         assert_eq!(stats.inodes + stats.dropped, number + 2);
         for inode in &held {
             assert!(Arc::ptr_eq(&names.by_ino(inode.ino).expect("held"), inode));
@@ -325,6 +326,6 @@ mod tests {
             assert!(names.stats().bytes <= BYTES_MAX + 4096);
         }
         assert!(names.stats().dropped > 90_000);
-        assert!(names.stats().inodes > 3000, "it holds what fits: {:?}", names.stats());
+        assert!(names.stats().inodes > 2500, "it holds what fits: {:?}", names.stats());
     }
 }

@@ -159,6 +159,28 @@ fn a_parent_that_starts_again_is_asked_again_at_once() {
 }
 
 #[test]
+fn an_answer_to_what_was_asked_before_is_none_to_what_was_asked_again() {
+    let mut wire = Wire::new(PLAN);
+    wire.hangs_until = wire.now + 5 * S;
+    let waiter = wire.look_up(LEAF, "no-such-name");
+    let asked = wire.sent.iter().find(|s| s.from == LEAF && s.is_request).unwrap().header;
+    wire.run(100 * MS);
+    wire.start(7);
+    wire.run(600 * MS);
+    let again = wire.sent.iter().rfind(|s| s.from == LEAF && s.is_request).unwrap().header;
+    assert_ne!(again.id, asked.id);
+    // It was on its way while the parent started again: what time is left of it does not count from the second question.
+    let late = Message::Absent { remaining_us: ENOENT_US };
+    let from = wire.sent.iter().rfind(|s| s.from == 7).unwrap().header;
+    let now = Micros(wire.now);
+    wire.node(LEAF).frame(now, &late.encode(&wire::Header { id: asked.id, ..from }));
+    wire.run(MS);
+    assert!(!wire.answers.contains_key(&waiter));
+    wire.run(6 * S);
+    assert!(matches!(wire.answers[&waiter].1, Outcome::Absent { .. }));
+}
+
+#[test]
 fn a_stopped_parent_is_replaced_and_its_late_answers_are_no_news() {
     let mut wire = Wire::new(PLAN);
     wire.stop(7);
@@ -187,12 +209,13 @@ fn a_node_that_was_stopped_itself_gives_up_nobody() {
     let mut wire = Wire::new(PLAN);
     wire.hangs_until = wire.now + 30 * S;
     let waiter = wire.look_up(LEAF, "a");
-    wire.run(600 * MS);
-    // A heartbeat is under way.
+    wire.run(DETECT_US / 4 + 20);
+    let last = wire.sent.last().unwrap();
+    assert!(last.is_probe && last.from == LEAF, "a heartbeat is under way: {last:?}");
     wire.stop(LEAF);
     wire.run(20 * S);
     // Its timers run before it sees what arrived, and again before it sees all of it.
-    for later in [0, 1, 10 * MS] {
+    for later in [0, 50 * MS, 100 * MS] {
         let now = Micros(wire.now + later);
         wire.node(LEAF).timer(now);
     }
@@ -348,4 +371,15 @@ fn the_next_root_knows_how_often_bytes_changed_silently() {
     wire.rewrites = 2;
     assert!(matches!(read(&mut wire, 1, second, 1), Outcome::Failed { .. }), "these bytes are not those of chunk 0");
     assert_eq!(version(&wire.must(1, "big").1).change, 2);
+}
+
+#[test]
+fn a_long_line_is_worked_off_in_steps() {
+    let mut wire = Wire::new(PLAN);
+    wire.kill(0);
+    let asked: Vec<_> = (0..2000).map(|n| wire.look_up(1, &format!("a{n}"))).collect();
+    wire.run(4 * S);
+    assert!(asked.iter().all(|waiter| is_entry(&wire.answers[waiter].1)));
+    let most = wire.questions_max;
+    assert!(most > 100 && most <= limits::PUMP_STEPS_MAX, "{most} at once");
 }

@@ -1,0 +1,126 @@
+//! How long nodes take to find somebody else to ask when the one that they ask is gone.
+
+use hashbrown::HashMap;
+
+use crate::cache::types::Micros;
+
+/// A node that has asked another one, in one tree, which is dead or stopped since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Search {
+    pub(super) by: usize,
+    pub(super) dead: usize,
+    pub(super) tree: u32,
+}
+
+/// What was asked of whom, and who looks for somebody else since when.
+#[derive(Default)]
+pub(super) struct Searches {
+    /// By who asked and who was asked: the requests that are not answered, with their trees.
+    asked: HashMap<(usize, usize), HashMap<u64, u32>>,
+    open: HashMap<Search, Micros>,
+}
+
+impl Searches {
+    /// A request goes out to a node that is there, or is not. How long the node was looked for, if it was.
+    pub(super) fn asked(&mut self, now: Micros, search: Search, id: u64, is_there: bool) -> Option<u64> {
+        let Search { by, dead: of, tree } = search;
+        self.asked.entry((by, of)).or_default().insert(id, tree);
+        if is_there {
+            return self.found(now, by, tree);
+        }
+        self.open.entry(search).or_insert(now);
+        None
+    }
+
+    /// A node has found somebody to ask in a tree: how long it looked for one, if it did.
+    pub(super) fn found(&mut self, now: Micros, by: usize, tree: u32) -> Option<u64> {
+        let mut longest = None;
+        self.open.retain(|search, since| {
+            let is_over = search.by == by && search.tree == tree;
+            if is_over {
+                longest = longest.max(Some(now.0 - since.0));
+            }
+            !is_over
+        });
+        longest
+    }
+
+    /// An answer arrives.
+    pub(super) fn answered(&mut self, by: usize, of: usize, id: u64) {
+        if let Some(asked) = self.asked.get_mut(&(by, of)) {
+            asked.remove(&id);
+        }
+    }
+
+    /// A node died or was stopped: who waits for it, and is not stopped, looks for another one. Who looks already may
+    /// have been about to ask it, and has another go, where `may_ask` says so of the node and the tree.
+    pub(super) fn left(
+        &mut self,
+        now: Micros,
+        node: usize,
+        is_there: impl Fn(usize) -> bool,
+        may_ask: impl Fn(usize, u32) -> bool,
+    ) {
+        self.open.retain(|search, _| search.by != node);
+        for (_, since) in self.open.iter_mut().filter(|(search, _)| may_ask(search.by, search.tree)) {
+            *since = now;
+        }
+        self.begin(now, |by, of| of == node && is_there(by));
+    }
+
+    /// A node that was stopped goes on, and looks for others than those who died or were stopped meanwhile.
+    pub(super) fn resumed(&mut self, now: Micros, node: usize, is_there: impl Fn(usize) -> bool) {
+        self.begin(now, |by, of| by == node && !is_there(of));
+    }
+
+    fn begin(&mut self, now: Micros, does: impl Fn(usize, usize) -> bool) {
+        for ((by, of), asked) in self.asked.iter().filter(|((by, of), _)| does(*by, *of)) {
+            for tree in asked.values() {
+                self.open.entry(Search { by: *by, dead: *of, tree: *tree }).or_insert(now);
+            }
+        }
+    }
+
+    /// A node is there again; in another life it does not know what it was asked, or asked.
+    pub(super) fn returned(&mut self, node: usize, is_new: bool) {
+        self.open.retain(|search, _| search.dead != node);
+        if is_new {
+            self.asked.retain(|(by, of), _| *by != node && *of != node);
+        }
+    }
+
+    /// A node died.
+    pub(super) fn ended(&mut self, node: usize) {
+        self.asked.retain(|(by, _), _| *by != node);
+    }
+
+    /// A search that takes longer than it may.
+    pub(super) fn overdue(&self, now: Micros, most_us: u64, counts: impl Fn(&Search) -> bool) -> Option<Search> {
+        let over = self.open.iter().filter(|(_, since)| since.after_us(most_us) < now);
+        over.map(|(search, _)| *search).filter(counts).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_lasts_from_the_death_or_the_first_request_until_somebody_else_is_asked() {
+        let mut searches = Searches::default();
+        let search = Search { by: 5, dead: 2, tree: 1 };
+        assert_eq!(searches.asked(Micros(10), search, 1, true), None);
+        searches.left(Micros(20), 2, |_| true, |_, _| false);
+        assert_eq!(searches.overdue(Micros(120), 100, |_| true), None);
+        assert_eq!(searches.overdue(Micros(121), 100, |_| true), Some(search));
+        assert_eq!(searches.asked(Micros(130), search, 2, false), None, "it is still asked");
+        let other = Search { dead: 0, ..search };
+        assert_eq!(searches.asked(Micros(135), Search { tree: 0, ..other }, 3, true), None, "of another tree");
+        assert_eq!(searches.asked(Micros(140), other, 4, true), Some(120));
+        searches.answered(5, 0, 4);
+        searches.left(Micros(150), 0, |_| true, |_, _| false);
+        assert_eq!(searches.overdue(Micros(900), 100, |_| true), Some(Search { tree: 0, ..other }), "request 3 waits");
+        searches.returned(0, true);
+        assert_eq!(searches.overdue(Micros(900), 100, |_| true), None);
+    }
+}
