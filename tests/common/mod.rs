@@ -34,6 +34,10 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a daemon may take to stop.
 pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long a node may be silent before another one is asked. Where no node fails, none may seem to, however busy the
+/// machine: the daemon's own default is for nodes that have processors to themselves.
+const DETECT: Duration = Duration::from_secs(20);
+
 /// A cluster that lives longer is taken for hanging.
 const WATCHDOG: Duration = Duration::from_secs(50);
 
@@ -192,7 +196,7 @@ impl Cluster {
             trees: self.plan.trees,
             stripes: self.plan.stripes,
             fanout: None,
-            detect: Duration::from_secs(2),
+            detect: DETECT,
             enoent_ttl: self.plan.enoent_ttl,
             attr_ttl: self.plan.attr_ttl,
             dir_ttl: self.plan.dir_ttl,
