@@ -315,6 +315,9 @@ fn usage(texts: &mut Texts) {
     texts.refuse(place, "number above its range", &["mount", "m", "--enoent-ttl-ms", "3600001"]);
     texts.refuse(place, "negative number", &["mount", "m", "--enoent-ttl-ms", "-1"]);
     texts.refuse(place, "no number", &["mount", "m", "--fanout", "many"]);
+    texts.refuse(place, "no stripes", &["mount", "m", "--stripes", "0"]);
+    texts.refuse(place, "detection sooner than a heartbeat", &["mount", "m", "--detect-ms", "10"]);
+    texts.refuse(place, "no size for names", &["mount", "m", "--names-size", "-1"]);
     texts.refuse(place, "number beyond 64 bits", &["mount", "m", "--dir-ttl-ms", "18446744073709551616"]);
     texts.refuse(place, "size without a unit that is known", &["mount", "m", "--cache-size", "3X"]);
     texts.refuse(place, "size out of range", &["mount", "m", "--cache-size", "1M"]);
@@ -411,6 +414,7 @@ fn books(texts: &mut Texts) {
     texts.refuse(place, "long host name", &[&mount[..], &["--hostname", &long]].concat());
     texts.refuse(place, "host name with a slash", &["mount", "m", "--target", "t", "--hostname", "../a"]);
     texts.refuse(place, "more trees than nodes", &with(&["--hostname", "a", "--trees", "4"]));
+    texts.refuse(place, "more stripes than nodes", &with(&["--hostname", "a", "--stripes", "9"]));
     texts.refuse(place, "trees without a book", &["mount", "m", "--target", "t", "--trees", "4"]);
     // Taken by somebody who is not a daemon: this process.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
