@@ -17,6 +17,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapMut, MmapRaw};
@@ -113,13 +114,19 @@ unsafe impl Send for SegmentInfo {}
 unsafe impl Sync for SegmentInfo {}
 
 impl SegmentInfo {
-    /// Makes the segment's pages present without changing their bytes (`MADV_POPULATE_WRITE`, Linux 5.14), so that
-    /// later use takes no page faults. Takes milliseconds: for a worker, not for the engine.
+    /// Makes pages of the segment present without changing their bytes (`MADV_POPULATE_WRITE`, Linux 5.14), so that
+    /// later use takes no page faults: the bytes of `range`, as far as the segment has them, whole pages. Takes
+    /// milliseconds: for a worker, not for the engine. Gives how many bytes.
     ///
     /// # Errors
     /// The kernel's; an older kernel says `EINVAL`, and the pages come on first use as ever.
-    pub fn prefault(&self) -> io::Result<()> {
-        self.segment.memory.advise(Advice::PopulateWrite)
+    pub fn prefault(&self, range: Range<usize>) -> io::Result<usize> {
+        let end = range.end.min(self.len_bytes);
+        let len = end.saturating_sub(range.start);
+        if len > 0 {
+            self.segment.memory.advise_range(Advice::PopulateWrite, range.start, len)?;
+        }
+        Ok(len)
     }
 }
 
@@ -545,7 +552,7 @@ mod tests {
         let mut slot = writer.alloc(8192).expect("room");
         slot.as_mut_slice().fill(9);
         let info = writer.arena().segment(0).expect("mapped");
-        if let Err(error) = info.prefault() {
+        if let Err(error) = info.prefault(0..info.len_bytes) {
             assert_eq!(error.raw_os_error(), Some(libc_einval()), "{error}");
         }
         assert!(slot.bytes(8192).iter().all(|&b| b == 9));

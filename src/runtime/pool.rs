@@ -9,6 +9,7 @@
 //! do.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -45,7 +46,7 @@ pub(super) enum Task {
     /// Put a listing in order.
     Arrange { id: FlightId, parts: ListingBuilder, stamp: u64 },
     /// Make the pages of new memory present.
-    Prefault(SegmentInfo),
+    Prefault(SegmentInfo, Range<usize>),
     /// Answer a client with many bytes.
     Reply(Box<dyn FnOnce() + Send>),
 }
@@ -99,7 +100,7 @@ impl Pool {
 
     pub(super) fn submit(&mut self, task: Task) {
         let lane = match &task {
-            Task::Verify { .. } | Task::Arrange { .. } | Task::Reply(_) | Task::Prefault(_) => &mut self.computing,
+            Task::Verify { .. } | Task::Arrange { .. } | Task::Reply(_) | Task::Prefault(..) => &mut self.computing,
             Task::Backend { op: BackendOp::Chunk { .. } | BackendOp::Recheck { .. }, .. } => &mut self.data,
             Task::Backend { op: BackendOp::Attr { .. } | BackendOp::List { .. } | BackendOp::Statfs, .. } => {
                 &mut self.names
@@ -300,10 +301,9 @@ impl Worker {
                     let listing = parts.build(stamp);
                     self.finish(Done::Arranged { id, listing });
                 }
-                Task::Prefault(segment) => {
+                Task::Prefault(segment, range) => {
                     // A kernel that cannot do so makes them present when they are used.
-                    let present = segment.prefault().is_ok();
-                    let bytes = if present { segment.len_bytes as u64 } else { 0 };
+                    let bytes = segment.prefault(range).unwrap_or(0) as u64;
                     self.finish(Done::Prefaulted { segment: segment.index, bytes });
                 }
                 Task::Backend { id, op } => {
