@@ -59,7 +59,12 @@ pub fn task_ids(pid: u32) -> anyhow::Result<Vec<u32>> {
 /// # Errors
 /// As [`task_ids`].
 pub fn threads(pid: u32) -> anyhow::Result<Vec<(String, Usage)>> {
-    task_ids(pid)?.into_iter().map(|tid| thread(&Path::new("/proc").join(format!("{pid}/task/{tid}")))).collect()
+    let dirs = task_ids(pid)?.into_iter().map(|tid| Path::new("/proc").join(format!("{pid}/task/{tid}")));
+    // One that ends meanwhile is not there now.
+    dirs.map(|dir| (thread(&dir), dir))
+        .filter(|(read, dir)| read.is_ok() || dir.exists())
+        .map(|(read, _)| read)
+        .collect()
 }
 
 fn thread(dir: &Path) -> anyhow::Result<(String, Usage)> {
