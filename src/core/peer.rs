@@ -119,7 +119,7 @@ impl Peer {
 
     /// Whether it may be asked, as far as is known: it serves, and answered what it was asked a while ago.
     pub(super) fn is_usable(&self, now: Micros, detect_us: u64) -> bool {
-        self.is_ready() && self.silent_us(now) < detect_us / 4
+        self.is_ready() && self.silent_us(now) < detect_us / HEARTBEATS_PER_DETECT
     }
 
     pub(super) fn state(&self, now: Micros, detect_us: u64) -> ParentState {

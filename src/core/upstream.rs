@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 
 use super::flight::{FlightId, Stage};
-use super::limits::{BYPASS_US, PUMP_STEPS_MAX};
+use super::limits::{BYPASS_US, HEARTBEATS_PER_DETECT, PUMP_STEPS_MAX};
 use super::node::Node;
 use super::peer::{ParentState, Peer, Role};
 use super::topology::{NodeId, Topology};
@@ -107,6 +107,11 @@ pub enum Asked {
     Backend,
     /// Nobody is there.
     Nobody,
+}
+
+/// When the others, probed at a suspicion, have had time to answer.
+fn others_answered(suspected: Micros, patience_us: u64) -> Micros {
+    suspected.after_us(patience_us / HEARTBEATS_PER_DETECT)
 }
 
 impl Node {
@@ -225,8 +230,7 @@ impl Node {
         if let Some(at) = up.suspected {
             // It is given up once the others have had time to answer, and is looked at until then.
             let patient = now.after_us(patience_us.saturating_sub(silent_us));
-            let answered = at.after_us(patience_us / 4);
-            return Some(patient.max(answered).max(now.after_us(patience_us / 8)));
+            return Some(patient.max(others_answered(at, patience_us)).max(now.after_us(patience_us / 8)));
         }
         // A ready one that was probed: see `Peer::next_silence`.
         (!peer.is_ready()).then(|| now.after_us((patience_us / 2).saturating_sub(silent_us)))
@@ -256,7 +260,7 @@ impl Node {
                 self.counters.suspicions += 1;
             }
             // Time may have jumped, as it does for a stopped process: nobody is given up before the others could answer.
-            Some(at) if silent_us >= patience_us && at.after_us(patience_us / 4) <= now => {
+            Some(at) if silent_us >= patience_us && others_answered(at, patience_us) <= now => {
                 let target = self.choose(now, tree);
                 if target != up.target {
                     self.switch(now, tree, target);

@@ -189,8 +189,8 @@ impl Backend {
         into: &mut [u8],
     ) -> Result<(u32, Timestamp), ChunkFailure> {
         too_young(version.mtime)?;
-        let read = self.read(path, version, offset, into).map_err(|errno| self.refined(path, version, errno));
-        let (crc, after) = read.map_err(|errno| ChunkFailure::Errno(errno.raw_os_error()))?;
+        let (crc, after) =
+            self.read(path, version, offset, into).map_err(|errno| ChunkFailure::Errno(errno.raw_os_error()))?;
         too_young(after.ctime)?;
         Ok((crc, after.ctime))
     }
@@ -210,8 +210,7 @@ impl Backend {
             for (index, crc) in chunks {
                 let begin = u64::from(*index) * CHUNK_BYTES as u64;
                 let len = usize::try_from(version.size.saturating_sub(begin)).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-                let read = self.read(path, version, begin, &mut buffer[..len]);
-                let (found, after) = read.map_err(|errno| self.refined(path, version, errno))?;
+                let (found, after) = self.read(path, version, begin, &mut buffer[..len])?;
                 if found != *crc {
                     return Ok(None);
                 }
@@ -237,8 +236,13 @@ impl Backend {
         if there.is_ok_and(|there| there == *version) { errno } else { Errno::STALE }
     }
 
-    /// Reads all of `into`; gives its checksum and the file's attributes afterwards.
+    /// Reads all of `into`; gives its checksum and the file's attributes afterwards. What is at `path` by now may be
+    /// something else than a file: ESTALE then.
     fn read(&self, path: &[u8], version: &Version, offset: u64, into: &mut [u8]) -> Result<(u32, Attr), Errno> {
+        self.read_there(path, version, offset, into).map_err(|errno| self.refined(path, version, errno))
+    }
+
+    fn read_there(&self, path: &[u8], version: &Version, offset: u64, into: &mut [u8]) -> Result<(u32, Attr), Errno> {
         if self.root.load().mounts.place(path) != Place::Open {
             return Err(Errno::STALE);
         }
