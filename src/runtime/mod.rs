@@ -13,6 +13,7 @@ mod heap;
 mod kernel;
 mod lazy;
 mod mounts;
+mod passthrough;
 mod pool;
 pub mod replies;
 mod transport;
@@ -20,6 +21,7 @@ mod wheel;
 
 pub use crate::core::Swept;
 pub use backend::{Backend, BackendError};
+pub use bornite_fuse::Passthrough;
 pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };
