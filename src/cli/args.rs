@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Version and commit; the build script itself is compiled without a commit.
-pub const VERSION: &str = match option_env!("BORNITE_VERSION") {
+pub const VERSION: &str = match option_env!("BUILT_VERSION") {
     Some(version) => version,
     None => env!("CARGO_PKG_VERSION"),
 };
