@@ -37,7 +37,7 @@ const UNSAFE_IN: [(&str, &str); 13] = [
     ("bench/benches/rpc/", "the reference on libfabric's own interface; memory that is read into"),
     ("fuse/src/backing.rs", "fcntl(F_SETLEASE)"),
     ("fuse/tests/", "mapping files of a mount"),
-    ("tests/allocations.rs", "an allocator that counts"),
+    ("tests/common/counting.rs", "an allocator that counts"),
     ("tests/calls.rs", "mapping files of a mount"),
     ("tests/passthrough.rs", "mapping files of a mount"),
     ("tests/regressions.rs", "mapping files of a mount"),

@@ -6,6 +6,9 @@
 
 mod backend;
 mod clock;
+#[cfg(test)]
+#[path = "../../tests/common/counting.rs"]
+mod counting;
 mod daemon;
 mod engine;
 mod handler;
