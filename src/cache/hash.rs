@@ -6,6 +6,25 @@
 
 use std::hash::{BuildHasher, DefaultHasher, Hasher};
 
+/// The two halves of the whole product of both, one over the other: every bit of the result depends on every bit of either
+/// (the step of wyhash, Wang Yi).
+const fn fold(a: u64, b: u64) -> u64 {
+    let product = a as u128 * b as u128;
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// Hash of a byte string, begun with `state`, eight bytes in a step. Who does not know `state` and `factor` (odd, as many
+/// ones as zeros) cannot tell which strings have hashes alike.
+pub(super) fn absorb(state: u64, factor: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let state = words.iter().fold(state, |state, word| fold(state ^ u64::from_le_bytes(*word), factor));
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    // The length tells strings apart that differ in zeros at their ends.
+    let state = fold(state ^ u64::from_le_bytes(last), factor);
+    fold(state ^ bytes.len() as u64, factor)
+}
+
 /// The standard library's SipHash, begun with a secret: its state after the key is kept and cloned for each hash.
 #[derive(Clone, Debug)]
 pub(super) struct KeyedHash {
@@ -29,10 +48,14 @@ impl KeyedHash {
 
     /// Hash of the path `parent/name` from the hash of `parent`: a child costs the hash of its name alone.
     pub(super) fn child(&self, parent: u64, name: &[u8]) -> u64 {
+        self.below(parent).child(name)
+    }
+
+    /// [`KeyedHash::child`] for many children of one parent.
+    pub(super) fn below(&self, parent: u64) -> Below {
         let mut hasher = self.keyed.clone();
         hasher.write_u64(parent);
-        hasher.write(name);
-        hasher.finish()
+        Below { hasher }
     }
 
     /// Hash of a whole path, component by component: equal to [`KeyedHash::child`] over its components from
@@ -46,6 +69,21 @@ impl KeyedHash {
 
     /// The hash of the root, path `b""`.
     pub(super) const ROOT: u64 = 0;
+}
+
+/// Hashes of the children of one parent.
+#[derive(Clone, Debug)]
+pub(super) struct Below {
+    hasher: DefaultHasher,
+}
+
+impl Below {
+    /// As [`KeyedHash::child`].
+    pub(super) fn child(&self, name: &[u8]) -> u64 {
+        let mut hasher = self.hasher.clone();
+        hasher.write(name);
+        hasher.finish()
+    }
 }
 
 impl BuildHasher for KeyedHash {
