@@ -23,6 +23,9 @@
 
 mod ahead;
 pub mod arena;
+#[cfg(test)]
+#[path = "../../tests/common/attr.rs"]
+mod attr;
 mod buddy;
 pub mod chunks;
 mod counters;

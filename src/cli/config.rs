@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::args::{
-    self, DETECT_MS, ENOENT_TTL_MS, FANOUT, FUSE_THREADS, LOG_LEVEL, LogType, MountArgs, STRIPES, TREES, TTL_MS,
-    number, parse_size,
+    self, DETECT_MS, ENOENT_TTL_MS, FANOUT, FUSE_THREADS, LOG_LEVEL, LogType, MountArgs, PassthroughMode, STRIPES,
+    TREES, TTL_MS, number, parse_size,
 };
 
 /// The file that every daemon of a machine reads, if it exists.
@@ -21,7 +21,7 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "target",
     "address_book",
     "hostname",
@@ -37,6 +37,7 @@ const KEYS: [&str; 18] = [
     "dir_ttl_ms",
     "fuse_threads",
     "allow_other",
+    "passthrough",
     "log_level",
     "log_type",
     "output_dir",
@@ -83,6 +84,7 @@ pub(super) struct Settings {
     pub(super) dir_ttl_ms: u64,
     pub(super) fuse_threads: u64,
     pub(super) allow_other: bool,
+    pub(super) passthrough: PassthroughMode,
     pub(super) log_level: u64,
     pub(super) log_type: Option<LogType>,
     pub(super) output_dir: Option<PathBuf>,
@@ -106,6 +108,7 @@ impl Default for Settings {
             dir_ttl_ms: 60_000,
             fuse_threads: 2,
             allow_other: false,
+            passthrough: PassthroughMode::Off,
             log_level: 3,
             log_type: None,
             output_dir: None,
@@ -210,6 +213,7 @@ impl Settings {
             dir_ttl_ms,
             fuse_threads,
             allow_other,
+            passthrough,
             log_level,
         } = &options.daemon_options;
         replace(&mut self.target, target);
@@ -227,6 +231,7 @@ impl Settings {
         replace(&mut self.dir_ttl_ms, dir_ttl_ms);
         replace(&mut self.fuse_threads, fuse_threads);
         self.allow_other |= allow_other;
+        replace(&mut self.passthrough, passthrough);
         replace(&mut self.log_level, log_level);
         replace_some(&mut self.log_type, &options.log_type);
         replace_some(&mut self.output_dir, &options.output_dir);
@@ -255,6 +260,10 @@ impl Settings {
                     "false" | "0" => false,
                     _ => return Err("it must be true or false".to_owned()),
                 }
+            }
+            "passthrough" => {
+                let parsed = PassthroughMode::from_str(text, true);
+                self.passthrough = parsed.map_err(|_| "it must be auto, on or off".to_owned())?;
             }
             "log_level" => self.log_level = number(LOG_LEVEL)(text)?,
             "log_type" => {
@@ -290,6 +299,10 @@ impl Settings {
                     "dir_ttl_ms" => count(&self.dir_ttl_ms),
                     "fuse_threads" => count(&self.fuse_threads),
                     "allow_other" => Some(self.allow_other.to_string()),
+                    "passthrough" => {
+                        let value = self.passthrough.to_possible_value();
+                        value.map(|value| quoted(value.get_name().as_ref()))
+                    }
                     "log_level" => count(&self.log_level),
                     "log_type" => self
                         .log_type
@@ -382,6 +395,7 @@ mod tests {
             ("dir_ttl_ms", "6"),
             ("fuse_threads", "3"),
             ("allow_other", "true"),
+            ("passthrough", "auto"),
             ("log_level", "5"),
             ("log_type", "file"),
             ("output_dir", "/out"),

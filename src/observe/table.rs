@@ -84,10 +84,16 @@ counters! {
     FuseReadlink fuse_readlink Count Total "READLINK requests of the kernel that reached the daemon.";
     FuseStatfs fuse_statfs Count Total "STATFS requests of the kernel that reached the daemon.";
     FuseForget fuse_forget Count Total "FORGET and BATCH_FORGET requests of the kernel.";
-    FuseOpen fuse_open Count Total "OPEN requests; the kernel stops sending them after the first.";
+    FuseOpen fuse_open Count Total "OPEN requests; the kernel stops sending them after the first, unless files are passed through.";
     FuseOpendir fuse_opendir Count Total "OPENDIR requests; the kernel stops sending them after the first.";
     FuseIoctl fuse_ioctl Count Total "IOCTL requests of the kernel.";
     FuseOther fuse_other Count Total "Requests of the kernel of any other kind.";
+    PassthroughOpens passthrough_opens Count Total "Opens whose bytes the kernel reads from memory by itself.";
+    PassthroughPlainOpens passthrough_plain_opens Count Total "Opens on a mount that passes files through that were not passed through.";
+    PassthroughFiles passthrough_files Count Gauge "Files kept in memory for passing through.";
+    PassthroughEvicted passthrough_evicted Count Total "Such files that went to make room for others.";
+    PassthroughBytes passthrough_bytes Bytes Gauge "Memory of such files.";
+    PassthroughBytesCapacity passthrough_bytes_capacity Bytes Gauge "The bound of that memory; 0 where files are not passed through.";
     RequestsFromPeersAttr requests_from_peers_attr Count Total "Attribute and lookup requests that other nodes sent here.";
     RequestsFromPeersList requests_from_peers_list Count Total "Listing requests that other nodes sent here.";
     RequestsFromPeersChunk requests_from_peers_chunk Count Total "Chunk requests that other nodes sent here.";

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use bornite_fuse::{AttrReply, DataReply, DirectoryReply, EntryReply, StatfsReply};
+use bornite_fuse::{AttrReply, DataReply, DirectoryReply, EntryReply, OpenReply, StatfsReply};
 
 use super::clock;
 use super::engine::Inbox;
 use super::handler::{Handler, Parked};
+use super::passthrough::Passthrough;
 use super::replies::Kernel;
 use crate::cache::types::Ino;
 
@@ -15,6 +16,7 @@ use crate::cache::types::Ino;
 pub(super) struct Mounted {
     pub(super) handler: Handler<Kernel>,
     pub(super) inbox: Arc<Inbox>,
+    pub(super) passthrough: Arc<Passthrough>,
 }
 
 impl Mounted {
@@ -58,5 +60,13 @@ impl bornite_fuse::Filesystem for Mounted {
 
     fn statfs(&self, reply: StatfsReply) {
         self.park(self.handler.statfs(reply));
+    }
+
+    fn open(&self, ino: u64, reply: OpenReply) {
+        self.passthrough.open(ino, reply);
+    }
+
+    fn release(&self, ino: u64, _: bool) {
+        self.passthrough.close(ino);
     }
 }

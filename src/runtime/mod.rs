@@ -7,6 +7,9 @@
 mod asking;
 mod backend;
 mod clock;
+#[cfg(test)]
+#[path = "../../tests/common/counting.rs"]
+mod counting;
 mod daemon;
 mod engine;
 mod handler;
@@ -14,6 +17,7 @@ mod heap;
 mod kernel;
 mod lazy;
 mod mounts;
+mod passthrough;
 mod pool;
 pub mod replies;
 mod transport;
@@ -21,6 +25,7 @@ mod wheel;
 
 pub use crate::core::Swept;
 pub use backend::{Backend, BackendError};
+pub use bornite_fuse::Passthrough;
 pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };
