@@ -114,13 +114,22 @@ pub(super) struct Room {
 impl Generation {
     /// Memory is taken where it is touched.
     pub(super) fn new(room: Room) -> Generation {
-        let slots = room.entries as usize * 3 / 2 + 1;
         Generation {
-            slots: zeroed(slots.min(NO_SLOT as usize)),
+            slots: zeroed(Generation::slots(room)),
             words: zeroed(room.words as usize),
             entries_max: room.entries,
             filling: CachePadded::default(),
         }
+    }
+
+    /// Bytes of memory of one that is full.
+    pub(super) const fn bytes(room: Room) -> usize {
+        (Generation::slots(room) + room.words as usize) * size_of::<u64>() + size_of::<Generation>()
+    }
+
+    const fn slots(room: Room) -> usize {
+        let slots = room.entries as usize * 3 / 2 + 1;
+        if slots < NO_SLOT as usize { slots } else { NO_SLOT as usize }
     }
 
     /// Words that an entry with a key of so many bytes takes.

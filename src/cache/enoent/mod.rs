@@ -68,6 +68,29 @@ impl EnoentConfig {
     pub const fn new(hash_key: [u64; 2]) -> EnoentConfig {
         EnoentConfig { entries_max: GENERATIONS * 65_536, key_bytes_max: 1024, hash_key }
     }
+
+    /// Bytes of memory that the map takes at most, whatever is asked; less where they were never touched.
+    #[must_use]
+    pub fn memory_bytes_max(&self) -> usize {
+        let bounds = self.bounds();
+        let pool = (bounds.generations + 1).saturating_mul(Generation::bytes(bounds.room));
+        pool.saturating_add(bounds.buckets * size_of::<u64>()).saturating_add(Seen::bytes(self.entries_max))
+    }
+
+    fn bounds(&self) -> Bounds {
+        let entries_max = self.entries_max.max(1);
+        let generations = entries_max.min(GENERATIONS);
+        let entries = entries_max / generations;
+        let words =
+            entries.saturating_mul(Generation::entry_words(KEY_BYTES)).max(Generation::entry_words(self.key_bytes_max));
+        // Of 2^32 words the last has no place in a slot.
+        let most = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).min(u32::MAX - 1);
+        Bounds {
+            generations,
+            room: Room { entries: most(entries), words: most(words) },
+            buckets: entries_max.next_power_of_two().clamp(BUCKETS_MIN, BUCKETS_MAX),
+        }
+    }
 }
 
 /// What [`EnoentMap::begin`] saw, to be given to [`EnoentMap::store`] with the answer to the request.
@@ -129,22 +152,10 @@ impl EnoentMap {
     /// An empty map. Its memory is bounded as the module says, and taken as it is touched.
     #[must_use]
     pub fn new(config: EnoentConfig) -> EnoentMap {
-        let entries_max = config.entries_max.max(1);
-        let generations = entries_max.min(GENERATIONS);
-        let entries = entries_max / generations;
-        let words = entries
-            .saturating_mul(Generation::entry_words(KEY_BYTES))
-            .max(Generation::entry_words(config.key_bytes_max));
-        // Of 2^32 words the last has no place in a slot.
-        let most = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).min(u32::MAX - 1);
         EnoentMap {
             hash: FoldedHash::new(config.hash_key),
-            generations: Generations::new(Bounds {
-                generations,
-                room: Room { entries: most(entries), words: most(words) },
-                buckets: entries_max.next_power_of_two().clamp(BUCKETS_MIN, BUCKETS_MAX),
-            }),
-            seen: Seen::new(entries_max),
+            generations: Generations::new(config.bounds()),
+            seen: Seen::new(config.entries_max),
             counters: Counters::new(),
             key_bytes_max: config.key_bytes_max,
         }

@@ -14,7 +14,16 @@ pub(super) struct Seen {
 impl Seen {
     /// For about as many names as an [`EnoentMap`](super::EnoentMap) has entries.
     pub(super) fn new(entries: usize) -> Seen {
-        Seen { marks: zeroed(entries.next_power_of_two().clamp(64, NAMES_MAX)) }
+        Seen { marks: zeroed(Seen::names(entries)) }
+    }
+
+    /// Bytes of memory.
+    pub(super) fn bytes(entries: usize) -> usize {
+        Seen::names(entries) * size_of::<AtomicU32>()
+    }
+
+    fn names(entries: usize) -> usize {
+        entries.clamp(64, NAMES_MAX).next_power_of_two()
     }
 
     /// A name is absent. Of another epoch, what was noted is not known any more.
