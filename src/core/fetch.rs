@@ -5,7 +5,7 @@ use super::limits::{
     ARRANGE_INLINE_BYTES, CHECKSUM_RETRIES_MAX, HEARTBEATS_PER_DETECT, LISTING_BYTES_MAX, MEMORY_RETRY_US, RETRY_US,
     VERIFY_INLINE_BYTES,
 };
-use super::node::{EIO, ENOMEM, ENOTDIR, ESTALE, FlightKey, Node, chunk_len, describe};
+use super::node::{EIO, ENOMEM, ESTALE, FlightKey, Node, chunk_len, describe};
 use super::output::{BackendOp, BackendReply, ChunkFailure, Output};
 use super::topology::NodeId;
 use super::upstream::Target;
@@ -63,7 +63,6 @@ impl Node {
         let Some(flight) = self.flights.get(id).filter(|flight| flight.stage == Stage::Behind) else { return };
         let answer = match outcome {
             Outcome::Entry(inode) => fits(&flight.object, &inode.attr),
-            // Who asks for a listing or bytes once held the object: it is gone.
             Outcome::Absent { .. } => Err(ESTALE),
             Outcome::Failed { errno } => Err(if is_gone(*errno) { ESTALE } else { *errno }),
             Outcome::Listing { .. } | Outcome::Chunk(_) | Outcome::Statfs(_) => Err(EIO),
@@ -417,10 +416,10 @@ impl Node {
 /// An answer that says nothing new; the request goes on as if it had not come.
 struct Ignored;
 
-/// Whether what is at the path now is what the request is about.
+/// Whether what is at the path now is what the request is about: who asks for a listing or bytes once held the object.
 fn fits(object: &Object, attr: &Attr) -> Result<(), i32> {
     match object {
-        Object::List(_) if !attr.is_dir() => Err(ENOTDIR),
+        Object::List(_) if !attr.is_dir() => Err(ESTALE),
         Object::Chunk { version, .. } if attr.version() != *version => Err(ESTALE),
         _ => Ok(()),
     }

@@ -28,7 +28,6 @@ use crate::cache::types::{Attr, Ino, Listing, Micros, Version};
 pub(super) const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 pub(super) const ENOMEM: i32 = rustix::io::Errno::NOMEM.raw_os_error();
 pub(super) const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
-pub(super) const ENOTDIR: i32 = rustix::io::Errno::NOTDIR.raw_os_error();
 
 /// How long figures of `statfs` are used.
 const STATFS_TTL_US: u64 = 1_000_000;

@@ -56,6 +56,23 @@ fn a_directory_that_became_a_file_is_stale_and_then_a_file() {
 }
 
 #[test]
+fn a_directory_that_a_file_replaced_is_stale_to_who_lists_it() {
+    let before = [Change::Mkdir { at: p("a") }, Change::Mkdir { at: p("a/b") }];
+    for look in [Ask::ListKept { slot: 0, room: 320 }, Ask::Stream { slot: 0, room: 70 }] {
+        let ops = [
+            keep("a/b"),
+            Op::Change(Change::Remove { at: p("a") }),
+            Op::Change(Change::Mkdir { at: p("a") }),
+            Op::Change(Change::Replace { at: p("a/b"), size: 0, seed: 0 }),
+            ask(Ask::List { at: p("a"), room: 320 }),
+            ask(look),
+        ];
+        allowed(|setting| setting.dir_ttl_us = 0, &before, &ops);
+        allowed(|_| {}, &before, &ops);
+    }
+}
+
+#[test]
 fn a_file_that_became_a_directory_is_stale() {
     let ops = [
         keep("a"),
