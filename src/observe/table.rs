@@ -128,9 +128,11 @@ counters! {
     EnoentStores enoent_stores Count Total "Absent names stored in the TTL map.";
     EnoentServes enoent_serves Count Total "Lookups answered as absent from the TTL map.";
     EnoentExpires enoent_expires Count Total "Entries of the TTL map found past their time to live.";
-    EnoentClears enoent_clears Count Total "Entries of the TTL map cleared because the name was found or failed otherwise.";
+    EnoentClears enoent_clears Count Total "Entries of the TTL map cleared because the name was found.";
     EnoentRaced enoent_raced Count Total "Stores into the TTL map refused because the name changed meanwhile.";
     EnoentFull enoent_full Count Total "Stores into the TTL map refused for lack of room.";
+    EnoentRotations enoent_rotations Count Total "Times that the TTL map began a new generation of entries.";
+    EnoentStaleCompleted enoent_stale_completed Count Total "Requests for names known as absent before, asked again as their time to live was over.";
     NamesHits names_hits Count Total "Lookups and attribute requests answered from the names in memory.";
     ListingHits listing_hits Count Total "Lookups answered as absent from a complete listing, and listings answered from memory.";
     ChunkHits chunk_hits Count Total "Reads answered from chunks in memory.";

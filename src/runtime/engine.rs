@@ -595,6 +595,8 @@ impl Engine {
             (Counter::EnoentClears, e.clears),
             (Counter::EnoentRaced, e.raced),
             (Counter::EnoentFull, e.full),
+            (Counter::EnoentRotations, e.rotations),
+            (Counter::EnoentStaleCompleted, e.stale_completed),
             (Counter::CacheBytesCapacity, a.capacity_bytes as u64),
             (Counter::CacheBytesMapped, a.mapped_bytes as u64),
             (Counter::CacheBytesUsed, a.used_bytes as u64),
