@@ -129,6 +129,33 @@ pub const SWEEP_HOP_US: u64 = 500_000;
 /// The wait of the deepest nodes for theirs.
 pub const SWEEP_DEADLINE_MIN_US: u64 = 3_000_000;
 
+/// Distinct names that are missed in a directory before its listing is asked for.
+pub const MISSES_MIN: usize = 3;
+
+/// As many at most, where its listings did not pay.
+pub const MISSES_MAX: usize = 48;
+
+/// They lie within the TTL of ENOENT, or within this where that is shorter.
+pub const MISS_WINDOW_MIN_US: u64 = 1_000_000;
+
+/// Directories of which misses are counted.
+pub const MISS_DIRS_MAX: usize = 4_096;
+
+/// A listing that answers absent names has at most so many of them; larger directories are not listed for that.
+pub const COMPLETE_NAMES_MAX: usize = 65_536;
+
+/// And at most so many packed bytes.
+pub const COMPLETE_BYTES_MAX: usize = 4 << 20;
+
+/// A directory whose listing could not be had is asked for it again after this long.
+pub const LISTING_PAUSE_US: u64 = 30_000_000;
+
+/// A root lists a directory again after so many TTLs of ENOENT, though it seems not to have changed.
+pub const RELIST_TTLS: u64 = 10;
+
+/// A lookup waits for a listing that is being renewed for so long, then it is asked for itself.
+pub const LISTING_WAIT_US: u64 = PENDING_US;
+
 /// Largest packed listing that a node accepts from a peer, bytes.
 pub const LISTING_BYTES_MAX: usize = 1 << 30;
 

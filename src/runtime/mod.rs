@@ -6,6 +6,7 @@
 
 mod backend;
 mod clock;
+mod completeness;
 mod daemon;
 mod engine;
 mod handler;
