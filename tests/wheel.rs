@@ -1,5 +1,5 @@
 //! The protocol by which threads hand work to the engine, reduced to its shared variables, in every order of its steps
-//! (loom). The real thing is `runtime::engine::Wheel`; here the queue is a count, and the event descriptor a flag.
+//! (loom). The real thing is `runtime::wheel::Wheel`; here the queue is a count, and the event descriptor a flag.
 //!
 //! What must hold: when the engine's thread sleeps and nobody has called it, nothing is left in the queue, though nobody
 //! ever waits for the wheel.

@@ -11,12 +11,13 @@ use bornite_fuse::{MountError, MountOptions, Notifier, Op, Session};
 
 use super::backend::BackendError;
 use super::clock;
-use super::engine::{Engine, Inbox, Notice, Notify, Shown, Waker, Wheel, Work};
+use super::engine::{Engine, Inbox, Notice, Notify, Shown, Work};
 use super::handler::Handler;
 use super::kernel::Mounted;
 use super::lazy::LazyBackend;
 use super::pool::Pool;
 use super::transport::{self, Transport};
+use super::wheel::{Waker, Wheel};
 use crate::cache::arena::ArenaConfig;
 use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{Names, NamesConfig, NamesWriter};

@@ -17,6 +17,7 @@ mod mounts;
 mod pool;
 pub mod replies;
 mod transport;
+mod wheel;
 
 pub use crate::core::Swept;
 pub use backend::{Backend, BackendError};

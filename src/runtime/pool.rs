@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::SegQueue;
 
 use super::backend::Backend;
-use super::engine::Wheel;
 use super::lazy::LazyBackend;
+use super::wheel::Wheel;
 use crate::cache::arena::{SegmentInfo, Slot};
 use crate::cache::types::{Listing, ListingBuilder};
 use crate::core::{BackendOp, BackendReply, ChunkFailure, FlightId};
