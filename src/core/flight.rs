@@ -193,7 +193,7 @@ pub(super) struct Flight {
     pub(super) token: Option<Token>,
     /// Parts of a listing received so far, and the snapshot that they are from.
     pub(super) parts: Option<(u64, ListingBuilder)>,
-    /// What a listing is asked for.
+    /// What a listing is asked for; anything else is to be read.
     pub(super) purpose: Purpose,
     /// Names that were found in the directory while its listing was under way. One that lacks any of them is older.
     pub(super) found: Vec<Box<[u8]>>,
@@ -276,7 +276,7 @@ impl Flights {
         let flight = Flight {
             object,
             ahead: waiter == Waiter::Nobody && !is_list,
-            purpose: waiter.purpose(),
+            purpose: if is_list { waiter.purpose() } else { Purpose::Reading },
             found: Vec::new(),
             waiters: if waiter == Waiter::Nobody { Vec::new() } else { vec![waiter] },
             stage: Stage::InLine,
