@@ -53,7 +53,7 @@ impl Completeness {
         let Some(f_type) = known.or_else(|| self.look(&dir, dev)) else { return false };
         let folds = || rustix::fs::ioctl_getflags(&dir).is_ok_and(|flags| flags.bits() & CASEFOLD != 0);
         // A filesystem that has no such flags does not fold either.
-        !UNTOLD.contains(&f_type) && !(MAY_FOLD.contains(&f_type) && folds())
+        !(UNTOLD.contains(&f_type) || MAY_FOLD.contains(&f_type) && folds())
     }
 
     /// The target is another directory by now, perhaps on another filesystem.
