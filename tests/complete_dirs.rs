@@ -92,7 +92,7 @@ fn a_few_misses_list_nothing_and_neither_do_many_without_the_option_or_the_ttl()
     let plan = || Plan { enoent_ttl: Duration::from_secs(60), ..Plan::new(2, target.path()) };
     let no_ttl = Plan { enoent_ttl: Duration::ZERO, ..plan() };
     let off = Plan { complete_dirs: false, ..plan() };
-    for (plan, misses) in [(plan(), 2), (off, 40), (no_ttl, 40)] {
+    for (plan, misses) in [(plan(), 1), (off, 40), (no_ttl, 40)] {
         let cluster = plan.start();
         let counts = [(0, Counter::BackendList), (0, Counter::BackendEnoent), (1, Counter::ListingServes)];
         let moved = during(&cluster, counts, || miss(&cluster.mount(1).join("dir"), "a", misses));

@@ -11,14 +11,16 @@
 //! - A name that was found voids a listing that lacks it; so it does to one that is under way. Of a directory, only the
 //!   names that belong to its own tree are told by its listing: others are found through other roots, which may see later
 //!   what this one sees.
-//! - Nobody waits for a listing longer than [`LISTING_WAIT_US`]: then the name itself is asked for.
+//! - Nobody waits for a listing that was asked for longer than [`LISTING_WAIT_US`] ago: the name itself is asked for.
 
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 
 use super::flight::{FlightId, Object, Outcome, Purpose, Stage, Waiter};
-use super::limits::{LISTING_PAUSE_US, MISS_DIRS_MAX, MISS_WINDOW_MIN_US, MISSES_MAX, MISSES_MIN, RELIST_TTLS};
+use super::limits::{
+    LISTING_PAUSE_US, LISTING_WAIT_US, MISS_DIRS_MAX, MISS_WINDOW_MIN_US, MISSES_MAX, MISSES_MIN, RELIST_TTLS,
+};
 use super::node::Node;
 use super::output::Output;
 use crate::cache::names::{TimedListing, is_hidden, is_missing, parent_path};
@@ -126,17 +128,23 @@ impl Node {
         Some(Outcome::Absent { expires })
     }
 
-    /// The directory whose listing is to be renewed before `path` is asked for: the time of the one that is here is over,
-    /// it has paid, and `path` is not in it.
-    pub(super) fn renews_first(&self, now: Micros, path: &[u8]) -> Option<Arc<[u8]>> {
+    /// The directory whose listing may answer `path` in a moment, and until when that is waited for: it is under way, or
+    /// the time of the one that is here is over, it has paid, and `path` is not in it.
+    pub(super) fn waits_for(&self, now: Micros, path: &[u8]) -> Option<(Arc<[u8]>, Micros)> {
         let (dir, name) = split(path)?;
-        if !self.completes() || !self.tells_of(dir, path) || self.names.with(path, |_| ()).is_some() {
+        if !self.completes() || is_hidden(name) || !self.tells_of(dir, path) || self.names.with(path, |_| ()).is_some()
+        {
             return None;
+        }
+        if let Some(begun) = self.flights.listing_since(dir) {
+            let until = begun.after_us(LISTING_WAIT_US);
+            return (until > now).then(|| (dir.into(), until));
         }
         let timed = self.names.current(dir)?.listing()?;
         let is_over = timed.absent_until > Micros(0) && timed.absent_until <= now;
         let has_paid = timed.served() as usize >= MISSES_MIN;
-        (is_over && has_paid && is_missing(&timed.listing, name)).then(|| dir.into())
+        let renews = is_over && has_paid && is_missing(&timed.listing, name);
+        renews.then(|| (dir.into(), now.after_us(LISTING_WAIT_US)))
     }
 
     /// A request for attributes that waited for a listing goes on with it.
@@ -289,8 +297,8 @@ mod tests {
     #[test]
     fn a_listing_that_did_not_pay_takes_more_misses_the_next_time() {
         let mut missed = Missed { names: Vec::new(), since: Micros(0), needed: MISSES_MIN, pause: Micros(0) };
-        for needed in [6, 12, 24, 48, 48] {
-            assert!(!missed.judge(2));
+        for needed in [4, 8, 16, 32, 48, 48] {
+            assert!(!missed.judge(1));
             assert_eq!(missed.needed, needed);
         }
         assert!(missed.judge(48));

@@ -188,6 +188,7 @@ pub(super) struct Flight {
     pub(super) asked_at: Option<Micros>,
     /// When upstream last gave a sign of life on this request.
     pub(super) sign_at: Micros,
+    pub(super) begun: Micros,
     pub(super) deadline: Micros,
     /// Taken before upstream is asked; a store under it loses against a clear since.
     pub(super) token: Option<Token>,
@@ -282,6 +283,7 @@ impl Flights {
             stage: Stage::InLine,
             asked_at: None,
             sign_at: now,
+            begun: now,
             deadline,
             token: None,
             parts: None,
@@ -315,6 +317,15 @@ impl Flights {
         self.by_object.remove(&flight.object);
         self.lists -= usize::from(matches!(flight.object, Object::List(_)));
         Some(flight)
+    }
+
+    /// Since when the listing of a directory is under way for names that it may lack.
+    pub(super) fn listing_since(&self, dir: &[u8]) -> Option<Micros> {
+        if self.lists == 0 {
+            return None;
+        }
+        let flight = self.table.get(&self.find(&Object::List(dir.into()))?)?;
+        (flight.purpose == Purpose::Absence).then_some(flight.begun)
     }
 
     /// Takes note of a name that was found while the listing of its directory may be under way.

@@ -10,9 +10,7 @@ use super::budget::Relief;
 use super::complete::Misses;
 use super::config::{Counters, Load, NodeConfig};
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Purpose, Stage, Waiter};
-use super::limits::{
-    DETECT_MAX_US, DETECT_MIN_US, LISTING_WAIT_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX,
-};
+use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX};
 use super::output::Output;
 use super::peer::Peer;
 use super::serve::Sharers;
@@ -266,14 +264,15 @@ impl Node {
             self.chunks += 1;
             self.counters.chunks_in_flight_max = self.counters.chunks_in_flight_max.max(self.chunks as u64);
         }
-        let renews = if let Object::Attr(path) = &object { self.renews_first(now, path) } else { None };
+        let listing = if let Object::Attr(path) = &object { self.waits_for(now, path) } else { None };
         let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
         self.flights.arm(id, now.after_us(PENDING_US));
-        match renews {
-            Some(dir) => {
+        match listing {
+            Some((dir, until)) => {
                 if let Some(flight) = self.flights.get(id) {
                     flight.stage = Stage::Behind;
                 }
+                self.flights.arm(id, until);
                 self.request(now, Object::List(dir), Waiter::Flight(id));
             }
             None => self.lead(now, id),
@@ -367,7 +366,6 @@ impl Node {
             self.lead(now, id);
         } else if flight.stage == Stage::Behind && matches!(flight.object, Object::Attr(_)) {
             // It has waited for a listing for long enough.
-            const { assert!(LISTING_WAIT_US == PENDING_US) };
             self.lead(now, id);
         } else if let (Stage::Asked, Some(node)) = (flight.stage, flight.asked)
             && now.0.saturating_sub(flight.sign_at.0) >= RETRY_US

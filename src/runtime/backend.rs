@@ -165,7 +165,7 @@ impl Backend {
             // Before it is read, as opendir(3) does: what changes after this shows in a later look, unless the times that
             // are told now are so young that the change may get the same.
             let attr = self.attr_of(&self.checked(rustix::fs::fstat(&dir))?);
-            settled = (age_us(attr.mtime).min(age_us(attr.ctime)) >= RACY_US).then_some(attr);
+            settled = (is_old_enough(attr.mtime) && is_old_enough(attr.ctime)).then_some(attr);
             is_complete = self.completeness.tells_all(&dir, attr.backend_dev);
             let mut buffer = Vec::with_capacity(65_536);
             let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
@@ -527,6 +527,11 @@ fn too_young(time: Timestamp) -> Result<(), ChunkFailure> {
     }
 }
 
+/// Whether a change that comes now gets another time than this one, whatever a filesystem's times count.
+fn is_old_enough(time: Timestamp) -> bool {
+    age_us(time) >= RACY_US
+}
+
 /// How long ago a time was by this node's clock, microseconds; negative for one that is to come.
 fn age_us(time: Timestamp) -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
@@ -595,6 +600,28 @@ mod tests {
         assert_eq!(b.list(b"d/f", 1).unwrap_err(), Errno::NOTDIR);
         assert!(b.attr(b"").unwrap().attr.is_dir());
         assert_eq!(b.counters.get(Counter::BackendEnoent), 1);
+    }
+
+    #[test]
+    fn a_directory_with_too_many_names_is_no_shorter_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..10 {
+            std::fs::write(dir.path().join(format!("f{n}")), b"").unwrap();
+        }
+        let b = backend(dir.path());
+        for names_max in [0, 1, 9] {
+            assert_eq!(b.list(b"", names_max).unwrap_err(), Errno::TOOBIG);
+        }
+        assert_eq!(b.list(b"", 10).unwrap().listing.len(), 10);
+    }
+
+    #[test]
+    fn a_directory_proves_its_names_once_its_times_are_old_enough() {
+        let second = |secs| Timestamp { secs, nanos: 0 };
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        for (secs, is_settled) in [(now - 3, true), (now - 1, false), (now, false), (now + 100, false)] {
+            assert_eq!(is_old_enough(second(secs)), is_settled, "{} s ago", now - secs);
+        }
     }
 
     #[test]
