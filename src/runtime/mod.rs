@@ -7,6 +7,7 @@
 mod asking;
 mod backend;
 mod clock;
+mod completeness;
 #[cfg(test)]
 #[path = "../../tests/common/counting.rs"]
 mod counting;
