@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::hash::FoldedHash;
 use super::heap::{arc_bytes, heap_bytes};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
 
@@ -347,12 +348,8 @@ fn unpack_entry(bytes: &[u8]) -> Option<(ListEntry<'_>, usize)> {
 /// Where a reading of a directory goes on after a name, as `d_off` of `getdents64`(2): at least [`COOKIE_MIN`], at most
 /// `i64::MAX`. The same on every node and in every life of a daemon: a hash without a key.
 fn cookie_of(name: &[u8]) -> u64 {
-    (super::hash::absorb(COOKIE_SEED, COOKIE_FACTOR, name) >> 1) | COOKIE_MIN
+    (FoldedHash::open_bytes(name) >> 1) | COOKIE_MIN
 }
-
-/// Numbers without a pattern (the golden ratio's and pi's first bits).
-const COOKIE_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
-const COOKIE_FACTOR: u64 = 0x2434_6a88_85a3_08d3;
 
 /// Smaller cookies are free for what every directory has, `.` and `..`.
 pub const COOKIE_MIN: u64 = 4;
@@ -371,6 +368,18 @@ pub struct ListingBuilder {
 }
 
 impl ListingBuilder {
+    /// Names packed so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Whether there are none yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
     /// Bytes packed so far.
     #[must_use]
     pub fn len_bytes(&self) -> usize {

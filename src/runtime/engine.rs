@@ -13,9 +13,10 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::Backoff;
 use hashbrown::HashMap;
 
+use super::asking::{Asking, Keeps, Question};
 use super::clock;
 use super::handler::{self, Next, REPLY_INLINE_BYTES, ReadAhead};
-use super::pool::{Done, Pool, Task};
+use super::pool::{Done, Pool, TIDY_EVERY, Task};
 use super::replies::Kernel;
 use super::transport::{Nap, Transport};
 use super::wheel::{Luck, Waker, Wheel};
@@ -104,13 +105,19 @@ impl Inbox {
     /// Hands a request over, and serves it as far as this thread can.
     pub(super) fn park(&self, object: Object, job: Job) {
         self.put(Item::Park(object, job));
-        self.wheel.help();
+        self.wheel.help_and_ask();
     }
 
     /// As `park`, for a chunk.
     pub(super) fn fetch(&self, object: Object, fetch: Fetch) {
         self.put(Item::Fetch(object, fetch));
-        self.wheel.help();
+        self.wheel.help_and_ask();
+    }
+
+    /// As `fetch`, by a worker, which must not wait for the backend.
+    pub(super) fn fetch_more(&self, object: Object, fetch: Fetch) {
+        self.put(Item::Fetch(object, fetch));
+        self.wheel.help(Keeps::Nothing);
     }
 
     /// The kernel reads this file by itself from now on. A hint: it is dropped where the queue is full.
@@ -123,7 +130,7 @@ impl Inbox {
     /// A hint: it is dropped where the queue is full.
     pub(super) fn ahead(&self, ahead: ReadAhead) {
         if self.queue.push(Item::Ahead(ahead)).is_ok() {
-            self.wheel.help();
+            self.wheel.help(Keeps::Nothing);
         }
     }
 
@@ -244,6 +251,7 @@ pub(super) struct Engine {
     pub(super) node: Node,
     pub(super) transport: Transport,
     pub(super) pool: Pool,
+    pub(super) asking: Arc<Asking>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) shown: Arc<Shown>,
     pub(super) counters: Arc<Counters>,
@@ -261,6 +269,9 @@ pub(super) struct Engine {
 #[derive(Default)]
 pub(super) struct Work {
     luck: Luck,
+    /// Of the questions to the backend, those that who is at the wheel answers itself: the first one.
+    keeps: Keeps,
+    kept: Option<Question>,
     jobs: HashMap<u64, Job>,
     fetches: HashMap<u64, Fetch>,
     sweeps: HashMap<u64, Sender<Swept>>,
@@ -270,34 +281,55 @@ pub(super) struct Work {
     prefaulted: HashMap<u16, usize>,
     maintained: Micros,
     published: Micros,
+    tidied: Micros,
+}
+
+/// What comes after a turn of the engine's own thread.
+pub(super) enum Turn {
+    /// Another one.
+    Again,
+    /// This is for the thread to answer.
+    Asks(Question),
+    /// There is nothing to do: how and how long it may sleep.
+    Sleeps(Nap, Duration),
 }
 
 impl Engine {
-    /// A turn of the engine's own thread: gives how and how long it may sleep when there is nothing to do.
-    pub(super) fn long_turn(&mut self, waker: &Waker) -> Option<(Nap, Duration)> {
+    /// A turn of the engine's own thread, which answers itself what it `keeps`.
+    pub(super) fn long_turn(&mut self, waker: &Waker, keeps: Keeps) -> Turn {
         let begin = clock::now();
+        self.work.keeps = keeps;
         let busy = self.transport.poll(begin, &mut self.node) | self.turn(begin);
         self.tick(begin);
         if busy {
             self.count_turn(begin);
-            return None;
+            return self.work.kept.take().map_or(Turn::Again, Turn::Asks);
         }
         if self.spin() {
-            return None;
+            return Turn::Again;
         }
         waker.prepare();
         let nap = if self.has_work() { None } else { self.transport.before_sleep() };
         let timeout = self.next(clock::now()).map_or(WAIT_MAX_US, |next| next.min(WAIT_MAX_US));
-        if nap.is_none() || timeout == 0 {
-            waker.woken(false);
-            return None;
+        match nap {
+            Some(nap) if timeout > 0 => Turn::Sleeps(nap, Duration::from_micros(timeout)),
+            _ => {
+                waker.woken(false);
+                Turn::Again
+            }
         }
-        Some((nap?, Duration::from_micros(timeout)))
     }
 
-    /// A turn of a thread that has brought something: gives when the engine is to be looked after next.
-    pub(super) fn short_turn(&mut self) -> Option<Micros> {
+    /// A turn of a thread that has brought something: gives when the engine is to be looked after next, and what the
+    /// thread is to answer itself, of what it `keeps`.
+    pub(super) fn short_turn(&mut self, keeps: Keeps) -> (Option<Micros>, Option<Question>) {
         let begin = clock::now();
+        self.work.keeps = keeps;
+        let next = self.short_turns(begin);
+        (next, self.work.kept.take())
+    }
+
+    fn short_turns(&mut self, begin: Micros) -> Option<Micros> {
         let mut now = begin;
         while self.turn(now) {
             now = clock::now();
@@ -323,6 +355,7 @@ impl Engine {
 
     /// Every parked request fails; the port is closed.
     pub(super) fn end(mut self, close_within: Duration) {
+        self.inbox.close();
         for (_, job) in self.work.jobs.drain() {
             self.counters.add(Counter::RepliesEio, 1);
             job.error(Errno::EIO);
@@ -371,7 +404,7 @@ impl Engine {
             if is_over(at, now) {
                 break;
             }
-            let Some(done) = self.pool.done.pop() else { break };
+            let Some(done) = self.asking.done.pop() else { break };
             busy = true;
             match done {
                 Done::Backend { id, reply } => self.node.backend(now, id, reply),
@@ -417,7 +450,14 @@ impl Engine {
             }
             Output::Arrange { id, parts, stamp } => self.pool.submit(Task::Arrange { id, parts, stamp }),
             Output::Verify { id, slot, len } => self.pool.submit(Task::Verify { id, slot, len }),
-            Output::Backend { id, op } => self.pool.submit(Task::Backend { id, op }),
+            Output::Backend { id, op } => {
+                let question = Question { id, op };
+                if self.work.kept.is_none() && self.work.keeps.takes(&question.op) {
+                    self.work.kept = Some(question);
+                } else {
+                    self.pool.submit(Task::Ask(question));
+                }
+            }
             Output::Register { segment, spare } => {
                 if !spare && !self.node.is_registered(segment) {
                     self.transport.register(segment, &mut self.node);
@@ -492,7 +532,7 @@ impl Engine {
     }
 
     fn has_work(&self) -> bool {
-        !self.inbox.queue.is_empty() || !self.pool.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
+        !self.inbox.queue.is_empty() || !self.asking.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
     }
 
     fn tick(&mut self, now: Micros) {
@@ -500,6 +540,12 @@ impl Engine {
             self.work.maintained = now;
             self.enoent.maintain(now);
             self.node.look_for_pins();
+        }
+        if now.0.saturating_sub(self.work.tidied.0) >= TIDY_EVERY.as_micros() as u64 {
+            self.work.tidied = now;
+            if self.asking.take_has_read() {
+                self.pool.submit(Task::Tidy);
+            }
         }
         if now.0.saturating_sub(self.work.published.0) >= PUBLISH_US {
             self.work.published = now;
@@ -555,6 +601,8 @@ impl Engine {
             (Counter::EnoentClears, e.clears),
             (Counter::EnoentRaced, e.raced),
             (Counter::EnoentFull, e.full),
+            (Counter::EnoentRotations, e.rotations),
+            (Counter::EnoentStaleCompleted, e.stale_completed),
             (Counter::CacheBytesCapacity, a.capacity_bytes as u64),
             (Counter::CacheBytesMapped, a.mapped_bytes as u64),
             (Counter::CacheBytesUsed, a.used_bytes as u64),
@@ -565,6 +613,10 @@ impl Engine {
             (Counter::NamesBytes, names.bytes),
             (Counter::NamesDropped, names.dropped),
             (Counter::NamesReleased, n.names_released),
+            (Counter::ListingServes, n.listing_serves),
+            (Counter::ListingsWanted, n.listings_wanted),
+            (Counter::ListingsRenewed, n.listings_renewed),
+            (Counter::ListingsVoided, n.listings_voided),
         ] {
             self.counters.set(counter, value);
         }
