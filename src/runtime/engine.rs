@@ -120,7 +120,7 @@ impl Inbox {
         self.wheel.help(Keeps::Nothing);
     }
 
-    /// The kernel reads this file by itself from now on. A hint: it is dropped where the queue is full.
+    /// Bytes of this file are where the kernel will read them by itself. A hint: it is dropped where the queue is full.
     pub(super) fn passed_on(&self, ino: Ino) {
         if self.queue.push(Item::PassedOn(ino)).is_ok() {
             self.wheel.waker.wake();

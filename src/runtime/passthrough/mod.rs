@@ -212,6 +212,8 @@ impl Fill {
             }
             return;
         }
+        // Bytes that are in place need no second one, least of all while the rest of a large file comes.
+        self.owner.inbox.passed_on(inode.ino);
         // AcqRel: whoever finishes has seen all chunks put in place.
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             return self.finish(inode);
@@ -255,7 +257,6 @@ impl Fill {
             Filled::Open(kept, waiting) => {
                 owner.counters.add(Counter::PassthroughOpens, waiting.len() as u64);
                 waiting.into_iter().for_each(|reply| reply.passed(&kept.backing));
-                owner.inbox.passed_on(inode.ino);
             }
             Filled::Plain(waiting, error) => owner.opened_plainly(inode.ino, waiting, error),
             Filled::Gone(waiting) => waiting.into_iter().for_each(|reply| reply.error(Errno::ESTALE)),
