@@ -182,6 +182,8 @@ fn a_user_mounts_without_privilege_and_gets_what_the_modes_allow() {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--", "sh", "-c", AS_NOBODY, "sh"]).arg(base.join("fuse")).arg(&program);
     command.arg("mount").arg("--target").arg(&target).arg(&mount).env("XDG_RUNTIME_DIR", &run).stdin(Stdio::null());
+    // It cannot be had without privilege, and is gone on without.
+    command.args(["--passthrough", "auto"]);
     let mut daemon = Unprivileged(command.spawn().unwrap());
     // unshare, sh and setpriv replace each other: the child is the daemon, and the mount is in its namespace only.
     let line = |mounts: &str| mounts.lines().find(|line| line.split(' ').nth(1) == mount.to_str()).map(str::to_owned);
