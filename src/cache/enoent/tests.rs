@@ -161,6 +161,27 @@ fn who_asks_again_after_the_time_is_over_is_counted() {
 }
 
 #[test]
+fn no_lookup_store_or_clear_waits_for_the_lock() {
+    let map = std::sync::Arc::new(map(3));
+    assert_eq!(map.store(b"a", NOW.after_us(9), NOW, map.begin(b"a")), Stored::Stored);
+    let (done, is_done) = std::sync::mpsc::channel();
+    let other = map.clone();
+    map.generations.while_locked(|| {
+        std::thread::spawn(move || {
+            let looked = (other.lookup(b"a", NOW), other.lookup(b"b", NOW));
+            let again = other.store(b"a", NOW.after_us(10), NOW, other.begin(b"a"));
+            // It would have to begin a generation.
+            let full = other.store(b"b", NOW.after_us(9), NOW, other.begin(b"b"));
+            other.clear(b"a");
+            // Nobody listens any more when it was too late.
+            let _ = done.send((looked, again, full, other.stats().clears));
+        });
+        let got = is_done.recv_timeout(Duration::from_secs(60)).expect("none of them waits");
+        assert_eq!(got, ((Some(9), None), Stored::Stored, Stored::Full, 1));
+    });
+}
+
+#[test]
 #[should_panic(expected = "the key it was taken for")]
 fn a_token_of_another_key_is_a_defect() {
     let map = map(1000);
