@@ -1,8 +1,8 @@
 //! The map of absent names against other maps, in one run: hit, miss, insert and clear with 10,000 to a million names, by
 //! one thread and by as many as there are CPUs; a burst of new names under readers; bytes for each entry; instructions.
 //!
-//! Times of an operation are means of many, in turn with the other maps; percentiles are of single ones, less what
-//! reading the clock takes. What each operation spends on making its name is measured and told, not taken off.
+//! Times of an operation are means of many, of CPU time, in turn with the other maps; percentiles are of single ones, of
+//! wall time, less what reading the clock takes. What each operation spends on making its name is measured and told, not taken off.
 
 mod apart;
 mod burst;

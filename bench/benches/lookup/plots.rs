@@ -15,14 +15,14 @@ pub(crate) fn all(steady: &[steady::Figures], burst: &[burst::Figures]) -> anyho
             let is = |f: &&steady::Figures| {
                 (f.candidate, f.operation, f.entries, f.threads) == (candidate, operation, entries, 1)
             };
-            steady.iter().find(is).map_or(f64::NAN, |f| f.ns.median())
+            steady.iter().find(is).map_or(f64::NAN, |f| f.cpu.median())
         };
         let series = SIZES.map(|entries| {
             let values = CANDIDATES.iter().map(|candidate| mean(candidate.name, entries)).collect();
             (format!("{entries} names"), values)
         });
         let title = format!("{operation}, one thread");
-        let bars = Bars { title: &title, unit: "ns", groups: &names, series: &series };
+        let bars = Bars { title: &title, unit: "ns of CPU time", groups: &names, series: &series };
         files.push(save(&format!("lookup-{operation}"), &bars.svg())?);
     }
     let reads = |f: &burst::Figures| f.read.clone();

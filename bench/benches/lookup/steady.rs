@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::candidates::{Absent, CANDIDATES};
@@ -15,11 +16,11 @@ pub(crate) const OPERATIONS: [&str; 4] = ["insert", "hit", "miss", "clear"];
 pub(crate) const PERCENTILES: [f64; 4] = [50.0, 99.0, 99.9, 99.99];
 
 /// Lookups of a round, all threads together; inserts and clears are as many as names.
-const LOOKUPS: u64 = 1_000_000;
+const LOOKUPS: u64 = 400_000;
 /// Times that a store may be dropped before a round is given up.
 const RETRIES: u32 = 10_000;
 /// Lookups that are timed one by one.
-const SINGLES: u64 = 200_000;
+const SINGLES: u64 = 100_000;
 
 const NOW: u64 = 1_000_000;
 const TTL: Duration = Duration::from_secs(3600);
@@ -34,8 +35,10 @@ pub(crate) struct Figures {
     pub(crate) operation: &'static str,
     pub(crate) entries: u64,
     pub(crate) threads: u64,
-    /// Of each round, the mean over all operations: of wall time, times the threads where there are several.
-    pub(crate) ns: Series,
+    /// Of each round, the mean over all operations: of the threads' CPU time, which others on the machine change least.
+    pub(crate) cpu: Series,
+    /// Likewise of wall time, times the threads.
+    wall: Series,
     /// Of single operations by one thread: ns at [`PERCENTILES`].
     pub(crate) percentiles: Option<Vec<u64>>,
 }
@@ -117,9 +120,10 @@ pub(crate) fn all(rounds: usize, clock_ns: u64) -> Vec<Figures> {
         for candidate in &CANDIDATES {
             for threads in [1, cpus.max(2)] {
                 for operation in OPERATIONS {
-                    let ns = Series { name: format!("{} {operation}", candidate.name), unit: "ns", values: Vec::new() };
-                    let percentiles = None;
-                    all.push(Figures { candidate: candidate.name, operation, entries, threads, ns, percentiles });
+                    let series =
+                        || Series { name: format!("{} {operation}", candidate.name), unit: "ns", values: Vec::new() };
+                    let (candidate, cpu, wall, percentiles) = (candidate.name, series(), series(), None);
+                    all.push(Figures { candidate, operation, entries, threads, cpu, wall, percentiles });
                 }
             }
         }
@@ -133,7 +137,9 @@ pub(crate) fn all(rounds: usize, clock_ns: u64) -> Vec<Figures> {
                 for figures in figures.chunk_by_mut(|a, b| a.threads == b.threads) {
                     let map = (candidate.make)(entries as usize, TTL);
                     for figures in figures {
-                        figures.ns.values.push(mean(&*map, figures));
+                        let (cpu, wall) = mean(&*map, figures);
+                        figures.cpu.values.push(cpu);
+                        figures.wall.values.push(wall);
                     }
                 }
                 if round == 0 {
@@ -150,18 +156,32 @@ pub(crate) fn all(rounds: usize, clock_ns: u64) -> Vec<Figures> {
     all
 }
 
-/// The mean of all operations of their kind, ns.
-fn mean(map: &dyn Absent, figures: &Figures) -> f64 {
+/// The means of all operations of their kind, of CPU time and of wall time; ns.
+fn mean(map: &dyn Absent, figures: &Figures) -> (f64, f64) {
     let count = LOOKUPS / figures.threads;
+    let timed = |thread| {
+        let cpu = thread_cpu_ns();
+        let operations = Work { map, figures, thread, count }.run(&mut Unwatched);
+        (operations, thread_cpu_ns() - cpu)
+    };
+    let timed = &timed;
     let begin = Instant::now();
-    let operations = std::thread::scope(|scope| {
-        let work = |thread| Work { map, figures, thread, count };
-        let others: Vec<_> =
-            (1..figures.threads).map(|thread| scope.spawn(move || work(thread).run(&mut Unwatched))).collect();
-        let own = work(0).run(&mut Unwatched);
-        others.into_iter().map(|other| other.join().expect("nobody panics")).sum::<u64>() + own
+    let (mut operations, mut cpu) = (0, 0);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..figures.threads).map(|thread| scope.spawn(move || timed(thread))).collect();
+        for thread in threads {
+            let (count, ns) = thread.join().expect("nobody panics");
+            (operations, cpu) = (operations + count, cpu + ns);
+        }
     });
-    begin.elapsed().as_secs_f64() * 1e9 * figures.threads as f64 / operations as f64
+    let wall = begin.elapsed().as_secs_f64() * 1e9 * figures.threads as f64;
+    (cpu as f64 / operations as f64, wall / operations as f64)
+}
+
+fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // Neither part is negative on this clock.
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 /// What one thread does.
@@ -228,19 +248,19 @@ pub(crate) fn print(all: &[Figures]) {
                 f.candidate == super::RING
                     && (f.operation, f.entries, f.threads) == (of.operation, of.entries, of.threads)
             })
-            .map_or(f64::NAN, |f| f.ns.median())
+            .map_or(f64::NAN, |f| f.cpu.median())
     };
     println!(
-        "{:<22}{:<8}{:>9} {:>3}{:>9}{:>8}   p50, p99, p99.9, p99.99 of single ones",
-        "map", "", "names", "thr", "ns", "ring is"
+        "{:<22}{:<8}{:>9} {:>3}{:>9}{:>9}{:>8}   p50, p99, p99.9, p99.99 of single ones",
+        "map", "", "names", "thr", "CPU ns", "wall ns", "ring is"
     );
     for operation in OPERATIONS {
         for f in all.iter().filter(|f| f.operation == operation) {
-            let mean = f.ns.median();
+            let (mean, wall) = (f.cpu.median(), f.wall.median());
             let percentiles = f.percentiles.as_ref().map(|p| format!("{p:?}")).unwrap_or_default();
-            let noisy = if f.ns.is_noisy() { "  noisy" } else { "" };
+            let noisy = if f.cpu.is_noisy() { "  noisy" } else { "" };
             println!(
-                "{:<22}{:<8}{:>9} {:>3}{mean:>9.1}{:>7.2}x   {percentiles}{noisy}",
+                "{:<22}{:<8}{:>9} {:>3}{mean:>9.1}{wall:>9.1}{:>7.2}x   {percentiles}{noisy}",
                 f.candidate,
                 f.operation,
                 f.entries,
