@@ -25,6 +25,7 @@ use crate::cache::types::Ino;
 use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
 use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Swept, Topology};
+use crate::observe::trace::Recorder;
 use crate::observe::{Counter, Counters};
 
 /// The arena begins with this much and grows by the larger step.
@@ -196,6 +197,19 @@ impl Daemon {
     /// # Errors
     /// [`StartError`]; nothing is left behind.
     pub fn start(config: DaemonConfig, counters: Arc<Counters>) -> Result<Daemon, StartError> {
+        Daemon::start_recorded(config, counters, None)
+    }
+
+    /// As [`Daemon::start`]; with a recorder the kernel keeps no name, so that every lookup comes here, and the recorder
+    /// is told of each request and its answer.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_recorded(
+        config: DaemonConfig,
+        counters: Arc<Counters>,
+        recorder: Option<Arc<Recorder>>,
+    ) -> Result<Daemon, StartError> {
         let begin = Instant::now();
         let nodes = u32::try_from(config.nodes.len().max(1)).unwrap_or(u32::MAX);
         let me = NodeId(u32::try_from(config.me).unwrap_or(u32::MAX));
@@ -293,7 +307,7 @@ impl Daemon {
             threads: config.fuse_threads,
             ..MountOptions::new(&config.mountpoint)
         };
-        let session = Session::mount(Arc::new(Mounted { handler, inbox: inbox.clone() }), options)?;
+        let session = Session::mount(Arc::new(Mounted { handler, inbox: inbox.clone(), recorder }), options)?;
         let notifier = session.notifier();
         let notify = std::thread::Builder::new()
             .name("bornite-notify".to_owned())

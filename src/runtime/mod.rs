@@ -15,6 +15,7 @@ mod lazy;
 mod mounts;
 mod pool;
 pub mod replies;
+mod told;
 mod transport;
 
 pub use crate::core::Swept;
