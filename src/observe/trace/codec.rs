@@ -442,6 +442,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn a_trace_comes_out_as_it_went_in(trace in traces()) {
             prop_assert_eq!(Trace::decode(&trace.encode()), Ok(trace));
