@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 use bornite_fabric::{Address, Net, Port, PortConfig};
 use bornite_fuse::{MountError, MountOptions, Notifier, Op, Session};
 
+use super::asking::Asking;
 use super::backend::BackendError;
 use super::clock;
-use super::engine::{Engine, Inbox, Notice, Notify, Shown, Waker, Wheel, Work};
+use super::engine::{Engine, Inbox, Notice, Notify, Shown, Work};
 use super::handler::Handler;
 use super::kernel::Mounted;
 use super::lazy::LazyBackend;
 use super::pool::Pool;
 use super::transport::{self, Transport};
+use super::wheel::Wheel;
 use crate::cache::arena::ArenaConfig;
 use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{Names, NamesConfig, NamesWriter};
@@ -40,6 +42,9 @@ const RECEIVES_MAX: usize = 1024;
 
 /// Of the time to stop, the part that workers and the port get to end what they do.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a thread of the engine gets to see that the engine has ended.
+const LEAVE_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long the mount's threads get to see that it is gone, once it is detached.
 const JOIN_WITHIN: Duration = Duration::from_millis(500);
@@ -181,7 +186,7 @@ pub fn choose_net(net: Option<&str>) -> Result<(Option<String>, Vec<String>), St
 /// A running daemon.
 pub struct Daemon {
     session: Session,
-    engine: Option<JoinHandle<()>>,
+    engine: Vec<JoinHandle<()>>,
     notify: Option<JoinHandle<()>>,
     inbox: Arc<Inbox>,
     wheel: Arc<Wheel>,
@@ -262,12 +267,13 @@ impl Daemon {
         node.open_for_service();
 
         let system = |what| move |source| StartError::System { what, source };
-        let wheel = Arc::new(Wheel::new().map_err(system("the engine's waker"))?);
-        let inbox = Arc::new(Inbox::new(wheel.clone()));
         let shown = Arc::new(Shown::default());
+        let asking = Arc::new(Asking::new(backend, config.fuse_threads.saturating_sub(1)));
+        let wheel = Arc::new(Wheel::new(asking.clone(), shown.clone()).map_err(system("the engine's waker"))?);
+        let inbox = Arc::new(Inbox::new(wheel.clone()));
         // Until the engine has made its first turn nobody may take this node for a root.
         shown.show(node.parent_state(clock::now()));
-        let pool = Pool::start(backend, &wheel).map_err(system("a worker thread"))?;
+        let pool = Pool::start(&asking, &wheel).map_err(system("a worker thread"))?;
         let releasing = Arc::new(AtomicUsize::new(0));
         let (sender, notices) = mpsc::channel::<Notice>();
         let notify: Notify = Box::new(move |notice| {
@@ -279,6 +285,7 @@ impl Daemon {
             node,
             transport: Transport::new(port, addresses, arena.clone()),
             pool,
+            asking: asking.clone(),
             inbox: inbox.clone(),
             shown: shown.clone(),
             counters: counters.clone(),
@@ -290,14 +297,16 @@ impl Daemon {
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
             work: Work::default(),
         };
-        let engine = std::thread::Builder::new()
-            .name("bornite-engine".to_owned())
-            .spawn({
-                let wheel = wheel.clone();
-                move || wheel.run(engine, CLOSE_WITHIN)
-            })
-            .map_err(system("the engine thread"))?;
-        let mut starting = Starting { engine: Some(engine), shown: &shown, waker: &wheel.waker };
+        let mut starting = Starting { threads: Vec::new(), wheel: &wheel };
+        let mut spawn = |name: &str, run: Box<dyn FnOnce(&Wheel) + Send>| {
+            let wheel = wheel.clone();
+            let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&wheel));
+            spawned.map(|thread| starting.threads.push(thread)).map_err(system("the engine thread"))
+        };
+        spawn("bornite-engine", Box::new(|wheel| wheel.run(engine, CLOSE_WITHIN)))?;
+        if asking.is_open() {
+            spawn("bornite-engine-2", Box::new(|wheel| wheel.stand_by(CLOSE_WITHIN)))?;
+        }
 
         let mounting = Instant::now();
         let handler = Handler::new(reader.clone(), enoent, counters.clone());
@@ -316,7 +325,7 @@ impl Daemon {
                 move || tell_kernel(&notices, &notifier, &reader, &inbox, &releasing)
             })
             .map_err(system("the notify thread"))?;
-        let engine = starting.engine.take();
+        let engine = std::mem::take(&mut starting.threads);
         drop(starting);
         counters.set(Counter::StartupUsMount, micros(mounting));
         counters.set(Counter::StartupUsTotal, micros(begin));
@@ -383,7 +392,7 @@ impl Daemon {
         let end = Instant::now() + deadline;
         self.count_kernel_requests();
         let unmounted = self.session.unmount();
-        let engine = end_engine(self.engine.take(), &self.shown, &self.wheel.waker, end);
+        let engine = end_engine(std::mem::take(&mut self.engine), &self.wheel, end);
         let session = self.session.join(JOIN_WITHIN);
         unmounted?;
         if !engine {
@@ -418,23 +427,30 @@ impl Invalidator {
 
 /// Ends the engine when the rest of the start fails.
 struct Starting<'a> {
-    engine: Option<JoinHandle<()>>,
-    shown: &'a Shown,
-    waker: &'a Waker,
+    threads: Vec<JoinHandle<()>>,
+    wheel: &'a Wheel,
 }
 
 impl Drop for Starting<'_> {
     fn drop(&mut self) {
-        if let Some(engine) = self.engine.take() {
-            end_engine(Some(engine), self.shown, self.waker, Instant::now() + CLOSE_WITHIN * 2);
+        if !self.threads.is_empty() {
+            end_engine(std::mem::take(&mut self.threads), self.wheel, Instant::now() + CLOSE_WITHIN * 2);
         }
     }
 }
 
-fn end_engine(engine: Option<JoinHandle<()>>, shown: &Shown, waker: &Waker, end: Instant) -> bool {
-    shown.stop.store(true, Ordering::Release);
-    waker.wake();
-    engine.is_none_or(|thread| wait_for(&thread, end) && thread.join().is_ok())
+/// False where the engine did not end in time, or not well. A thread of its that waits for the backend is left behind.
+fn end_engine(threads: Vec<JoinHandle<()>>, wheel: &Wheel, end: Instant) -> bool {
+    wheel.stop();
+    while !wheel.has_ended() && !threads.iter().all(JoinHandle::is_finished) && Instant::now() < end {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    for thread in threads {
+        if wait_for(&thread, Instant::now() + LEAVE_WITHIN) && thread.join().is_err() {
+            return false;
+        }
+    }
+    wheel.has_ended()
 }
 
 fn wait_for(thread: &JoinHandle<()>, end: Instant) -> bool {

@@ -1,5 +1,5 @@
 //! Between the mount and the handler: the kernel's requests get the time, and what the handler does not answer at
-//! once goes to the engine. Runs on the FUSE threads; must never block.
+//! once goes to the engine. Runs on the FUSE threads, of which one at least must never block (see [`super::asking`]).
 
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bornite_fabric::{Address, Code, Event, Peer, Port, Post, Region, Sleep, Slept, Strict};
 use hashbrown::HashMap;
 
-use super::engine::Waker;
+use super::wheel::Waker;
 use crate::cache::arena::{Arena, Slot};
 use crate::cache::types::Micros;
 use crate::core::limits::RETRY_US;

@@ -30,6 +30,19 @@ const END_BYTES: usize = 1;
 const FRAMES: [usize; 3] = [64, 4096, 16_384];
 const PULLS: [usize; 4] = [64 << 10, 1 << 20, 8 << 20, 64 << 20];
 
+/// What is sent.
+static FRAME: [u8; FRAME_BYTES_MAX] = [0; FRAME_BYTES_MAX];
+
+/// Pages that were written, and are never given back.
+fn pages(len: usize) -> *mut u8 {
+    const PAGE_BYTES: usize = 4096;
+    let spare = Box::leak(vec![0u8; len + PAGE_BYTES].into_boxed_slice());
+    let begin = spare.as_ptr().align_offset(PAGE_BYTES);
+    let memory = &mut spare[begin..begin + len];
+    memory.fill(1);
+    memory.as_mut_ptr()
+}
+
 /// One of the two processes, by one of the interfaces.
 trait Side {
     /// Its address.
