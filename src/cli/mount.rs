@@ -69,7 +69,7 @@ fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Who this node is.
-struct Node {
+pub(super) struct Node {
     nodes: Vec<(String, String)>,
     me: usize,
     is_root: bool,
@@ -77,7 +77,7 @@ struct Node {
 
 impl Node {
     /// Finds this node in the address book; without a book it is alone.
-    fn resolve(settings: &Settings) -> anyhow::Result<Node> {
+    pub(super) fn resolve(settings: &Settings) -> anyhow::Result<Node> {
         if let Some(given) = &settings.hostname {
             let text = |why| UsageError(format!("--hostname: {why}; give this node's name in the address book"));
             check_host(given).map_err(text)?;
@@ -196,7 +196,7 @@ fn wait(phase: &Mutex<Phase>, interrupts: &Receiver<i32>) -> String {
     }
 }
 
-fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBuf) -> DaemonConfig {
+pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBuf) -> DaemonConfig {
     DaemonConfig {
         target: settings.target.clone(),
         mountpoint,

@@ -111,7 +111,7 @@ impl Inbox {
     /// As `park`, for a chunk.
     pub(super) fn fetch(&self, object: Object, fetch: Fetch) {
         self.put(Item::Fetch(object, fetch));
-        self.wheel.help();
+        self.wheel.help(Keeps::Nothing);
     }
 
     /// The kernel reads this file by itself from now on. A hint: it is dropped where the queue is full.

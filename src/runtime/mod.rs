@@ -21,6 +21,7 @@ mod mounts;
 mod passthrough;
 mod pool;
 pub mod replies;
+mod told;
 mod transport;
 mod wheel;
 
