@@ -58,7 +58,7 @@ pub(crate) fn path<'a>(bytes: &mut Bytes<'a>) -> &'a [u8] {
 
 /// A message of any kind, by its first byte.
 pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
-    match bytes.u8() % 17 {
+    match bytes.u8() % 18 {
         0 => Message::Probe { begun: bytes.u64() },
         1 => Message::Attr { path: path(bytes) },
         2 => Message::List { stamp: bytes.u64(), from: bytes.u32(), path: path(bytes) },
@@ -90,6 +90,7 @@ pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
         }),
         14 => Message::Sweep { tree: bytes.u8(), down: bytes.u8() & 1 == 1, path: path(bytes) },
         15 => Message::Swept(Swept { reached: bytes.u32(), missing: bytes.u32() }),
-        _ => Message::Filesystem(statfs(bytes)),
+        16 => Message::Filesystem(statfs(bytes)),
+        _ => Message::Look { path: path(bytes) },
     }
 }

@@ -156,6 +156,7 @@ impl World {
         let object = self.object(bytes);
         let (stamp, at) = (u64::from(bytes.u8() % 4), u32::from(bytes.u8()));
         let message = match &object {
+            Object::Attr(path) if at % 2 == 1 => Message::Look { path },
             Object::Attr(path) => Message::Attr { path },
             Object::List(path) => Message::List { path, stamp, from: at },
             Object::Chunk { path, version, index } => Message::Chunk { path, version: *version, index: *index },
@@ -313,6 +314,7 @@ impl World {
         assert_eq!((header.from, header.job), (self.node.topology().me(), JOB));
         match message {
             Message::Attr { .. }
+            | Message::Look { .. }
             | Message::List { .. }
             | Message::Chunk { .. }
             | Message::Statfs

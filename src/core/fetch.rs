@@ -1,5 +1,7 @@
 //! Asking upstream: another node, or the backend; and what becomes of the answers.
 
+use std::sync::Arc;
+
 use super::flight::{Flight, FlightId, Object, Outcome, Stage, Waiter};
 use super::limits::{
     ARRANGE_INLINE_BYTES, CHECKSUM_RETRIES_MAX, HEARTBEATS_PER_DETECT, LISTING_BYTES_MAX, MEMORY_RETRY_US, RETRY_US,
@@ -31,21 +33,10 @@ impl Node {
             match if known { self.names.get(path) } else { self.names.current(path) } {
                 Some(inode) => match fits(&object, &inode.attr) {
                     Ok(()) => {}
-                    // A peer may have been told of a newer version than this node, by one that is dead by now.
-                    Err(ESTALE) if !known => {
-                        let tree = flight.tree;
-                        if self.trees[tree].target == Target::Backend {
-                            flight.stage = Stage::Behind;
-                            self.expire(path);
-                            return self.request(now, Object::Attr(path.clone()), Waiter::Flight(id));
-                        }
-                    }
+                    Err(ESTALE) if !known => return self.doubt(now, id),
                     Err(errno) => return self.fail(now, id, errno),
                 },
-                None => {
-                    flight.stage = Stage::Behind;
-                    return self.request(now, Object::Attr(path.clone()), Waiter::Flight(id));
-                }
+                None => return self.look_first(now, id, path),
             }
         }
         let Some(flight) = self.flights.get(id) else { return };
@@ -58,9 +49,25 @@ impl Node {
         self.pump(now, tree);
     }
 
+    /// Finds out what is at the path of request `id`, before the request itself goes on.
+    fn look_first(&mut self, now: Micros, id: FlightId, path: &Arc<[u8]>) {
+        let attr = Object::Attr(path.clone());
+        let known = self.recall(now, &attr, Waiter::Flight(id));
+        let is_joining = self.flights.find(&attr).is_some();
+        let Some(flight) = self.flights.get(id) else { return };
+        let anew = known.is_none() && !is_joining && self.trees[flight.tree].target == Target::Backend;
+        flight.stage = Stage::Behind { anew };
+        match known {
+            Some(outcome) => self.resume(now, id, &outcome),
+            None if anew => self.begin_anew(now, path.clone(), Waiter::Flight(id)),
+            None => self.begin(now, attr, Waiter::Flight(id)),
+        }
+    }
+
     /// The attributes that request `id` waited for are here.
     pub(super) fn resume(&mut self, now: Micros, id: FlightId, outcome: &Outcome) {
-        let Some(flight) = self.flights.get(id).filter(|flight| flight.stage == Stage::Behind) else { return };
+        let is_behind = |flight: &&mut Flight| matches!(flight.stage, Stage::Behind { .. });
+        let Some(flight) = self.flights.get(id).filter(is_behind) else { return };
         let answer = match outcome {
             Outcome::Entry(inode) => fits(&flight.object, &inode.attr),
             Outcome::Absent { .. } => Err(ESTALE),
@@ -69,8 +76,21 @@ impl Node {
         };
         match answer {
             Ok(()) => self.lead_on(now, id, true),
+            Err(ESTALE) => self.doubt(now, id),
             Err(errno) => self.fail(now, id, errno),
         }
+    }
+
+    /// As far as this node and those above it know, what request `id` is about is gone. Who wants it may have been told of
+    /// something newer, by a node that is dead by now: the last word has the backend, asked after the request.
+    fn doubt(&mut self, now: Micros, id: FlightId) {
+        let Some(flight) = self.flights.get(id) else { return };
+        if flight.stage == (Stage::Behind { anew: true }) {
+            return self.fail(now, id, ESTALE);
+        }
+        flight.stage = Stage::Behind { anew: true };
+        let path = flight.object.path_shared();
+        self.begin_anew(now, path, Waiter::Flight(id));
     }
 
     /// Asks a node, for the first time or again.
@@ -86,7 +106,7 @@ impl Node {
         flight.stage = Stage::Asked;
         flight.sign_at = now;
         flight.asked_at.get_or_insert(now);
-        let object = flight.object.clone();
+        let (object, anew) = (flight.object.clone(), flight.anew);
         let (stamp, from) = flight
             .parts
             .as_ref()
@@ -97,6 +117,7 @@ impl Node {
         self.counters.to_parent += 1;
         self.release_to(node);
         let message = match &object {
+            Object::Attr(path) if anew => Message::Look { path },
             Object::Attr(path) => Message::Attr { path },
             Object::List(path) => Message::List { path, stamp, from },
             Object::Chunk { path, version, index } => Message::Chunk { path, version: *version, index: *index },

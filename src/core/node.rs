@@ -231,6 +231,11 @@ impl Node {
             self.answer(now, waiter, &outcome);
             return;
         }
+        self.begin(now, object, waiter);
+    }
+
+    /// As `request`, whatever memory holds: joins a request that is under way, or begins one.
+    pub(super) fn begin(&mut self, now: Micros, object: Object, waiter: Waiter) {
         if let Some(flight) = self.flights.find(&object).and_then(|id| self.flights.get(id)) {
             // A peer that repeats its request is one waiter, not two.
             if waiter != Waiter::Nobody && !flight.waiters.contains(&waiter) {
@@ -253,6 +258,25 @@ impl Node {
             self.counters.chunks_in_flight_max = self.counters.chunks_in_flight_max.max(self.chunks as u64);
         }
         let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
+        self.flights.arm(id, now.after_us(PENDING_US));
+        self.lead(now, id);
+    }
+
+    /// As `request` for what is at `path`, but nobody's memory may answer: the backend is asked, after this.
+    pub(super) fn begin_anew(&mut self, now: Micros, path: Arc<[u8]>, waiter: Waiter) {
+        let object = Object::Attr(path);
+        if let Some(flight) = self.flights.find(&object).and_then(|id| self.flights.get(id)) {
+            if !std::mem::replace(&mut flight.anew, true) {
+                // What has been asked may be answered from memory, or was seen before.
+                flight.outdated |= matches!(flight.stage, Stage::Asked | Stage::Backend | Stage::Rechecking);
+            }
+            return self.begin(now, object, waiter);
+        }
+        let tree = self.tree_of(object.path());
+        let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
+        if let Some(flight) = self.flights.get(id) {
+            flight.anew = true;
+        }
         self.flights.arm(id, now.after_us(PENDING_US));
         self.lead(now, id);
     }
@@ -304,6 +328,7 @@ impl Node {
         match message {
             Message::Probe { .. }
             | Message::Attr { .. }
+            | Message::Look { .. }
             | Message::List { .. }
             | Message::Chunk { .. }
             | Message::Statfs
@@ -362,7 +387,7 @@ impl Node {
     }
 
     /// The answer to `object` that memory holds, if it does.
-    fn recall(&self, now: Micros, object: &Object, waiter: Waiter) -> Option<Outcome> {
+    pub(super) fn recall(&self, now: Micros, object: &Object, waiter: Waiter) -> Option<Outcome> {
         match object {
             Object::Attr(path) => match self.names.current(path).filter(|inode| inode.is_fresh(now)) {
                 Some(inode) => {

@@ -38,6 +38,11 @@ impl Node {
                 self.counters.peers_attr += 1;
                 Object::Attr(path.into())
             }
+            Message::Look { path } => {
+                self.counters.peers_attr += 1;
+                let waiter = Waiter::Peer { node: header.from, id: header.id, stamp: 0, from: 0 };
+                return self.begin_anew(now, path.into(), waiter);
+            }
             Message::List { path, .. } => {
                 self.counters.peers_list += 1;
                 Object::List(path.into())

@@ -11,7 +11,7 @@ use super::topology::NodeId;
 use crate::cache::types::{Attr, AttrWire, Timestamp, Version};
 
 const MAGIC: [u8; 2] = *b"Bo";
-const WIRE_VERSION: u8 = 2;
+const WIRE_VERSION: u8 = 3;
 
 /// What stands before every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +141,11 @@ pub enum Message<'a> {
         /// The path.
         path: &'a [u8],
     },
+    /// The same, but no node's memory may answer: the backend is to be asked after this.
+    Look {
+        /// The path.
+        path: &'a [u8],
+    },
     /// The names in the directory at this path, from a byte of the packed listing on.
     List {
         /// The path.
@@ -246,6 +251,7 @@ mod kind {
     pub(super) const STATFS: u8 = 5;
     pub(super) const RELEASE: u8 = 6;
     pub(super) const SWEEP: u8 = 7;
+    pub(super) const LOOK: u8 = 8;
     pub(super) const ALIVE: u8 = 129;
     pub(super) const FOUND: u8 = 130;
     pub(super) const ABSENT: u8 = 131;
@@ -295,7 +301,7 @@ impl Message<'_> {
         match *self {
             Message::Statfs | Message::Pending => {}
             Message::Probe { begun } => out.extend_from_slice(&begun.to_le_bytes()),
-            Message::Attr { path } => out.extend_from_slice(path),
+            Message::Attr { path } | Message::Look { path } => out.extend_from_slice(path),
             Message::List { path, stamp, from } => {
                 out.extend_from_slice(ListHead { stamp: stamp.into(), from: from.into() }.as_bytes());
                 out.extend_from_slice(path);
@@ -372,6 +378,7 @@ impl Message<'_> {
         match self {
             Message::Probe { .. } => kind::PROBE,
             Message::Attr { .. } => kind::ATTR,
+            Message::Look { .. } => kind::LOOK,
             Message::List { .. } => kind::LIST,
             Message::Chunk { .. } => kind::CHUNK,
             Message::Statfs => kind::STATFS,
@@ -437,6 +444,7 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
         }
         kind::PROBE => Message::Probe { begun: word(body)? },
         kind::ATTR => Message::Attr { path: path(body)? },
+        kind::LOOK => Message::Look { path: path(body)? },
         kind::LIST => {
             let (list, rest) = prefix::<ListHead>(body)?;
             Message::List { path: path(rest)?, stamp: list.stamp.get(), from: list.from.get() }
@@ -568,6 +576,7 @@ mod tests {
         vec![
             Message::Probe { begun: a },
             Message::Attr { path },
+            Message::Look { path },
             Message::List { path, stamp: a, from: g },
             Message::Chunk { path, version: Version { ino: a, size: b, mtime, change: i }, index: h },
             Message::Statfs,
