@@ -60,9 +60,10 @@ impl Node {
         let (stamp, from) = if let Message::List { stamp, from, .. } = message { (stamp, from) } else { (0, 0) };
         if let (Object::List(path), true) = (&object, from > 0)
             && let Some(timed) = self.names.get(path).and_then(|inode| inode.listing())
-            && timed.listing.stamp == stamp
         {
-            // A later part of what the peer has begun: its time began with the first part, and has it end for the peer.
+            // A later part of what the peer has begun: its time began with the first part, and has it end for the peer. Where
+            // it is another snapshot by now, it was asked for after the peer began, so that the peer may have it as well: were
+            // a new one asked for instead, two peers that may not repeat listings could take each other's away for ever.
             let outcome = Outcome::Listing { listing: timed.listing.clone(), expires: timed.expires };
             return self.answer_peer(now, header.from, header.id, (stamp, from), &outcome);
         }

@@ -2,6 +2,7 @@
 
 mod doubt;
 mod failover;
+mod listings;
 mod share;
 
 use std::cmp::Reverse;
