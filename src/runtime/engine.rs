@@ -1,19 +1,9 @@
-//! The engine: the node, the writer sides of its memory, and the fabric port, with whoever is at its wheel.
+//! The engine: the node, the writer sides of its memory, and the fabric port.
 //!
 //! It takes what FUSE threads park and what workers finish from lock-free queues, lets the node decide, and carries
-//! out what the node asks for. One thread at a time does so, at the [`Wheel`]. The engine's own thread looks after the
-//! port and the timers; while there is nothing to do it lets the wheel go and waits on the port's descriptors beside an
-//! eventfd, so an idle daemon uses no CPU. Before that it looks again for some microseconds, if there is a second CPU.
-//!
-//! A thread that puts something into a queue takes the wheel for a short turn if it is free, since waking another
-//! thread costs more than what there is to do (on one request through three nodes, most of the time). Where it is not
-//! free nobody waits for it: whoever has it finds what was put, or the engine's thread is called.
-//! - Writer: puts, fence, `try_lock`; where that fails, [`Waker::wake`].
-//! - Reader: the engine's thread says that it sleeps, fence, looks at the queues once more, lets the wheel go, sleeps.
-//! - So either the writer sees that it sleeps and calls it, or it sees what was put (tests/wheel.rs has all orders).
+//! out what the node asks for. Who has it in hand, and when it sleeps, is the business of [`wheel`](super::wheel).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,18 +12,20 @@ use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::Backoff;
 use hashbrown::HashMap;
-use rustix::event::{EventfdFlags, eventfd};
 
+use super::asking::{Asking, Keeps, Question};
 use super::clock;
 use super::handler::{self, Next, REPLY_INLINE_BYTES, ReadAhead};
-use super::pool::{Done, Pool, Task};
+use super::pool::{Done, Pool, TIDY_EVERY, Task};
 use super::replies::Kernel;
 use super::transport::{Nap, Transport};
+use super::wheel::{Luck, Waker, Wheel};
 use crate::cache::arena::Arena;
+use crate::cache::chunks::Chunk;
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::Names;
 use crate::cache::types::{Ino, Micros};
-use crate::core::{Asks, Node, Object, Output, ParentState, Swept, Waiter};
+use crate::core::{Asks, Node, Object, Outcome, Output, ParentState, Swept, Waiter};
 use crate::observe::{Counter, Counters};
 
 /// Requests that FUSE threads may have handed over and the engine not yet taken. More than the kernel's
@@ -79,57 +71,19 @@ fn is_over(at: usize, begin: Micros) -> bool {
     at % LOOK_EVERY == LOOK_EVERY - 1 && clock::now().0.saturating_sub(begin.0) >= TURN_US
 }
 
-/// Wakes the engine from other threads; costs a system call only when it sleeps.
-#[derive(Debug)]
-pub(super) struct Waker {
-    event: OwnedFd,
-    sleeping: AtomicBool,
+/// Fetches a chunk for something else than a read.
+pub(super) struct Fetch {
+    /// What is done with a chunk that came takes no longer than an answer, and hands nothing to the engine.
+    pub(super) is_short: bool,
+    /// Called once, on a worker or, where it is short, by the engine.
+    pub(super) done: Box<dyn FnOnce(Result<Arc<Chunk>, Errno>) + Send>,
 }
 
-impl Waker {
-    pub(super) fn new() -> std::io::Result<Waker> {
-        Ok(Waker {
-            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            sleeping: AtomicBool::new(false),
-        })
-    }
-
-    /// To be called after something was put into a queue of the engine's.
-    pub(super) fn wake(&self) {
-        // Pairs with the fence in `prepare`: either this sees that the engine sleeps, or the engine sees what was put.
-        fence(Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::AcqRel) {
-            // A full counter (EAGAIN) wakes as well.
-            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
-        }
-    }
-
-    /// The engine is about to sleep; it must look at its queues once more after this.
-    fn prepare(&self) {
-        // A read-modify-write, so that this and `wake` come one after the other for everyone.
-        self.sleeping.swap(true, Ordering::AcqRel);
-        fence(Ordering::SeqCst);
-    }
-
-    /// The engine is awake; `called`: its descriptor is readable.
-    fn woken(&self, called: bool) {
-        self.sleeping.store(false, Ordering::Relaxed);
-        if called {
-            // EAGAIN: nobody wrote after all.
-            let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
-        }
-    }
-}
-
-impl AsFd for Waker {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
-    }
-}
-
-/// What FUSE threads hand to the engine.
+/// What FUSE threads and workers hand to the engine.
 enum Item {
     Park(Object, Job),
+    Fetch(Object, Fetch),
+    PassedOn(Ino),
     Ahead(ReadAhead),
     Forget(Ino),
     Sweep(Box<[u8]>, Sender<Swept>),
@@ -151,13 +105,26 @@ impl Inbox {
     /// Hands a request over, and serves it as far as this thread can.
     pub(super) fn park(&self, object: Object, job: Job) {
         self.put(Item::Park(object, job));
-        self.wheel.help();
+        self.wheel.help_and_ask();
+    }
+
+    /// As `park`, for a chunk.
+    pub(super) fn fetch(&self, object: Object, fetch: Fetch) {
+        self.put(Item::Fetch(object, fetch));
+        self.wheel.help(Keeps::Nothing);
+    }
+
+    /// The kernel reads this file by itself from now on. A hint: it is dropped where the queue is full.
+    pub(super) fn passed_on(&self, ino: Ino) {
+        if self.queue.push(Item::PassedOn(ino)).is_ok() {
+            self.wheel.waker.wake();
+        }
     }
 
     /// A hint: it is dropped where the queue is full.
     pub(super) fn ahead(&self, ahead: ReadAhead) {
         if self.queue.push(Item::Ahead(ahead)).is_ok() {
-            self.wheel.help();
+            self.wheel.help(Keeps::Nothing);
         }
     }
 
@@ -201,7 +168,8 @@ impl Inbox {
         }
     }
 
-    fn close(&self) {
+    /// Whoever waits for room, and all that is queued, is refused from now on.
+    pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.refuse_all();
     }
@@ -214,8 +182,10 @@ impl Inbox {
 }
 
 fn refuse(item: Item) {
-    if let Item::Park(_, job) = item {
-        job.error(Errno::EIO);
+    match item {
+        Item::Park(_, job) => job.error(Errno::EIO),
+        Item::Fetch(_, fetch) => (fetch.done)(Err(Errno::EIO)),
+        Item::PassedOn(_) | Item::Ahead(_) | Item::Forget(_) | Item::Sweep(..) | Item::Fenced(_) => {}
     }
 }
 
@@ -275,6 +245,7 @@ pub(super) struct Engine {
     pub(super) node: Node,
     pub(super) transport: Transport,
     pub(super) pool: Pool,
+    pub(super) asking: Arc<Asking>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) shown: Arc<Shown>,
     pub(super) counters: Arc<Counters>,
@@ -292,7 +263,11 @@ pub(super) struct Engine {
 #[derive(Default)]
 pub(super) struct Work {
     luck: Luck,
+    /// Of the questions to the backend, those that who is at the wheel answers itself: the first one.
+    keeps: Keeps,
+    kept: Option<Question>,
     jobs: HashMap<u64, Job>,
+    fetches: HashMap<u64, Fetch>,
     sweeps: HashMap<u64, Sender<Swept>>,
     last_job: u64,
     /// Segments of the arena that a worker was given.
@@ -300,126 +275,55 @@ pub(super) struct Work {
     prefaulted: HashMap<u16, usize>,
     maintained: Micros,
     published: Micros,
+    tidied: Micros,
 }
 
-/// Whether looking again before sleeping has paid lately. Where answers take longer than that, it takes the processor from
-/// those who are to give them: on two CPUs that cost a third of the time of a request through three nodes.
-#[derive(Default)]
-struct Luck {
-    /// Up by two with each success, down by one with each failure.
-    balance: u32,
-    waits: u32,
-}
-
-/// The balance at most, so that a change is noticed soon.
-const LUCK_MAX: u32 = 8;
-
-/// Without luck it is tried once in so many waits.
-const TRY_EVERY: u32 = 64;
-
-impl Luck {
-    fn is_worth_a_try(&mut self) -> bool {
-        self.waits = self.waits.wrapping_add(1);
-        self.balance > 0 || self.waits.is_multiple_of(TRY_EVERY)
-    }
-
-    fn note(&mut self, found: bool) {
-        self.balance = if found { (self.balance + 2).min(LUCK_MAX) } else { self.balance.saturating_sub(1) };
-    }
-}
-
-/// The engine's place: who has it locked is at the wheel.
-pub(super) struct Wheel {
-    /// None before the start and after the end.
-    engine: Mutex<Option<Engine>>,
-    pub(super) waker: Waker,
-    /// When the engine's thread, which sleeps, will wake up by itself.
-    sleeps_until: AtomicU64,
-}
-
-impl Wheel {
-    pub(super) fn new() -> std::io::Result<Wheel> {
-        Ok(Wheel { engine: Mutex::new(None), waker: Waker::new()?, sleeps_until: AtomicU64::new(0) })
-    }
-
-    /// To be called after something was put into a queue of the engine's, by a thread that has some time for it.
-    pub(super) fn help(&self) {
-        // As in `Waker::wake`: either this gets the wheel or calls its owner, or the owner sees what was put.
-        fence(Ordering::SeqCst);
-        if let Ok(mut engine) = self.engine.try_lock()
-            && let Some(engine) = engine.as_mut()
-            && engine.short_turn().is_none_or(|next| next.0 >= self.sleeps_until.load(Ordering::Relaxed))
-        {
-            return;
-        }
-        self.waker.wake();
-    }
-
-    /// Makes the counts of the node visible as they are now.
-    pub(super) fn publish(&self) {
-        if let Ok(engine) = self.engine.lock()
-            && let Some(engine) = engine.as_ref()
-        {
-            engine.publish();
-        }
-    }
-
-    /// Runs the engine until it is told to stop; then every parked request fails, and the port is closed.
-    pub(super) fn run(&self, engine: Engine, close_within: Duration) {
-        let shown = engine.shown.clone();
-        let inbox = engine.inbox.clone();
-        if let Ok(mut place) = self.engine.lock() {
-            *place = Some(engine);
-        }
-        // A thread that panicked at the wheel leaves the engine in no state to go on.
-        while let Ok(mut place) = self.engine.lock() {
-            let Some(engine) = place.as_mut().filter(|_| !shown.stop.load(Ordering::Acquire)) else { break };
-            let Some((nap, timeout)) = engine.long_turn(&self.waker) else { continue };
-            self.sleeps_until.store(clock::now().after(timeout).0, Ordering::Relaxed);
-            drop(place);
-            let (slept, called) = nap.sleep(&self.waker, timeout);
-            self.waker.woken(called);
-            self.sleeps_until.store(0, Ordering::Relaxed);
-            if let Ok(mut place) = self.engine.lock()
-                && let Some(engine) = place.as_mut()
-            {
-                engine.transport.after_sleep(slept);
-            }
-        }
-        inbox.close();
-        let place = self.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(engine) = place {
-            engine.end(close_within);
-        }
-    }
+/// What comes after a turn of the engine's own thread.
+pub(super) enum Turn {
+    /// Another one.
+    Again,
+    /// This is for the thread to answer.
+    Asks(Question),
+    /// There is nothing to do: how and how long it may sleep.
+    Sleeps(Nap, Duration),
 }
 
 impl Engine {
-    /// A turn of the engine's own thread: gives how and how long it may sleep when there is nothing to do.
-    fn long_turn(&mut self, waker: &Waker) -> Option<(Nap, Duration)> {
+    /// A turn of the engine's own thread, which answers itself what it `keeps`.
+    pub(super) fn long_turn(&mut self, waker: &Waker, keeps: Keeps) -> Turn {
         let begin = clock::now();
+        self.work.keeps = keeps;
         let busy = self.transport.poll(begin, &mut self.node) | self.turn(begin);
         self.tick(begin);
         if busy {
             self.count_turn(begin);
-            return None;
+            return self.work.kept.take().map_or(Turn::Again, Turn::Asks);
         }
         if self.spin() {
-            return None;
+            return Turn::Again;
         }
         waker.prepare();
         let nap = if self.has_work() { None } else { self.transport.before_sleep() };
         let timeout = self.next(clock::now()).map_or(WAIT_MAX_US, |next| next.min(WAIT_MAX_US));
-        if nap.is_none() || timeout == 0 {
-            waker.woken(false);
-            return None;
+        match nap {
+            Some(nap) if timeout > 0 => Turn::Sleeps(nap, Duration::from_micros(timeout)),
+            _ => {
+                waker.woken(false);
+                Turn::Again
+            }
         }
-        Some((nap?, Duration::from_micros(timeout)))
     }
 
-    /// A turn of a thread that has brought something: gives when the engine is to be looked after next.
-    fn short_turn(&mut self) -> Option<Micros> {
+    /// A turn of a thread that has brought something: gives when the engine is to be looked after next, and what the
+    /// thread is to answer itself, of what it `keeps`.
+    pub(super) fn short_turn(&mut self, keeps: Keeps) -> (Option<Micros>, Option<Question>) {
         let begin = clock::now();
+        self.work.keeps = keeps;
+        let next = self.short_turns(begin);
+        (next, self.work.kept.take())
+    }
+
+    fn short_turns(&mut self, begin: Micros) -> Option<Micros> {
         let mut now = begin;
         while self.turn(now) {
             now = clock::now();
@@ -443,10 +347,15 @@ impl Engine {
         timer.into_iter().chain(Some(self.transport.retry_in(now))).min()
     }
 
-    fn end(mut self, close_within: Duration) {
+    /// Every parked request fails; the port is closed.
+    pub(super) fn end(mut self, close_within: Duration) {
+        self.inbox.close();
         for (_, job) in self.work.jobs.drain() {
             self.counters.add(Counter::RepliesEio, 1);
             job.error(Errno::EIO);
+        }
+        for (_, fetch) in self.work.fetches.drain() {
+            (fetch.done)(Err(Errno::EIO));
         }
         self.publish();
         let deadline = Instant::now() + close_within;
@@ -470,6 +379,12 @@ impl Engine {
                         self.node.request(now, object, Waiter::Nobody);
                     }
                 }
+                Item::Fetch(object, fetch) => {
+                    self.work.last_job += 1;
+                    self.work.fetches.insert(self.work.last_job, fetch);
+                    self.node.request(now, object, Waiter::Local(self.work.last_job));
+                }
+                Item::PassedOn(ino) => self.node.passed_on(ino),
                 Item::Forget(ino) => self.node.forget(ino),
                 Item::Fenced(fence) => self.node.fenced(now, fence),
                 Item::Sweep(path, answer) => {
@@ -483,7 +398,7 @@ impl Engine {
             if is_over(at, now) {
                 break;
             }
-            let Some(done) = self.pool.done.pop() else { break };
+            let Some(done) = self.asking.done.pop() else { break };
             busy = true;
             match done {
                 Done::Backend { id, reply } => self.node.backend(now, id, reply),
@@ -529,7 +444,14 @@ impl Engine {
             }
             Output::Arrange { id, parts, stamp } => self.pool.submit(Task::Arrange { id, parts, stamp }),
             Output::Verify { id, slot, len } => self.pool.submit(Task::Verify { id, slot, len }),
-            Output::Backend { id, op } => self.pool.submit(Task::Backend { id, op }),
+            Output::Backend { id, op } => {
+                let question = Question { id, op };
+                if self.work.kept.is_none() && self.work.keeps.takes(&question.op) {
+                    self.work.kept = Some(question);
+                } else {
+                    self.pool.submit(Task::Ask(question));
+                }
+            }
             Output::Register { segment, spare } => {
                 if !spare && !self.node.is_registered(segment) {
                     self.transport.register(segment, &mut self.node);
@@ -557,13 +479,26 @@ impl Engine {
                 }
             }
             Output::Complete { waiter, outcome } => {
-                let Some(job) = self.work.jobs.remove(&waiter) else { return };
+                let Some(job) = self.work.jobs.remove(&waiter) else { return self.fetched(waiter, outcome) };
                 match job.finish(outcome, now) {
                     Next::Answered => {}
                     Next::More(object, job) => self.start(now, object, job),
                     Next::Send(job) => self.reply(job),
                 }
             }
+        }
+    }
+
+    fn fetched(&mut self, waiter: u64, outcome: Outcome) {
+        let Some(Fetch { is_short, done }) = self.work.fetches.remove(&waiter) else { return };
+        match outcome {
+            Outcome::Chunk(chunk) if is_short => done(Ok(chunk)),
+            Outcome::Chunk(chunk) => self.pool.submit(Task::Reply(Box::new(move || done(Ok(chunk))))),
+            // It may ask for something else, which the engine must not wait for.
+            Outcome::Failed { errno } => {
+                self.pool.submit(Task::Reply(Box::new(move || done(Err(Errno::from_raw(errno))))));
+            }
+            _ => done(Err(Errno::EIO)),
         }
     }
 
@@ -591,7 +526,7 @@ impl Engine {
     }
 
     fn has_work(&self) -> bool {
-        !self.inbox.queue.is_empty() || !self.pool.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
+        !self.inbox.queue.is_empty() || !self.asking.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
     }
 
     fn tick(&mut self, now: Micros) {
@@ -600,6 +535,12 @@ impl Engine {
             self.enoent.maintain(now);
             self.node.look_for_pins();
         }
+        if now.0.saturating_sub(self.work.tidied.0) >= TIDY_EVERY.as_micros() as u64 {
+            self.work.tidied = now;
+            if self.asking.take_has_read() {
+                self.pool.submit(Task::Tidy);
+            }
+        }
         if now.0.saturating_sub(self.work.published.0) >= PUBLISH_US {
             self.work.published = now;
             self.publish();
@@ -607,7 +548,7 @@ impl Engine {
     }
 
     /// Makes the node's own counts visible.
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         let n = self.node.counters();
         let n_switches = self.node.switches();
         let e = self.enoent.stats();
@@ -654,6 +595,8 @@ impl Engine {
             (Counter::EnoentClears, e.clears),
             (Counter::EnoentRaced, e.raced),
             (Counter::EnoentFull, e.full),
+            (Counter::EnoentRotations, e.rotations),
+            (Counter::EnoentStaleCompleted, e.stale_completed),
             (Counter::CacheBytesCapacity, a.capacity_bytes as u64),
             (Counter::CacheBytesMapped, a.mapped_bytes as u64),
             (Counter::CacheBytesUsed, a.used_bytes as u64),
@@ -664,6 +607,10 @@ impl Engine {
             (Counter::NamesBytes, names.bytes),
             (Counter::NamesDropped, names.dropped),
             (Counter::NamesReleased, n.names_released),
+            (Counter::ListingServes, n.listing_serves),
+            (Counter::ListingsWanted, n.listings_wanted),
+            (Counter::ListingsRenewed, n.listings_renewed),
+            (Counter::ListingsVoided, n.listings_voided),
         ] {
             self.counters.set(counter, value);
         }

@@ -1,13 +1,14 @@
 //! Between the mount and the handler: the kernel's requests get the time, and what the handler does not answer at
-//! once goes to the engine. Runs on the FUSE threads; must never block.
+//! once goes to the engine. Runs on the FUSE threads, of which one at least must never block (see [`super::asking`]).
 
 use std::sync::Arc;
 
-use bornite_fuse::{AttrReply, DataReply, DirectoryReply, EntryReply, StatfsReply};
+use bornite_fuse::{AttrReply, DataReply, DirectoryReply, EntryReply, OpenReply, StatfsReply};
 
 use super::clock;
 use super::engine::Inbox;
 use super::handler::{Handler, Parked};
+use super::passthrough::Passthrough;
 use super::replies::Kernel;
 use crate::cache::types::Ino;
 
@@ -15,6 +16,7 @@ use crate::cache::types::Ino;
 pub(super) struct Mounted {
     pub(super) handler: Handler<Kernel>,
     pub(super) inbox: Arc<Inbox>,
+    pub(super) passthrough: Arc<Passthrough>,
 }
 
 impl Mounted {
@@ -58,5 +60,13 @@ impl bornite_fuse::Filesystem for Mounted {
 
     fn statfs(&self, reply: StatfsReply) {
         self.park(self.handler.statfs(reply));
+    }
+
+    fn open(&self, ino: u64, reply: OpenReply) {
+        self.passthrough.open(ino, reply);
+    }
+
+    fn release(&self, ino: u64, _: bool) {
+        self.passthrough.close(ino);
     }
 }

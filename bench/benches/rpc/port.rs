@@ -8,10 +8,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use bornite_fabric::{Event, Net, Peer, Port, PortConfig, Post, Region};
 
-use super::{FRAME_BYTES_MAX, RECEIVES, REGION_BYTES, Side};
+use super::{FRAME, FRAME_BYTES_MAX, RECEIVES, REGION_BYTES, Side, pages};
 
 /// A port and a peer.
 pub(super) struct Ours {
@@ -38,10 +38,10 @@ impl Ours {
         config.frame_bytes_max = FRAME_BYTES_MAX;
         config.spin = Duration::ZERO;
         let mut port = Port::open(config)?;
-        let memory = Box::leak(vec![0u8; REGION_BYTES].into_boxed_slice());
+        let memory = NonNull::new(pages(REGION_BYTES)).context("no memory")?;
         let keep: Arc<dyn Any + Send + Sync> = Arc::new(());
-        // SAFETY: the memory is leaked, and nobody else looks at it.
-        let region = unsafe { port.register(NonNull::from(memory).cast(), REGION_BYTES, keep)? };
+        // SAFETY: the memory is never given back, and nobody else looks at it.
+        let region = unsafe { port.register(memory, REGION_BYTES, keep)? };
         // Readable never: a pipe to which nobody writes.
         let (read, write) = std::io::pipe()?;
         std::mem::forget(write);
@@ -98,7 +98,6 @@ impl Side for Ours {
     }
 
     fn send(&mut self, len: usize) -> anyhow::Result<()> {
-        static FRAME: [u8; FRAME_BYTES_MAX] = [0; FRAME_BYTES_MAX];
         self.again(|ours, peer| ours.port.send(peer, &FRAME[..len], 0))
     }
 

@@ -1,6 +1,8 @@
 //! The least that a program can do on libfabric's own interface: the reference that the port is measured against.
 //!
 //! One endpoint, one queue, one address vector, the hints of the port, preposted receives; no deadlines, no bookkeeping.
+//! As the port it can sleep, where the provider can, also when it does not; its frames are copied to where they are sent
+//! from, and its memory has been written before.
 #![allow(unsafe_code, reason = "calls libfabric")]
 
 use std::collections::VecDeque;
@@ -11,7 +13,7 @@ use anyhow::{Context, bail};
 use libfabric_sys as sys;
 use libfabric_sys::Library;
 
-use super::{FRAME_BYTES_MAX, RECEIVES, REGION_BYTES, Side};
+use super::{FRAME, FRAME_BYTES_MAX, RECEIVES, REGION_BYTES, Side, pages};
 
 /// An endpoint and what it needs. Ends with the process: nothing here is worth closing.
 pub(super) struct Raw {
@@ -47,18 +49,12 @@ fn check(library: &Library, call: &str, code: i64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pages(len: usize) -> *mut u8 {
-    let layout = std::alloc::Layout::from_size_align(len, 4096).expect("a layout");
-    // SAFETY: the layout has a size; the memory is never given back.
-    unsafe { std::alloc::alloc_zeroed(layout) }
-}
-
 /// Context numbers: receives first, then one for sends and one for reads.
 const SEND: usize = RECEIVES;
 const READ: usize = RECEIVES + 1;
 
 impl Raw {
-    /// Loads, asks, opens, enables. `sleeps`: with a wait object, to wait in fi_cq_sread.
+    /// Loads, asks, opens, enables. `sleeps`: waits in fi_cq_sread.
     pub(super) fn open(provider: &str, sleeps: bool) -> anyhow::Result<Raw> {
         let library = sys::load()?;
         let name = CString::new(provider)?;
@@ -109,7 +105,7 @@ impl Raw {
             let mut queue_attr = sys::fi_cq_attr {
                 size: 2 * RECEIVES + 64,
                 format: sys::FI_CQ_FORMAT_MSG,
-                wait_obj: if sleeps { sys::FI_WAIT_FD } else { sys::FI_WAIT_NONE },
+                wait_obj: if provider == "shm" { sys::FI_WAIT_NONE } else { sys::FI_WAIT_FD },
                 ..Default::default()
             };
             let mut queue = ptr::null_mut();
@@ -239,13 +235,14 @@ impl Side for Raw {
     fn send(&mut self, len: usize) -> anyhow::Result<()> {
         loop {
             let context = self.context(SEND);
-            // SAFETY: the endpoint is open; the buffer lives for ever and is only read.
+            // SAFETY: the endpoint is open; the buffer lives for ever, has room for a frame, and the frame in it, the
+            // same each time, may be under way still.
             let code = unsafe {
-                let buffer = self.send.cast();
                 if len <= self.inject_bytes {
-                    sys::fi_inject(self.endpoint, buffer, len, self.peer)
+                    sys::fi_inject(self.endpoint, FRAME.as_ptr().cast(), len, self.peer)
                 } else {
-                    sys::fi_send(self.endpoint, buffer, len, ptr::null_mut(), self.peer, context)
+                    ptr::copy_nonoverlapping(FRAME.as_ptr(), self.send, len);
+                    sys::fi_send(self.endpoint, self.send.cast(), len, ptr::null_mut(), self.peer, context)
                 }
             };
             match code {

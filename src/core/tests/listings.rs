@@ -37,7 +37,7 @@ fn parts_of_two_snapshots_are_never_put_together() {
             for at in 0..len {
                 let (of, (from, bytes)) = &parts[order / parts.len().pow(at) % parts.len()];
                 let total = u32::try_from(of.bytes().len()).unwrap();
-                let part = Message::Part { stamp: of.stamp, remaining_us: 0, from: *from, total, bytes };
+                let part = Message::Part { stamp: of.stamp, remaining_us: 0, absent_us: 0, from: *from, total, bytes };
                 let now = Micros(wire.now);
                 wire.node(1).frame(now, &part.encode(&header));
             }

@@ -219,6 +219,7 @@ impl Wire {
             job,
             incarnation: place.life << 8 | u64::from(at),
             enoent_ttl: Duration::from_micros(ENOENT_US),
+            complete_dirs: true,
             dir_ttl: Duration::from_micros(self.plan.dir_ttl_us),
             attr_ttl: None,
             detect: Duration::from_micros(self.plan.detect_us),
@@ -400,7 +401,10 @@ impl Wire {
         match op {
             BackendOp::Attr { path } if is_missing(&path) => BackendReply::Attr(Err(ENOENT)),
             BackendOp::Attr { path } => BackendReply::Attr(Ok(Found { attr: self.attr(&path), target: None })),
-            BackendOp::List { path } => BackendReply::List(Ok(listing(&path).build(self.now))),
+            BackendOp::List { path, .. } => {
+                let listing = listing(&path).build(self.now);
+                BackendReply::List(Ok(Listed { listing, is_complete: false, settled: None }))
+            }
             BackendOp::Chunk { path, len, mut slot, .. } => {
                 slot.as_mut_slice()[..len].fill(fill);
                 let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
@@ -434,7 +438,7 @@ impl Wire {
                 Output::Backend { id, op } => {
                     let path = match &op {
                         BackendOp::Attr { path }
-                        | BackendOp::List { path }
+                        | BackendOp::List { path, .. }
                         | BackendOp::Chunk { path, .. }
                         | BackendOp::Recheck { path, .. } => String::from_utf8_lossy(path).into_owned(),
                         BackendOp::Statfs => String::new(),
