@@ -2,87 +2,34 @@
 //!
 //! The counts are those of a thread, so the tests may run side by side.
 
-#![allow(unsafe_code, reason = "a global allocator that counts")]
+#[path = "common/attr.rs"]
+mod attr;
+#[path = "common/counting.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attr::attr;
 use bornite::cache::arena::ArenaConfig;
 use bornite::cache::chunks::CHUNK_BYTES;
 use bornite::cache::enoent::{EnoentConfig, EnoentMap};
-use bornite::cache::names::{Names, NamesConfig, NamesWriter};
+use bornite::cache::names::{Names, NamesConfig, NamesWriter, TimedListing};
 use bornite::cache::store::ChunkStore;
 use bornite::cache::types::{Attr, Kind, ListEntry, ListingBuilder, Micros, Timestamp};
 use bornite::observe::{Counter, Counters};
 use bornite::runtime::Handler;
 use bornite::runtime::replies::{Attributes, Data, Directory, Entry, Refuse, Replies, Sizes};
 use bornite_fuse::{Attr as KernelAttr, Errno, Statfs};
-
-struct Counting;
-
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-    /// As glibc's malloc takes it: a word more, in steps of 16 bytes.
-    static BYTES: Cell<u64> = const { Cell::new(0) };
-}
-
-fn taken(layout: Layout) -> u64 {
-    ((layout.size() + 8).next_multiple_of(16)).max(32) as u64
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; what is counted are constants of the thread that need no
-// memory of their own.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.set(CALLS.get() + 1);
-        BYTES.set(BYTES.get().wrapping_add(taken(layout)));
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        BYTES.set(BYTES.get().wrapping_sub(taken(layout)));
-        // SAFETY: the pointer came from `alloc` above, so from the system's allocator with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use counting::{ALLOCATIONS, BYTES, during};
 
 const NOW: Micros = Micros(1_000_000);
-
-fn attr(mode: u32, backend_ino: u64, size: u64) -> Attr {
-    Attr {
-        mode,
-        uid: 0,
-        gid: 0,
-        blksize: 4096,
-        nlink: 1,
-        rdev: 0,
-        size,
-        blocks: 8,
-        mtime: Timestamp::default(),
-        ctime: Timestamp::default(),
-        backend_ino,
-        backend_dev: 66,
-        change: 0,
-    }
-}
 
 fn names() -> (NamesWriter, Arc<Names>) {
     let (mut writer, names) = NamesWriter::new(NamesConfig::new([1, 2]));
     writer.insert(b"", attr(0o040_755, 1, 0), None, Micros::FOREVER);
     (writer, names)
-}
-
-/// The difference of a count over what `work` does.
-fn during<T>(count: &'static std::thread::LocalKey<Cell<u64>>, work: impl FnOnce() -> T) -> (u64, T) {
-    let before = count.get();
-    let result = work();
-    (count.get().wrapping_sub(before), result)
 }
 
 #[test]
@@ -114,7 +61,7 @@ fn names_take_what_their_budget_is_charged() {
     let dir = names.get(b"usr/lib/python3/site-packages/package0/module000000.py").expect("a directory");
     let before = names.stats().bytes;
     let (bytes, ()) = during(&BYTES, || {
-        writer.set_listing(dir.ino, Arc::new(builder.build(1)), Micros::FOREVER);
+        writer.set_listing(dir.ino, TimedListing::new(Arc::new(builder.build(1)), Micros::FOREVER));
     });
     let charged = names.stats().bytes - before;
     // The builder's own memory was given back meanwhile.
@@ -219,7 +166,8 @@ fn an_answer_from_memory_allocates_nothing() {
     for name in [&b"file"[..], b"link"] {
         assert!(builder.push(ListEntry { name, kind: Kind::File, backend_ino: 1 }));
     }
-    writer.set_listing(dir.ino, Arc::new(builder.build(1)), Micros::FOREVER);
+    let listing = TimedListing::new(Arc::new(builder.build(1)), Micros::FOREVER);
+    writer.set_listing(dir.ino, listing.complete(NOW.after_us(2_000_000), None));
     let (mut store, _) = ChunkStore::new(ArenaConfig::new(16 << 20));
     for index in 0..3 {
         let slot = store.alloc(CHUNK_BYTES).expect("room");
@@ -233,6 +181,7 @@ fn an_answer_from_memory_allocates_nothing() {
     let round = |at: u32| {
         assert!(handler.lookup(NOW, dir.ino.0, b"file", Quiet).is_none());
         assert!(handler.lookup(NOW, dir.ino.0, b"absent", Quiet).is_none());
+        assert!(handler.lookup(NOW, dir.ino.0, b"not listed", Quiet).is_none());
         assert!(handler.getattr(NOW, file.ino.0, Quiet).is_none());
         handler.readlink(link.ino.0, Quiet);
         // Here and there, in order, and across two chunks.
@@ -245,9 +194,10 @@ fn an_answer_from_memory_allocates_nothing() {
     // The first use of arc-swap in a thread makes its list of borrowings.
     round(0);
     ANSWERS.set(0);
-    let (calls, ()) = during(&CALLS, || (0..ROUNDS).for_each(round));
-    assert_eq!(ANSWERS.get(), ROUNDS * 8, "all were answered at once");
-    assert_eq!(calls, 0, "allocations in {ROUNDS} rounds of eight answers");
+    let (calls, ()) = during(&ALLOCATIONS, || (0..ROUNDS).for_each(round));
+    assert_eq!(ANSWERS.get(), ROUNDS * 9, "all were answered at once");
+    assert_eq!(calls, 0, "allocations in {ROUNDS} rounds of nine answers");
     assert_eq!(counters.get(Counter::ChunkHits), u64::from(ROUNDS + 1) * 3);
+    assert_eq!(names.stats().listing_serves, u64::from(ROUNDS) + 1);
     assert!(!file.is_held(), "as many lookups as were forgotten");
 }

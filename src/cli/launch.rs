@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::ValueEnum;
 
-use super::args::{DaemonArgs, LaunchArgs, StopArgs};
+use super::args::{DaemonArgs, LaunchArgs, StopArgs, Switch};
 use super::{UsageError, daemon, output, signals};
 use crate::job::stop::Patience;
 use crate::job::{Hooks, LaunchError, LocalPlan};
@@ -120,8 +121,10 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
         detect_ms,
         attr_ttl_ms,
         dir_ttl_ms,
+        complete_dirs,
         fuse_threads,
         allow_other,
+        passthrough,
         log_level,
     } = options;
     let mut args: Vec<OsString> = vec!["mount".into(), daemon::CHILD_FLAG.into()];
@@ -135,6 +138,8 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
     add("--log-type", Some("stdout".into()));
     add("--target", target.clone().map(PathBuf::into_os_string));
     add("--net", net.clone().map(OsString::from));
+    let switch = |switch: &Switch| if *switch == Switch::On { "on" } else { "off" };
+    add("--complete-dirs", complete_dirs.as_ref().map(switch).map(OsString::from));
     for (flag, value) in [
         ("--enoent-ttl-ms", enoent_ttl_ms),
         ("--cache-size", cache_size),
@@ -150,6 +155,8 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
     ] {
         add(flag, value.map(|value| value.to_string().into()));
     }
+    let mode = passthrough.and_then(|mode| mode.to_possible_value());
+    add("--passthrough", mode.map(|mode| mode.get_name().into()));
     if *allow_other {
         args.push("--allow-other".into());
     }
@@ -161,7 +168,7 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
 mod tests {
     use clap::Parser;
 
-    use super::super::args::{Cli, Command};
+    use super::super::args::{Cli, Command, PassthroughMode};
     use super::*;
 
     #[test]
@@ -178,8 +185,10 @@ mod tests {
             detect_ms: Some(500),
             attr_ttl_ms: Some(4),
             dir_ttl_ms: Some(5),
+            complete_dirs: Some(Switch::Off),
             fuse_threads: Some(1),
             allow_other: true,
+            passthrough: Some(PassthroughMode::Auto),
             log_level: Some(5),
         };
         let options = DaemonArgs { target: Some("/odd target".into()), ..options };

@@ -26,6 +26,13 @@ pub(super) struct Relief {
     pause: Micros,
 }
 
+impl Relief {
+    /// Whether room is being made.
+    pub(super) fn is_active(&self) -> bool {
+        self.is_active
+    }
+}
+
 impl Node {
     /// Makes room among the names where their budget is used up; `ask_max`: how many more the kernel may be asked for.
     /// True when there is more to do at once. To be called in every turn: costs nothing while there is room.
@@ -78,6 +85,17 @@ impl Node {
             && let Some(inode) = self.writer.drop_unheld(ino)
         {
             self.dropped(&inode);
+        }
+    }
+
+    /// This node's client has all bytes of a file elsewhere: unless other nodes may ask for them, they need not be here.
+    pub fn passed_on(&mut self, ino: Ino) {
+        let asked_by_others = self.trees.iter().any(|up| up.topology.children().next().is_some());
+        if !asked_by_others
+            && let Some(inode) = self.names.by_ino(ino)
+            && let Some(data) = inode.data()
+        {
+            self.store.forget(data);
         }
     }
 

@@ -16,12 +16,13 @@ use arc_swap::ArcSwap;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
+use super::completeness::Completeness;
 use super::mounts::{Mounts, Place};
 use crate::cache::chunks::CHUNK_BYTES;
-use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Timestamp, Version};
+use crate::cache::types::{Attr, Kind, ListEntry, ListingBuilder, Timestamp, Version};
 use crate::core::limits::TARGET_BYTES_MAX;
 use crate::core::wire::Statfs;
-use crate::core::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found};
+use crate::core::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Listed};
 use crate::observe::{Counter, Counters};
 
 /// Files of which a descriptor is kept between two chunks.
@@ -68,6 +69,7 @@ pub struct Backend {
     target: PathBuf,
     root: ArcSwap<Root>,
     files: Mutex<Vec<OpenFile>>,
+    completeness: Completeness,
     counters: Arc<Counters>,
     stamp: AtomicU64,
 }
@@ -98,7 +100,8 @@ impl Backend {
     pub fn new(target: &Path, stamp: u64, counters: Arc<Counters>) -> Result<Backend, BackendError> {
         let root = ArcSwap::from_pointee(Root::open(target)?);
         let (files, stamp) = (Mutex::default(), AtomicU64::new(stamp));
-        Ok(Backend { target: target.to_owned(), root, files, counters, stamp })
+        let completeness = Completeness::default();
+        Ok(Backend { target: target.to_owned(), root, files, completeness, counters, stamp })
     }
 
     /// Does what the core asks for.
@@ -107,7 +110,7 @@ impl Backend {
         let errno = Errno::raw_os_error;
         match op {
             BackendOp::Attr { path } => BackendReply::Attr(self.attr(&path).map_err(errno)),
-            BackendOp::List { path } => BackendReply::List(self.list(&path).map_err(errno)),
+            BackendOp::List { path, names_max } => BackendReply::List(self.list(&path, names_max).map_err(errno)),
             BackendOp::Chunk { path, version, offset, len, mut slot } => {
                 let read = self.chunk(&path, &version, offset, &mut slot.as_mut_slice()[..len]);
                 BackendReply::Chunk(read.map(|(crc, ctime)| ChunkRead { slot, len, crc, ctime }))
@@ -149,15 +152,21 @@ impl Backend {
         Ok(Found { attr, target: Some(text) })
     }
 
-    /// All names in the directory `path`.
+    /// All names in the directory `path`, at most `names_max`, and what they can be trusted with.
     ///
     /// # Errors
-    /// The backend's own errno; EOVERFLOW beyond 4 GiB of names.
-    pub fn list(&self, path: &[u8]) -> Result<Listing, Errno> {
+    /// The backend's own errno; E2BIG where there are more names; EOVERFLOW beyond 4 GiB of names.
+    pub fn list(&self, path: &[u8], names_max: usize) -> Result<Listed, Errno> {
         let mut builder = ListingBuilder::default();
+        let (mut is_complete, mut settled) = (true, None);
         if self.root.load().mounts.place(path) == Place::Open {
             self.counters.add(Counter::BackendList, 1);
             let dir = self.checked(self.walk(path, OFlags::RDONLY | OFlags::DIRECTORY))?;
+            // Before it is read, as opendir(3) does: what changes after this shows in a later look, unless the times that
+            // are told now are so young that the change may get the same.
+            let attr = self.attr_of(&self.checked(rustix::fs::fstat(&dir))?);
+            settled = (is_old_enough(attr.mtime) && is_old_enough(attr.ctime)).then_some(attr);
+            is_complete = self.completeness.tells_all(&dir, attr.backend_dev);
             let mut buffer = Vec::with_capacity(65_536);
             let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
             while let Some(entry) = entries.next() {
@@ -170,9 +179,13 @@ impl Backend {
                 if !builder.push(ListEntry { name, kind, backend_ino: entry.ino() }) {
                     return Err(Errno::OVERFLOW);
                 }
+                if builder.len() > names_max {
+                    return Err(Errno::TOOBIG);
+                }
             }
         }
-        Ok(builder.build(self.stamp.fetch_add(1, Ordering::Relaxed)))
+        let listing = builder.build(self.stamp.fetch_add(1, Ordering::Relaxed));
+        Ok(Listed { listing, is_complete, settled })
     }
 
     /// Reads all of `into` from byte `offset` of the file `path`, which must be of `version` afterwards; gives the
@@ -341,6 +354,7 @@ impl Backend {
             self.target.display()
         );
         self.root.store(Arc::new(root));
+        self.completeness.forget();
         // Those of the old one are not of this tree.
         self.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(true)
@@ -506,12 +520,23 @@ fn too_young(time: Timestamp) -> Result<(), ChunkFailure> {
     if time.nanos != 0 {
         return Ok(());
     }
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let age_us = now.tv_sec.saturating_sub(time.secs).saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000);
+    let age_us = age_us(time);
     match u64::try_from(RACY_US.saturating_sub(age_us)) {
         Ok(wait_us) if wait_us > 0 && age_us > -RACY_US => Err(ChunkFailure::TooYoung { wait_us }),
         _ => Ok(()),
     }
+}
+
+/// Whether a change that comes now gets another time than this one, whatever a filesystem's times count.
+fn is_old_enough(time: Timestamp) -> bool {
+    age_us(time) >= RACY_US
+}
+
+/// How long ago a time was by this node's clock, microseconds; negative for one that is to come.
+fn age_us(time: Timestamp) -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let nanos = now.tv_nsec - i64::from(time.nanos);
+    now.tv_sec.saturating_sub(time.secs).saturating_mul(1_000_000).saturating_add(nanos / 1_000)
 }
 
 fn kind_of(file_type: rustix::fs::FileType) -> Kind {
@@ -548,112 +573,4 @@ fn attr_of(s: &Stat) -> Attr {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    fn backend(dir: &Path) -> Backend {
-        Backend::new(dir, 1, Arc::new(Counters::default())).unwrap()
-    }
-
-    #[test]
-    fn attributes_bytes_and_names_are_the_backends() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("d")).unwrap();
-        std::fs::write(dir.path().join("d/f"), b"hello").unwrap();
-        let b = backend(dir.path());
-        let Found { attr, target } = b.attr(b"d/f").unwrap();
-        assert_eq!((attr.kind(), attr.size, target), (Kind::File, 5, None));
-        assert_eq!(attr.backend_dev, TARGET_DEV, "another node's number for this filesystem is another one");
-        let mut bytes = [0; 5];
-        assert_eq!(b.chunk(b"d/f", &attr.version(), 0, &mut bytes), Ok((crc32c::crc32c(b"hello"), attr.ctime)));
-        assert_eq!(&bytes, b"hello");
-        let listing = b.list(b"d").unwrap();
-        assert_eq!(listing.get(0).map(|e| (e.name, e.kind)), Some((&b"f"[..], Kind::File)));
-        assert_eq!(b.attr(b"d/g"), Err(Errno::NOENT));
-        assert_eq!(b.list(b"d/f").unwrap_err(), Errno::NOTDIR);
-        assert!(b.attr(b"").unwrap().attr.is_dir());
-        assert_eq!(b.counters.get(Counter::BackendEnoent), 1);
-    }
-
-    #[test]
-    fn a_changed_file_is_stale_and_never_short() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("f");
-        std::fs::write(&file, vec![1; 2 << 20]).unwrap();
-        let b = backend(dir.path());
-        let version = b.attr(b"f").unwrap().attr.version();
-        let mut bytes = vec![0; 1 << 20];
-        b.chunk(b"f", &version, 0, &mut bytes).unwrap();
-        std::fs::write(&file, b"short").unwrap();
-        let stale = Err(ChunkFailure::Errno(Errno::STALE.raw_os_error()));
-        assert_eq!(b.chunk(b"f", &version, 1 << 20, &mut bytes), stale);
-        let version = b.attr(b"f").unwrap().attr.version();
-        let mut bytes = vec![0; 5];
-        b.chunk(b"f", &version, 0, &mut bytes).unwrap();
-        assert_eq!(bytes, b"short");
-    }
-
-    #[test]
-    fn a_comparison_that_meets_something_else_is_stale() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("f");
-        std::fs::write(&file, b"hello").unwrap();
-        let b = backend(dir.path());
-        let attr = b.attr(b"f").unwrap().attr;
-        let chunks = [(0, crc32c::crc32c(b"hello"))];
-        assert_eq!(b.recheck(b"f", &attr.version(), &chunks).unwrap().map(|now| now.version()), Some(attr.version()));
-        std::fs::remove_file(&file).unwrap();
-        std::fs::create_dir(&file).unwrap();
-        assert_eq!(b.recheck(b"f", &attr.version(), &chunks), Err(Errno::STALE));
-    }
-
-    #[test]
-    fn symlinks_stay_in_the_tree() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |p: &str| dir.path().join(p);
-        std::fs::create_dir_all(at("a/b")).unwrap();
-        for (text, link) in [
-            (at("a/x").into_os_string(), "a/b/down"),
-            (dir.path().as_os_str().to_owned(), "a/b/top"),
-            (dir.path().as_os_str().to_owned(), "self"),
-            ("/outside".into(), "out"),
-            ("../rel".into(), "a/rel"),
-            (format!("{}2/y", dir.path().display()).into(), "sibling"),
-        ] {
-            symlink(text, at(link)).unwrap();
-        }
-        let b = backend(dir.path());
-        let text = |p: &[u8]| {
-            let Found { attr, target } = b.attr(p).unwrap();
-            let text = target.unwrap();
-            assert_eq!(attr.size, text.len() as u64);
-            String::from_utf8(text.into()).unwrap()
-        };
-        assert_eq!(text(b"a/b/down"), "../../a/x");
-        assert_eq!(text(b"a/b/top"), "../..");
-        assert_eq!(text(b"self"), ".");
-        assert_eq!(text(b"out"), "/outside");
-        assert_eq!(text(b"a/rel"), "../rel");
-        assert_eq!(text(b"sibling"), format!("{}2/y", dir.path().display()));
-    }
-
-    #[test]
-    fn no_path_leads_out() {
-        let dir = tempfile::tempdir().unwrap();
-        symlink("/etc", dir.path().join("etc")).unwrap();
-        let b = backend(dir.path());
-        assert_eq!(b.attr(b"etc/passwd"), Err(Errno::STALE));
-        assert!(b.attr(b"../x").is_err());
-    }
-
-    #[test]
-    fn a_target_that_is_none_is_named() {
-        let counters = Arc::new(Counters::default());
-        let error = Backend::new(Path::new("/no/such"), 1, counters.clone()).unwrap_err().to_string();
-        assert!(error.contains("/no/such") && error.contains("--target"), "{error}");
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Backend::new(file.path(), 1, counters).unwrap_err().to_string();
-        assert!(error.contains("not a directory"), "{error}");
-    }
-}
+mod tests;

@@ -7,17 +7,19 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bornite_fabric::{Address, Net, Port, PortConfig};
-use bornite_fuse::{MountError, MountOptions, Notifier, Op, Session};
+use bornite_fuse::{MountError, MountOptions, Notifier, Op, Passthrough as Mode, Session};
 
+use super::asking::Asking;
 use super::backend::BackendError;
 use super::clock;
 use super::engine::{Engine, Inbox, Notice, Notify, Shown, Work};
 use super::handler::Handler;
 use super::kernel::Mounted;
 use super::lazy::LazyBackend;
+use super::passthrough::{Bounds, Passthrough};
 use super::pool::Pool;
 use super::transport::{self, Transport};
-use super::wheel::{Waker, Wheel};
+use super::wheel::Wheel;
 use crate::cache::arena::ArenaConfig;
 use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{Names, NamesConfig, NamesWriter};
@@ -26,6 +28,7 @@ use crate::cache::types::Ino;
 use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
 use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Swept, Topology};
+use crate::observe::trace::Recorder;
 use crate::observe::{Counter, Counters};
 
 /// The arena begins with this much and grows by the larger step.
@@ -40,6 +43,9 @@ const RECEIVES_MAX: usize = 1024;
 
 /// Of the time to stop, the part that workers and the port get to end what they do.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a thread of the engine gets to see that the engine has ended.
+const LEAVE_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long the mount's threads get to see that it is gone, once it is detached.
 const JOIN_WITHIN: Duration = Duration::from_millis(500);
@@ -69,6 +75,8 @@ pub struct DaemonConfig {
     pub enoent_ttl: Duration,
     /// How long attributes of anything but directories are used; none: until invalidated.
     pub attr_ttl: Option<Duration>,
+    /// Whether listings answer the names that they lack.
+    pub complete_dirs: bool,
     /// How long attributes of directories and listings are used.
     pub dir_ttl: Duration,
     /// Bound of the memory for file data, bytes.
@@ -79,6 +87,8 @@ pub struct DaemonConfig {
     pub fuse_threads: usize,
     /// Whether other users may use the mount.
     pub allow_other: bool,
+    /// Whether the kernel reads files from memory that it was given. Half of the memory for file data is for that.
+    pub passthrough: Mode,
 }
 
 /// Why a daemon did not start. One line each: the object and the next step.
@@ -181,7 +191,7 @@ pub fn choose_net(net: Option<&str>) -> Result<(Option<String>, Vec<String>), St
 /// A running daemon.
 pub struct Daemon {
     session: Session,
-    engine: Option<JoinHandle<()>>,
+    engine: Vec<JoinHandle<()>>,
     notify: Option<JoinHandle<()>>,
     inbox: Arc<Inbox>,
     wheel: Arc<Wheel>,
@@ -197,6 +207,19 @@ impl Daemon {
     /// # Errors
     /// [`StartError`]; nothing is left behind.
     pub fn start(config: DaemonConfig, counters: Arc<Counters>) -> Result<Daemon, StartError> {
+        Daemon::start_recorded(config, counters, None)
+    }
+
+    /// As [`Daemon::start`]; with a recorder the kernel keeps no name, so that every lookup comes here, and the recorder
+    /// is told of each request and its answer.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_recorded(
+        config: DaemonConfig,
+        counters: Arc<Counters>,
+        recorder: Option<Arc<Recorder>>,
+    ) -> Result<Daemon, StartError> {
         let begin = Instant::now();
         let nodes = u32::try_from(config.nodes.len().max(1)).unwrap_or(u32::MAX);
         let me = NodeId(u32::try_from(config.me).unwrap_or(u32::MAX));
@@ -234,12 +257,17 @@ impl Daemon {
             segment_bytes: SEGMENT_BYTES,
             max_bytes: usize::try_from(config.cache_bytes).unwrap_or(usize::MAX),
         });
+        let bounds = Bounds::new(config.cache_bytes, descriptors(config.passthrough));
+        if config.passthrough != Mode::Off {
+            arena.hold_back(bounds.bytes_max);
+        }
         let reader: Arc<Names> = names.1.clone();
         let node_config = NodeConfig {
             topology: topology.clone(),
             job: job_digest(&config),
             incarnation,
             enoent_ttl: config.enoent_ttl,
+            complete_dirs: config.complete_dirs,
             dir_ttl: config.dir_ttl,
             attr_ttl: config.attr_ttl,
             detect: config.detect,
@@ -249,12 +277,13 @@ impl Daemon {
         node.open_for_service();
 
         let system = |what| move |source| StartError::System { what, source };
-        let wheel = Arc::new(Wheel::new().map_err(system("the engine's waker"))?);
-        let inbox = Arc::new(Inbox::new(wheel.clone()));
         let shown = Arc::new(Shown::default());
+        let asking = Arc::new(Asking::new(backend, config.fuse_threads.saturating_sub(1)));
+        let wheel = Arc::new(Wheel::new(asking.clone(), shown.clone()).map_err(system("the engine's waker"))?);
+        let inbox = Arc::new(Inbox::new(wheel.clone()));
         // Until the engine has made its first turn nobody may take this node for a root.
         shown.show(node.parent_state(clock::now()));
-        let pool = Pool::start(backend, &wheel).map_err(system("a worker thread"))?;
+        let pool = Pool::start(&asking, &wheel).map_err(system("a worker thread"))?;
         let releasing = Arc::new(AtomicUsize::new(0));
         let (sender, notices) = mpsc::channel::<Notice>();
         let notify: Notify = Box::new(move |notice| {
@@ -266,25 +295,28 @@ impl Daemon {
             node,
             transport: Transport::new(port, addresses, arena.clone()),
             pool,
+            asking: asking.clone(),
             inbox: inbox.clone(),
             shown: shown.clone(),
             counters: counters.clone(),
             enoent: enoent.clone(),
             names: reader.clone(),
-            arena,
+            arena: arena.clone(),
             notify,
             releasing: releasing.clone(),
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
             work: Work::default(),
         };
-        let engine = std::thread::Builder::new()
-            .name("bornite-engine".to_owned())
-            .spawn({
-                let wheel = wheel.clone();
-                move || wheel.run(engine, CLOSE_WITHIN)
-            })
-            .map_err(system("the engine thread"))?;
-        let mut starting = Starting { engine: Some(engine), shown: &shown, waker: &wheel.waker };
+        let mut starting = Starting { threads: Vec::new(), wheel: &wheel };
+        let mut spawn = |name: &str, run: Box<dyn FnOnce(&Wheel) + Send>| {
+            let wheel = wheel.clone();
+            let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&wheel));
+            spawned.map(|thread| starting.threads.push(thread)).map_err(system("the engine thread"))
+        };
+        spawn("bornite-engine", Box::new(|wheel| wheel.run(engine, CLOSE_WITHIN)))?;
+        if asking.is_open() {
+            spawn("bornite-engine-2", Box::new(|wheel| wheel.stand_by(CLOSE_WITHIN)))?;
+        }
 
         let mounting = Instant::now();
         let handler = Handler::new(reader.clone(), enoent, counters.clone());
@@ -292,18 +324,26 @@ impl Daemon {
             fsname: config.target.to_string_lossy().into_owned(),
             allow_other: config.allow_other,
             threads: config.fuse_threads,
+            passthrough: config.passthrough,
             ..MountOptions::new(&config.mountpoint)
         };
-        let session = Session::mount(Arc::new(Mounted { handler, inbox: inbox.clone() }), options)?;
+        let passthrough = Passthrough::new(bounds, reader.clone(), inbox.clone(), counters.clone());
+        let mounted = Mounted { handler, inbox: inbox.clone(), passthrough: passthrough.clone(), recorder };
+        let session = Session::mount(Arc::new(mounted), options)?;
+        if session.passes_through() {
+            counters.set(Counter::PassthroughBytesCapacity, bounds.bytes_max);
+        } else {
+            arena.hold_back(0);
+        }
         let notifier = session.notifier();
         let notify = std::thread::Builder::new()
             .name("bornite-notify".to_owned())
             .spawn({
                 let inbox = inbox.clone();
-                move || tell_kernel(&notices, &notifier, &reader, &inbox, &releasing)
+                move || tell_kernel(&notices, &notifier, &reader, &passthrough, &inbox, &releasing)
             })
             .map_err(system("the notify thread"))?;
-        let engine = starting.engine.take();
+        let engine = std::mem::take(&mut starting.threads);
         drop(starting);
         counters.set(Counter::StartupUsMount, micros(mounting));
         counters.set(Counter::StartupUsTotal, micros(begin));
@@ -370,7 +410,7 @@ impl Daemon {
         let end = Instant::now() + deadline;
         self.count_kernel_requests();
         let unmounted = self.session.unmount();
-        let engine = end_engine(self.engine.take(), &self.shown, &self.wheel.waker, end);
+        let engine = end_engine(std::mem::take(&mut self.engine), &self.wheel, end);
         let session = self.session.join(JOIN_WITHIN);
         unmounted?;
         if !engine {
@@ -405,23 +445,30 @@ impl Invalidator {
 
 /// Ends the engine when the rest of the start fails.
 struct Starting<'a> {
-    engine: Option<JoinHandle<()>>,
-    shown: &'a Shown,
-    waker: &'a Waker,
+    threads: Vec<JoinHandle<()>>,
+    wheel: &'a Wheel,
 }
 
 impl Drop for Starting<'_> {
     fn drop(&mut self) {
-        if let Some(engine) = self.engine.take() {
-            end_engine(Some(engine), self.shown, self.waker, Instant::now() + CLOSE_WITHIN * 2);
+        if !self.threads.is_empty() {
+            end_engine(std::mem::take(&mut self.threads), self.wheel, Instant::now() + CLOSE_WITHIN * 2);
         }
     }
 }
 
-fn end_engine(engine: Option<JoinHandle<()>>, shown: &Shown, waker: &Waker, end: Instant) -> bool {
-    shown.stop.store(true, Ordering::Release);
-    waker.wake();
-    engine.is_none_or(|thread| wait_for(&thread, end) && thread.join().is_ok())
+/// False where the engine did not end in time, or not well. A thread of its that waits for the backend is left behind.
+fn end_engine(threads: Vec<JoinHandle<()>>, wheel: &Wheel, end: Instant) -> bool {
+    wheel.stop();
+    while !wheel.has_ended() && !threads.iter().all(JoinHandle::is_finished) && Instant::now() < end {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    for thread in threads {
+        if wait_for(&thread, Instant::now() + LEAVE_WITHIN) && thread.join().is_err() {
+            return false;
+        }
+    }
+    wheel.has_ended()
 }
 
 fn wait_for(thread: &JoinHandle<()>, end: Instant) -> bool {
@@ -439,6 +486,7 @@ fn tell_kernel(
     notices: &mpsc::Receiver<Notice>,
     notifier: &Notifier,
     names: &Names,
+    passthrough: &Passthrough,
     inbox: &Inbox,
     releasing: &AtomicUsize,
 ) {
@@ -458,6 +506,7 @@ fn tell_kernel(
             Notice::Gone { ino, path } => {
                 forget_name(&path);
                 let _ = notifier.invalidate_inode(ino.0);
+                passthrough.retire(ino);
             }
             // The name of a directory stays, or processes that work in it would lose their way: what is in it is
             // looked up again, and a directory that was replaced is found out by its attributes.
@@ -537,6 +586,15 @@ fn counter_of(op: Op) -> Counter {
         Op::Ioctl => Counter::FuseIoctl,
         _ => Counter::FuseOther,
     }
+}
+
+/// Descriptors that this process may have; as many as it can get where files are passed through, each of which takes one.
+fn descriptors(passthrough: Mode) -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let is_raised = passthrough != Mode::Off && setrlimit(Resource::Nofile, raised).is_ok();
+    if is_raised { raised.current } else { limit.current }.unwrap_or(u64::MAX)
 }
 
 fn micros(since: Instant) -> u64 {

@@ -13,17 +13,19 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::Backoff;
 use hashbrown::HashMap;
 
+use super::asking::{Asking, Keeps, Question};
 use super::clock;
 use super::handler::{self, Next, REPLY_INLINE_BYTES, ReadAhead};
-use super::pool::{Done, Pool, Task};
+use super::pool::{Done, Pool, TIDY_EVERY, Task};
 use super::replies::Kernel;
 use super::transport::{Nap, Transport};
 use super::wheel::{Luck, Waker, Wheel};
 use crate::cache::arena::Arena;
+use crate::cache::chunks::Chunk;
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::Names;
 use crate::cache::types::{Ino, Micros};
-use crate::core::{Asks, Node, Object, Output, ParentState, Swept, Waiter};
+use crate::core::{Asks, Node, Object, Outcome, Output, ParentState, Swept, Waiter};
 use crate::observe::{Counter, Counters};
 
 /// Requests that FUSE threads may have handed over and the engine not yet taken. More than the kernel's
@@ -69,9 +71,19 @@ fn is_over(at: usize, begin: Micros) -> bool {
     at % LOOK_EVERY == LOOK_EVERY - 1 && clock::now().0.saturating_sub(begin.0) >= TURN_US
 }
 
-/// What FUSE threads hand to the engine.
+/// Fetches a chunk for something else than a read.
+pub(super) struct Fetch {
+    /// What is done with a chunk that came takes no longer than an answer, and hands nothing to the engine.
+    pub(super) is_short: bool,
+    /// Called once, on a worker or, where it is short, by the engine.
+    pub(super) done: Box<dyn FnOnce(Result<Arc<Chunk>, Errno>) + Send>,
+}
+
+/// What FUSE threads and workers hand to the engine.
 enum Item {
     Park(Object, Job),
+    Fetch(Object, Fetch),
+    PassedOn(Ino),
     Ahead(ReadAhead),
     Forget(Ino),
     Sweep(Box<[u8]>, Sender<Swept>),
@@ -93,13 +105,26 @@ impl Inbox {
     /// Hands a request over, and serves it as far as this thread can.
     pub(super) fn park(&self, object: Object, job: Job) {
         self.put(Item::Park(object, job));
-        self.wheel.help();
+        self.wheel.help_and_ask();
+    }
+
+    /// As `park`, for a chunk.
+    pub(super) fn fetch(&self, object: Object, fetch: Fetch) {
+        self.put(Item::Fetch(object, fetch));
+        self.wheel.help(Keeps::Nothing);
+    }
+
+    /// The kernel reads this file by itself from now on. A hint: it is dropped where the queue is full.
+    pub(super) fn passed_on(&self, ino: Ino) {
+        if self.queue.push(Item::PassedOn(ino)).is_ok() {
+            self.wheel.waker.wake();
+        }
     }
 
     /// A hint: it is dropped where the queue is full.
     pub(super) fn ahead(&self, ahead: ReadAhead) {
         if self.queue.push(Item::Ahead(ahead)).is_ok() {
-            self.wheel.help();
+            self.wheel.help(Keeps::Nothing);
         }
     }
 
@@ -157,8 +182,10 @@ impl Inbox {
 }
 
 fn refuse(item: Item) {
-    if let Item::Park(_, job) = item {
-        job.error(Errno::EIO);
+    match item {
+        Item::Park(_, job) => job.error(Errno::EIO),
+        Item::Fetch(_, fetch) => (fetch.done)(Err(Errno::EIO)),
+        Item::PassedOn(_) | Item::Ahead(_) | Item::Forget(_) | Item::Sweep(..) | Item::Fenced(_) => {}
     }
 }
 
@@ -218,6 +245,7 @@ pub(super) struct Engine {
     pub(super) node: Node,
     pub(super) transport: Transport,
     pub(super) pool: Pool,
+    pub(super) asking: Arc<Asking>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) shown: Arc<Shown>,
     pub(super) counters: Arc<Counters>,
@@ -235,7 +263,11 @@ pub(super) struct Engine {
 #[derive(Default)]
 pub(super) struct Work {
     luck: Luck,
+    /// Of the questions to the backend, those that who is at the wheel answers itself: the first one.
+    keeps: Keeps,
+    kept: Option<Question>,
     jobs: HashMap<u64, Job>,
+    fetches: HashMap<u64, Fetch>,
     sweeps: HashMap<u64, Sender<Swept>>,
     last_job: u64,
     /// Segments of the arena that a worker was given.
@@ -243,34 +275,55 @@ pub(super) struct Work {
     prefaulted: HashMap<u16, usize>,
     maintained: Micros,
     published: Micros,
+    tidied: Micros,
+}
+
+/// What comes after a turn of the engine's own thread.
+pub(super) enum Turn {
+    /// Another one.
+    Again,
+    /// This is for the thread to answer.
+    Asks(Question),
+    /// There is nothing to do: how and how long it may sleep.
+    Sleeps(Nap, Duration),
 }
 
 impl Engine {
-    /// A turn of the engine's own thread: gives how and how long it may sleep when there is nothing to do.
-    pub(super) fn long_turn(&mut self, waker: &Waker) -> Option<(Nap, Duration)> {
+    /// A turn of the engine's own thread, which answers itself what it `keeps`.
+    pub(super) fn long_turn(&mut self, waker: &Waker, keeps: Keeps) -> Turn {
         let begin = clock::now();
+        self.work.keeps = keeps;
         let busy = self.transport.poll(begin, &mut self.node) | self.turn(begin);
         self.tick(begin);
         if busy {
             self.count_turn(begin);
-            return None;
+            return self.work.kept.take().map_or(Turn::Again, Turn::Asks);
         }
         if self.spin() {
-            return None;
+            return Turn::Again;
         }
         waker.prepare();
         let nap = if self.has_work() { None } else { self.transport.before_sleep() };
         let timeout = self.next(clock::now()).map_or(WAIT_MAX_US, |next| next.min(WAIT_MAX_US));
-        if nap.is_none() || timeout == 0 {
-            waker.woken(false);
-            return None;
+        match nap {
+            Some(nap) if timeout > 0 => Turn::Sleeps(nap, Duration::from_micros(timeout)),
+            _ => {
+                waker.woken(false);
+                Turn::Again
+            }
         }
-        Some((nap?, Duration::from_micros(timeout)))
     }
 
-    /// A turn of a thread that has brought something: gives when the engine is to be looked after next.
-    pub(super) fn short_turn(&mut self) -> Option<Micros> {
+    /// A turn of a thread that has brought something: gives when the engine is to be looked after next, and what the
+    /// thread is to answer itself, of what it `keeps`.
+    pub(super) fn short_turn(&mut self, keeps: Keeps) -> (Option<Micros>, Option<Question>) {
         let begin = clock::now();
+        self.work.keeps = keeps;
+        let next = self.short_turns(begin);
+        (next, self.work.kept.take())
+    }
+
+    fn short_turns(&mut self, begin: Micros) -> Option<Micros> {
         let mut now = begin;
         while self.turn(now) {
             now = clock::now();
@@ -296,9 +349,13 @@ impl Engine {
 
     /// Every parked request fails; the port is closed.
     pub(super) fn end(mut self, close_within: Duration) {
+        self.inbox.close();
         for (_, job) in self.work.jobs.drain() {
             self.counters.add(Counter::RepliesEio, 1);
             job.error(Errno::EIO);
+        }
+        for (_, fetch) in self.work.fetches.drain() {
+            (fetch.done)(Err(Errno::EIO));
         }
         self.publish();
         let deadline = Instant::now() + close_within;
@@ -322,6 +379,12 @@ impl Engine {
                         self.node.request(now, object, Waiter::Nobody);
                     }
                 }
+                Item::Fetch(object, fetch) => {
+                    self.work.last_job += 1;
+                    self.work.fetches.insert(self.work.last_job, fetch);
+                    self.node.request(now, object, Waiter::Local(self.work.last_job));
+                }
+                Item::PassedOn(ino) => self.node.passed_on(ino),
                 Item::Forget(ino) => self.node.forget(ino),
                 Item::Fenced(fence) => self.node.fenced(now, fence),
                 Item::Sweep(path, answer) => {
@@ -335,7 +398,7 @@ impl Engine {
             if is_over(at, now) {
                 break;
             }
-            let Some(done) = self.pool.done.pop() else { break };
+            let Some(done) = self.asking.done.pop() else { break };
             busy = true;
             match done {
                 Done::Backend { id, reply } => self.node.backend(now, id, reply),
@@ -381,7 +444,14 @@ impl Engine {
             }
             Output::Arrange { id, parts, stamp } => self.pool.submit(Task::Arrange { id, parts, stamp }),
             Output::Verify { id, slot, len } => self.pool.submit(Task::Verify { id, slot, len }),
-            Output::Backend { id, op } => self.pool.submit(Task::Backend { id, op }),
+            Output::Backend { id, op } => {
+                let question = Question { id, op };
+                if self.work.kept.is_none() && self.work.keeps.takes(&question.op) {
+                    self.work.kept = Some(question);
+                } else {
+                    self.pool.submit(Task::Ask(question));
+                }
+            }
             Output::Register { segment, spare } => {
                 if !spare && !self.node.is_registered(segment) {
                     self.transport.register(segment, &mut self.node);
@@ -409,13 +479,26 @@ impl Engine {
                 }
             }
             Output::Complete { waiter, outcome } => {
-                let Some(job) = self.work.jobs.remove(&waiter) else { return };
+                let Some(job) = self.work.jobs.remove(&waiter) else { return self.fetched(waiter, outcome) };
                 match job.finish(outcome, now) {
                     Next::Answered => {}
                     Next::More(object, job) => self.start(now, object, job),
                     Next::Send(job) => self.reply(job),
                 }
             }
+        }
+    }
+
+    fn fetched(&mut self, waiter: u64, outcome: Outcome) {
+        let Some(Fetch { is_short, done }) = self.work.fetches.remove(&waiter) else { return };
+        match outcome {
+            Outcome::Chunk(chunk) if is_short => done(Ok(chunk)),
+            Outcome::Chunk(chunk) => self.pool.submit(Task::Reply(Box::new(move || done(Ok(chunk))))),
+            // It may ask for something else, which the engine must not wait for.
+            Outcome::Failed { errno } => {
+                self.pool.submit(Task::Reply(Box::new(move || done(Err(Errno::from_raw(errno))))));
+            }
+            _ => done(Err(Errno::EIO)),
         }
     }
 
@@ -443,7 +526,7 @@ impl Engine {
     }
 
     fn has_work(&self) -> bool {
-        !self.inbox.queue.is_empty() || !self.pool.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
+        !self.inbox.queue.is_empty() || !self.asking.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
     }
 
     fn tick(&mut self, now: Micros) {
@@ -451,6 +534,12 @@ impl Engine {
             self.work.maintained = now;
             self.enoent.maintain(now);
             self.node.look_for_pins();
+        }
+        if now.0.saturating_sub(self.work.tidied.0) >= TIDY_EVERY.as_micros() as u64 {
+            self.work.tidied = now;
+            if self.asking.take_has_read() {
+                self.pool.submit(Task::Tidy);
+            }
         }
         if now.0.saturating_sub(self.work.published.0) >= PUBLISH_US {
             self.work.published = now;
@@ -518,6 +607,10 @@ impl Engine {
             (Counter::NamesBytes, names.bytes),
             (Counter::NamesDropped, names.dropped),
             (Counter::NamesReleased, n.names_released),
+            (Counter::ListingServes, n.listing_serves),
+            (Counter::ListingsWanted, n.listings_wanted),
+            (Counter::ListingsRenewed, n.listings_renewed),
+            (Counter::ListingsVoided, n.listings_voided),
         ] {
             self.counters.set(counter, value);
         }

@@ -1,11 +1,16 @@
 //! The impure thin layer: threads, files, the fabric and the kernel around the core's [`Node`](crate::core::Node).
 //!
-//! One engine thread owns the node, its writer handles and the fabric port. FUSE threads answer from memory and hand
-//! the engine what they miss; a pool of workers does what would hold the engine up: the backend's system calls,
-//! checksums, and large replies. A notify thread is the only one that invalidates in the kernel.
+//! One engine thread at a time owns the node, its writer handles and the fabric port. FUSE threads answer from memory and hand
+//! the engine what they miss; a pool of workers does what would hold the engine up: the backend's system calls (but for the
+//! quick ones, which whoever has them makes itself), checksums, and large replies. A notify thread is the only one that invalidates in the kernel.
 
+mod asking;
 mod backend;
 mod clock;
+mod completeness;
+#[cfg(test)]
+#[path = "../../tests/common/counting.rs"]
+mod counting;
 mod daemon;
 mod engine;
 mod handler;
@@ -13,13 +18,16 @@ mod heap;
 mod kernel;
 mod lazy;
 mod mounts;
+mod passthrough;
 mod pool;
 pub mod replies;
+mod told;
 mod transport;
 mod wheel;
 
 pub use crate::core::Swept;
 pub use backend::{Backend, BackendError};
+pub use bornite_fuse::Passthrough;
 pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };

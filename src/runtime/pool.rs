@@ -15,14 +15,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::queue::SegQueue;
-
-use super::backend::Backend;
-use super::lazy::LazyBackend;
+use super::asking::{Asking, Keeps, Question};
 use super::wheel::Wheel;
 use crate::cache::arena::{SegmentInfo, Slot};
 use crate::cache::types::{Listing, ListingBuilder};
-use crate::core::{BackendOp, BackendReply, ChunkFailure, FlightId};
+use crate::core::{BackendOp, BackendReply, FlightId};
 
 /// Workers for checksums and large replies, which never wait for anything.
 const COMPUTING_WORKERS: usize = 2;
@@ -35,12 +32,14 @@ pub(super) const BACKEND_LANE_WORKERS_MAX: usize = 32;
 
 /// How often a worker looks for descriptors to close while there are some; one that came later leaves after as long with
 /// nothing to do.
-const TIDY_EVERY: Duration = Duration::from_secs(5);
+pub(super) const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// What a worker does.
 pub(super) enum Task {
     /// Ask the backend.
-    Backend { id: FlightId, op: BackendOp },
+    Ask(Question),
+    /// Close what other threads opened at the backend.
+    Tidy,
     /// Compute a checksum.
     Verify { id: FlightId, slot: Slot, len: usize },
     /// Put a listing in order.
@@ -65,7 +64,6 @@ pub(super) enum Done {
 
 /// The workers.
 pub(super) struct Pool {
-    pub(super) done: Arc<SegQueue<Done>>,
     /// Checksums and replies.
     computing: Lane,
     /// Of the backend: attributes, listings and the like.
@@ -76,35 +74,34 @@ pub(super) struct Pool {
 
 impl Pool {
     /// The workers of a node. Those of the backend come with the first questions to it, on a root at once.
-    pub(super) fn start(backend: Arc<LazyBackend>, wheel: &Arc<Wheel>) -> std::io::Result<Pool> {
-        let done = Arc::new(SegQueue::new());
-        let lane = |name, min, max| {
+    pub(super) fn start(asking: &Arc<Asking>, wheel: &Arc<Wheel>) -> std::io::Result<Pool> {
+        let lane = |name, keeps, min, max| {
             Lane::start(name, min, max, |tasks| Worker {
                 tasks,
                 busy: Arc::default(),
                 spare: false,
-                done: done.clone(),
+                keeps,
+                asking: asking.clone(),
                 wheel: wheel.clone(),
-                backend: backend.clone(),
             })
         };
-        let min = if backend.opened().is_some() { BACKEND_LANE_WORKERS_MIN } else { 0 };
+        let min = if asking.is_open() { BACKEND_LANE_WORKERS_MIN } else { 0 };
         let max = BACKEND_LANE_WORKERS_MAX;
         Ok(Pool {
-            computing: lane("work", COMPUTING_WORKERS, COMPUTING_WORKERS)?,
-            names: lane("names", min, max)?,
-            data: lane("data", min, max)?,
-            done: done.clone(),
+            computing: lane("work", Keeps::Nothing, COMPUTING_WORKERS, COMPUTING_WORKERS)?,
+            names: lane("names", Keeps::Names, min, max)?,
+            data: lane("data", Keeps::Bytes, min, max)?,
         })
     }
 
     pub(super) fn submit(&mut self, task: Task) {
         let lane = match &task {
             Task::Verify { .. } | Task::Arrange { .. } | Task::Reply(_) | Task::Prefault(..) => &mut self.computing,
-            Task::Backend { op: BackendOp::Chunk { .. } | BackendOp::Recheck { .. }, .. } => &mut self.data,
-            Task::Backend { op: BackendOp::Attr { .. } | BackendOp::List { .. } | BackendOp::Statfs, .. } => {
-                &mut self.names
-            }
+            Task::Tidy => &mut self.data,
+            Task::Ask(question) => match question.op {
+                BackendOp::Chunk { .. } | BackendOp::Recheck { .. } => &mut self.data,
+                BackendOp::Attr { .. } | BackendOp::List { .. } | BackendOp::Statfs => &mut self.names,
+            },
         };
         lane.submit(task);
     }
@@ -270,9 +267,10 @@ struct Worker {
     busy: Arc<AtomicUsize>,
     /// It came later than the lane began, and may leave.
     spare: bool,
-    done: Arc<SegQueue<Done>>,
+    /// What else it does at once, where its own answer leads to it.
+    keeps: Keeps,
+    asking: Arc<Asking>,
     wheel: Arc<Wheel>,
-    backend: Arc<LazyBackend>,
 }
 
 impl Worker {
@@ -283,7 +281,7 @@ impl Worker {
                 Taken::Task(task) => task,
                 Taken::Closed => return,
                 Taken::Late => {
-                    open = self.backend.opened().is_some_and(Backend::close_idle);
+                    open = self.asking.close_idle();
                     if self.spare && !open && self.tasks.leave() {
                         return;
                     }
@@ -306,32 +304,22 @@ impl Worker {
                     let bytes = segment.prefault(range).unwrap_or(0) as u64;
                     self.finish(Done::Prefaulted { segment: segment.index, bytes });
                 }
-                Task::Backend { id, op } => {
-                    open |= matches!(op, BackendOp::Chunk { .. });
-                    let reply = match self.backend.for_question() {
-                        Ok(backend) => backend.answer(op),
-                        Err(errno) => refused(&op, errno.raw_os_error()),
-                    };
-                    self.finish(Done::Backend { id, reply });
+                Task::Tidy => open |= self.asking.close_idle(),
+                Task::Ask(question) => {
+                    let mut next = Some(question);
+                    while let Some(question) = next {
+                        open |= matches!(question.op, BackendOp::Chunk { .. });
+                        self.asking.answer(question);
+                        next = self.wheel.help(self.keeps);
+                    }
                 }
             }
         }
     }
 
     fn finish(&self, done: Done) {
-        self.done.push(done);
-        self.wheel.help();
-    }
-}
-
-/// The answer where the backend cannot be asked.
-fn refused(op: &BackendOp, errno: i32) -> BackendReply {
-    match op {
-        BackendOp::Attr { .. } => BackendReply::Attr(Err(errno)),
-        BackendOp::List { .. } => BackendReply::List(Err(errno)),
-        BackendOp::Chunk { .. } => BackendReply::Chunk(Err(ChunkFailure::Errno(errno))),
-        BackendOp::Recheck { .. } => BackendReply::Recheck(Err(errno)),
-        BackendOp::Statfs => BackendReply::Statfs(Err(errno)),
+        self.asking.done.push(done);
+        self.wheel.help(Keeps::Nothing);
     }
 }
 

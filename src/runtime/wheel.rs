@@ -10,16 +10,31 @@
 //! - Writer: puts, fence, `try_lock`; where that fails, [`Waker::wake`].
 //! - Reader: the engine's thread says that it sleeps, fence, looks at the queues once more, lets the wheel go, sleeps.
 //! - So either the writer sees that it sleeps and calls it, or it sees what was put (tests/wheel.rs has all orders).
+//!
+//! Questions to the backend that a turn leads to are answered by the thread itself where others can do without it
+//! ([`super::asking`]). The engine's thread is two for that: one leads, the other watches. When who leads is away at the
+//! backend for two of the watcher's looks, the other one leads from then on, and the first watches once it is back. A timer
+//! for each absence would be simpler; in a virtual machine setting one costs as much as waking a worker (measured).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::asking::{Asking, Keeps, Question};
 use super::clock;
-use super::engine::Engine;
+use super::engine::{Engine, Shown, Turn};
+
+/// How often the thread that watches looks, while who leads goes away now and then.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// Looks without an absence after which it sleeps until it is called.
+const LOOKS_IN_VAIN: u32 = 20;
+
+/// Questions that a FUSE thread answers after one request, before it reads the next: the file's attributes, and its bytes.
+const QUESTIONS_PER_REQUEST: usize = 2;
 
 /// Wakes the engine from other threads; costs a system call only when it sleeps.
 #[derive(Debug)]
@@ -95,6 +110,63 @@ impl Luck {
     }
 }
 
+/// Which of the two threads leads.
+struct Lead {
+    /// Counts the steps of who leads: odd while it is at the backend. Who takes the next step from there leads.
+    steps: AtomicU64,
+    /// The other thread watches.
+    is_watched: AtomicBool,
+    /// It sleeps until it is called.
+    bell: Waker,
+}
+
+impl Lead {
+    fn new() -> std::io::Result<Lead> {
+        Ok(Lead { steps: AtomicU64::new(0), is_watched: AtomicBool::new(false), bell: Waker::new()? })
+    }
+
+    /// Does `work` away from the port. False when the other thread leads by then.
+    fn away(&self, work: impl FnOnce()) -> bool {
+        let step = self.steps.fetch_add(1, Ordering::SeqCst) + 1;
+        self.bell.wake();
+        work();
+        self.take(step)
+    }
+
+    /// Takes the step that follows `step`; false where another thread has taken it.
+    fn take(&self, step: u64) -> bool {
+        self.steps.compare_exchange(step, step + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Watches until this thread leads (true), or there was nothing to watch for a while, or all has `ended`.
+    fn watch(&self, ended: &AtomicBool) -> bool {
+        self.is_watched.store(true, Ordering::SeqCst);
+        self.bell.prepare();
+        if self.steps.load(Ordering::SeqCst).is_multiple_of(2) && !ended.load(Ordering::SeqCst) {
+            self.sleep(None);
+        }
+        self.bell.woken(true);
+        let (mut seen, mut in_vain) = (0, 0);
+        while in_vain < LOOKS_IN_VAIN && !ended.load(Ordering::SeqCst) {
+            let step = self.steps.load(Ordering::SeqCst);
+            if step % 2 == 1 && step == seen && self.take(step) {
+                self.is_watched.store(false, Ordering::SeqCst);
+                return true;
+            }
+            in_vain = if step == seen { in_vain + 1 } else { 0 };
+            seen = step;
+            self.sleep(Some(LOOK_EVERY));
+        }
+        false
+    }
+
+    fn sleep(&self, limit: Option<Duration>) {
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        // Who calls this looks again whatever ended it.
+        let _ = poll(&mut [PollFd::new(&self.bell, PollFlags::IN)], limit.as_ref());
+    }
+}
+
 /// The engine's place: who has it locked is at the wheel.
 pub(super) struct Wheel {
     /// None before the start and after the end.
@@ -102,24 +174,53 @@ pub(super) struct Wheel {
     pub(super) waker: Waker,
     /// When the engine's thread, which sleeps, will wake up by itself.
     sleeps_until: AtomicU64,
+    asking: Arc<Asking>,
+    shown: Arc<Shown>,
+    lead: Lead,
+    ended: AtomicBool,
 }
 
 impl Wheel {
-    pub(super) fn new() -> std::io::Result<Wheel> {
-        Ok(Wheel { engine: Mutex::new(None), waker: Waker::new()?, sleeps_until: AtomicU64::new(0) })
+    pub(super) fn new(asking: Arc<Asking>, shown: Arc<Shown>) -> std::io::Result<Wheel> {
+        Ok(Wheel {
+            engine: Mutex::new(None),
+            waker: Waker::new()?,
+            sleeps_until: AtomicU64::new(0),
+            asking,
+            shown,
+            lead: Lead::new()?,
+            ended: AtomicBool::new(false),
+        })
     }
 
-    /// To be called after something was put into a queue of the engine's, by a thread that has some time for it.
-    pub(super) fn help(&self) {
+    /// To be called after something was put into a queue of the engine's, by a thread that has some time for it. Gives
+    /// what the thread is to answer itself, of what it `keeps`, and to call this again after that.
+    pub(super) fn help(&self, keeps: Keeps) -> Option<Question> {
         // As in `Waker::wake`: either this gets the wheel or calls its owner, or the owner sees what was put.
         fence(Ordering::SeqCst);
+        let mut question = None;
         if let Ok(mut engine) = self.engine.try_lock()
             && let Some(engine) = engine.as_mut()
-            && engine.short_turn().is_none_or(|next| next.0 >= self.sleeps_until.load(Ordering::Relaxed))
         {
-            return;
+            let next;
+            (next, question) = engine.short_turn(keeps);
+            if next.is_none_or(|next| next.0 >= self.sleeps_until.load(Ordering::Relaxed)) {
+                return question;
+            }
         }
         self.waker.wake();
+        question
+    }
+
+    /// As `help`, for a FUSE thread, which answers questions itself as long as another one reads requests.
+    pub(super) fn help_and_ask(&self) {
+        if let Some(_permit) = self.asking.permit() {
+            for _ in 0..QUESTIONS_PER_REQUEST {
+                let Some(question) = self.help(Keeps::Both) else { return };
+                self.asking.answer_and_leave(question);
+            }
+        }
+        self.help(Keeps::Nothing);
     }
 
     /// Makes the counts of the node visible as they are now.
@@ -133,30 +234,75 @@ impl Wheel {
 
     /// Runs the engine until it is told to stop; then every parked request fails, and the port is closed.
     pub(super) fn run(&self, engine: Engine, close_within: Duration) {
-        let shown = engine.shown.clone();
-        let inbox = engine.inbox.clone();
         if let Ok(mut place) = self.engine.lock() {
             *place = Some(engine);
         }
-        // A thread that panicked at the wheel leaves the engine in no state to go on.
-        while let Ok(mut place) = self.engine.lock() {
-            let Some(engine) = place.as_mut().filter(|_| !shown.stop.load(Ordering::Acquire)) else { break };
-            let Some((nap, timeout)) = engine.long_turn(&self.waker) else { continue };
-            self.sleeps_until.store(clock::now().after(timeout).0, Ordering::Relaxed);
-            drop(place);
-            let (slept, called) = nap.sleep(&self.waker, timeout);
-            self.waker.woken(called);
-            self.sleeps_until.store(0, Ordering::Relaxed);
-            if let Ok(mut place) = self.engine.lock()
-                && let Some(engine) = place.as_mut()
-            {
-                engine.transport.after_sleep(slept);
+        if !self.lead() {
+            self.stand_by(close_within);
+            return;
+        }
+        self.end(close_within);
+    }
+
+    /// Takes the place of the engine's thread while that waits for the backend, until the engine has ended.
+    pub(super) fn stand_by(&self, close_within: Duration) {
+        while !self.has_ended() {
+            if self.lead.watch(&self.ended) && self.lead() {
+                return self.end(close_within);
             }
         }
-        inbox.close();
+    }
+
+    /// Tells the engine to stop.
+    pub(super) fn stop(&self) {
+        self.shown.stop.store(true, Ordering::SeqCst);
+        self.waker.wake();
+    }
+
+    /// Whether the engine has ended. A thread of its may still wait for the backend.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Looks after the engine. True when it is to end, false when another thread looks after it now.
+    fn lead(&self) -> bool {
+        // A thread that panicked at the wheel leaves the engine in no state to go on.
+        while let Ok(mut place) = self.engine.lock() {
+            let Some(engine) = place.as_mut().filter(|_| !self.shown.stop.load(Ordering::SeqCst)) else { break };
+            let may_go = self.lead.is_watched.load(Ordering::SeqCst) && self.asking.is_quick();
+            match engine.long_turn(&self.waker, if may_go { Keeps::Both } else { Keeps::Nothing }) {
+                Turn::Again => {}
+                Turn::Asks(question) => {
+                    drop(place);
+                    let leads = self.lead.away(|| self.asking.answer_and_leave(question));
+                    self.help(Keeps::Nothing);
+                    if !leads {
+                        return false;
+                    }
+                }
+                Turn::Sleeps(nap, timeout) => {
+                    self.sleeps_until.store(clock::now().after(timeout).0, Ordering::Relaxed);
+                    drop(place);
+                    let (slept, called) = nap.sleep(&self.waker, timeout);
+                    self.waker.woken(called);
+                    self.sleeps_until.store(0, Ordering::Relaxed);
+                    if let Ok(mut place) = self.engine.lock()
+                        && let Some(engine) = place.as_mut()
+                    {
+                        engine.transport.after_sleep(slept);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn end(&self, close_within: Duration) {
         let place = self.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(engine) = place {
             engine.end(close_within);
         }
+        self.ended.store(true, Ordering::SeqCst);
+        self.lead.bell.wake();
     }
 }

@@ -83,6 +83,10 @@ pub(super) struct World {
     pub(super) searches: Searches,
     /// Links that are cut, and until when.
     pub(super) cuts: Vec<(Micros, Side)>,
+    /// When the last cut was over.
+    pub(super) whole_since: Micros,
+    /// Lives that know of the root of the tree of that number that it was ready once.
+    pub(super) knowing: HashSet<(Life, u32)>,
     pub(super) outages: Vec<Outage>,
     /// When all faults so far are over.
     pub(super) faults_end: Micros,
@@ -148,6 +152,8 @@ impl World {
             stale_reads: HashMap::new(),
             searches: Searches::default(),
             cuts: Vec::new(),
+            whole_since: Micros(0),
+            knowing: HashSet::new(),
             outages: Vec::new(),
             faults_end: Micros(0),
             is_calm: false,
@@ -175,13 +181,18 @@ impl World {
             self.report.counts.events += 1;
             self.report.counts.digest = mix(self.report.counts.digest ^ at.0 ^ event.kind().rotate_left(40));
             self.step(event)?;
-            if rest_until.is_none() && self.unfinished == 0 && self.planned == 0 {
+            if rest_until.is_none() && self.unfinished == 0 && self.planned == 0 && self.is_at_rest() {
                 self.report.counts.virtual_us_max = self.now.0;
                 rest_until = Some(self.now.after_us(REST_US));
                 self.rest_probes = Some(self.probes());
             }
         }
         self.finish()
+    }
+
+    /// Whether no node asks for anything any more, for itself either.
+    fn is_at_rest(&self) -> bool {
+        self.places.iter().filter_map(|place| place.node.as_ref()).all(|node| node.in_flight() == 0)
     }
 
     pub(super) fn life(&self, node: usize) -> Life {

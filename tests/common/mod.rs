@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use bornite::observe::{Counter, Counters};
-use bornite::runtime::{Daemon, DaemonConfig, StartError};
+use bornite::runtime::{Daemon, DaemonConfig, Passthrough, StartError};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -111,12 +111,14 @@ pub(crate) struct Plan {
     pub(crate) mounts: Option<PathBuf>,
     pub(crate) enoent_ttl: Duration,
     pub(crate) attr_ttl: Option<Duration>,
+    pub(crate) complete_dirs: bool,
     pub(crate) dir_ttl: Duration,
     pub(crate) cache_bytes: u64,
     pub(crate) names_bytes: u64,
     pub(crate) allow_other: bool,
     pub(crate) trees: u32,
     pub(crate) stripes: u32,
+    pub(crate) passthrough: Passthrough,
 }
 
 impl Plan {
@@ -128,12 +130,14 @@ impl Plan {
             mounts: None,
             enoent_ttl: Duration::from_secs(2),
             attr_ttl: None,
+            complete_dirs: true,
             dir_ttl: Duration::from_secs(60),
             cache_bytes: 64 << 20,
             names_bytes: 32 << 20,
             allow_other: false,
             trees: 1,
             stripes: 1,
+            passthrough: Passthrough::Off,
         }
     }
 
@@ -199,11 +203,13 @@ impl Cluster {
             detect: DETECT,
             enoent_ttl: self.plan.enoent_ttl,
             attr_ttl: self.plan.attr_ttl,
+            complete_dirs: self.plan.complete_dirs,
             dir_ttl: self.plan.dir_ttl,
             cache_bytes: self.plan.cache_bytes,
             names_bytes: self.plan.names_bytes,
             fuse_threads: 2,
             allow_other: self.plan.allow_other,
+            passthrough: self.plan.passthrough,
         }
     }
 
