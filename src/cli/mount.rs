@@ -18,8 +18,8 @@ use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals
 use crate::job::book::check_host;
 use crate::job::{AddressBook, daemon as report};
 use crate::observe::{
-    CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status, StatusServer, Verbosity,
-    log as logging, mountpoint_key,
+    AbsentNames, CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status,
+    StatusServer, Verbosity, log as logging, mountpoint_key,
 };
 use crate::runtime::{self, Daemon, DaemonConfig, DaemonStatus, Passthrough};
 
@@ -175,7 +175,9 @@ fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyho
     log::info!("stopping: {why}");
     let stopping = std::mem::replace(&mut *lock(&phase), Phase::Stopping);
     if let Phase::Running(daemon) = stopping {
-        daemon.stop(STOP_DEADLINE).with_context(|| format!("cannot stop cleanly at {}", mountpoint.display()))?;
+        let stopped = daemon.stop(STOP_DEADLINE);
+        log::info!("{}", AbsentNames(&counters.snapshot()));
+        stopped.with_context(|| format!("cannot stop cleanly at {}", mountpoint.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
