@@ -1,5 +1,6 @@
 //! Nodes on a wire in memory, with virtual time: the rules of fail-over, one by one.
 
+mod complete;
 mod failover;
 mod share;
 
@@ -16,7 +17,7 @@ use crate::cache::chunks::CHUNK_BYTES;
 use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{NamesConfig, NamesWriter};
 use crate::cache::store::ChunkStore;
-use crate::cache::types::{Attr, ListingBuilder, Micros, Timestamp};
+use crate::cache::types::{Attr, Kind, ListEntry, ListingBuilder, Micros, Timestamp};
 
 pub(super) const MS: u64 = 1_000;
 pub(super) const S: u64 = 1_000_000;
@@ -139,6 +140,8 @@ pub(super) struct Wire {
     pub(super) rewrites: u8,
     /// How often all files were changed as usual.
     pub(super) writes: u8,
+    /// The names in every directory; none where its listings tell nothing.
+    pub(super) listed: Option<&'static [&'static str]>,
 }
 
 impl Wire {
@@ -164,6 +167,7 @@ impl Wire {
             questions_max: 0,
             rewrites: 0,
             writes: 0,
+            listed: None,
         }
     }
 
@@ -385,8 +389,12 @@ impl Wire {
             BackendOp::Attr { path } if path.starts_with(b"no") => BackendReply::Attr(Err(ENOENT)),
             BackendOp::Attr { path } => BackendReply::Attr(Ok(Found { attr: self.attr(&path), target: None })),
             BackendOp::List { .. } => {
-                let listing = ListingBuilder::default().build(self.now);
-                BackendReply::List(Ok(Listed { listing, is_complete: false, settled: None }))
+                let mut names = ListingBuilder::default();
+                for name in self.listed.unwrap_or_default() {
+                    assert!(names.push(ListEntry { name: name.as_bytes(), kind: Kind::File, backend_ino: 1 }));
+                }
+                let (listing, is_complete) = (names.build(self.now), self.listed.is_some());
+                BackendReply::List(Ok(Listed { listing, is_complete, settled: None }))
             }
             BackendOp::Chunk { path, len, mut slot, .. } => {
                 slot.as_mut_slice()[..len].fill(fill);
