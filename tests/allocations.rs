@@ -12,7 +12,7 @@ use std::time::Duration;
 use bornite::cache::arena::ArenaConfig;
 use bornite::cache::chunks::CHUNK_BYTES;
 use bornite::cache::enoent::{EnoentConfig, EnoentMap};
-use bornite::cache::names::{Names, NamesConfig, NamesWriter};
+use bornite::cache::names::{Names, NamesConfig, NamesWriter, TimedListing};
 use bornite::cache::store::ChunkStore;
 use bornite::cache::types::{Attr, Kind, ListEntry, ListingBuilder, Micros, Timestamp};
 use bornite::observe::{Counter, Counters};
@@ -114,7 +114,7 @@ fn names_take_what_their_budget_is_charged() {
     let dir = names.get(b"usr/lib/python3/site-packages/package0/module000000.py").expect("a directory");
     let before = names.stats().bytes;
     let (bytes, ()) = during(&BYTES, || {
-        writer.set_listing(dir.ino, Arc::new(builder.build(1)), Micros::FOREVER);
+        writer.set_listing(dir.ino, TimedListing::new(Arc::new(builder.build(1)), Micros::FOREVER));
     });
     let charged = names.stats().bytes - before;
     // The builder's own memory was given back meanwhile.
@@ -219,7 +219,8 @@ fn an_answer_from_memory_allocates_nothing() {
     for name in [&b"file"[..], b"link"] {
         assert!(builder.push(ListEntry { name, kind: Kind::File, backend_ino: 1 }));
     }
-    writer.set_listing(dir.ino, Arc::new(builder.build(1)), Micros::FOREVER);
+    let listing = TimedListing::new(Arc::new(builder.build(1)), Micros::FOREVER);
+    writer.set_listing(dir.ino, listing.complete(NOW.after_us(2_000_000), None));
     let (mut store, _) = ChunkStore::new(ArenaConfig::new(16 << 20));
     for index in 0..3 {
         let slot = store.alloc(CHUNK_BYTES).expect("room");
@@ -233,6 +234,7 @@ fn an_answer_from_memory_allocates_nothing() {
     let round = |at: u32| {
         assert!(handler.lookup(NOW, dir.ino.0, b"file", Quiet).is_none());
         assert!(handler.lookup(NOW, dir.ino.0, b"absent", Quiet).is_none());
+        assert!(handler.lookup(NOW, dir.ino.0, b"not listed", Quiet).is_none());
         assert!(handler.getattr(NOW, file.ino.0, Quiet).is_none());
         handler.readlink(link.ino.0, Quiet);
         // Here and there, in order, and across two chunks.
@@ -246,8 +248,9 @@ fn an_answer_from_memory_allocates_nothing() {
     round(0);
     ANSWERS.set(0);
     let (calls, ()) = during(&CALLS, || (0..ROUNDS).for_each(round));
-    assert_eq!(ANSWERS.get(), ROUNDS * 8, "all were answered at once");
-    assert_eq!(calls, 0, "allocations in {ROUNDS} rounds of eight answers");
+    assert_eq!(ANSWERS.get(), ROUNDS * 9, "all were answered at once");
+    assert_eq!(calls, 0, "allocations in {ROUNDS} rounds of nine answers");
     assert_eq!(counters.get(Counter::ChunkHits), u64::from(ROUNDS + 1) * 3);
+    assert_eq!(names.stats().listing_serves, u64::from(ROUNDS) + 1);
     assert!(!file.is_held(), "as many lookups as were forgotten");
 }

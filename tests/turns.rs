@@ -35,6 +35,7 @@ fn root(files: u64) -> (Node, Arc<Names>) {
         job: 1,
         incarnation: 1,
         enoent_ttl: Duration::from_secs(2),
+        complete_dirs: true,
         dir_ttl: Duration::from_secs(60),
         attr_ttl: None,
         detect: Duration::from_secs(2),

@@ -3,7 +3,7 @@
 use bornite::cache::types::{Attr, Timestamp, Version};
 use bornite::core::limits::{PATH_BYTES_MAX, TARGET_BYTES_MAX};
 use bornite::core::wire::{Grant, Header, INLINE_BYTES_MAX, Message, PART_BYTES_MAX, Statfs, path_is_valid};
-use bornite::core::{NodeId, Swept};
+use bornite::core::{NodeId, Purpose, Swept};
 
 use super::bytes::Bytes;
 
@@ -58,10 +58,13 @@ pub(crate) fn path<'a>(bytes: &mut Bytes<'a>) -> &'a [u8] {
 
 /// A message of any kind, by its first byte.
 pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
-    match bytes.u8() % 17 {
+    match bytes.u8() % 18 {
         0 => Message::Probe { begun: bytes.u64() },
         1 => Message::Attr { path: path(bytes) },
-        2 => Message::List { stamp: bytes.u64(), from: bytes.u32(), path: path(bytes) },
+        2 => {
+            let purpose = if bytes.u8() & 1 == 1 { Purpose::Absence } else { Purpose::Reading };
+            Message::List { stamp: bytes.u64(), from: bytes.u32(), purpose, path: path(bytes) }
+        }
         3 => Message::Chunk { version: version(bytes), index: bytes.u32(), path: path(bytes) },
         4 => Message::Statfs,
         5 => Message::Release { grant: bytes.u64() },
@@ -75,10 +78,11 @@ pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
         9 => Message::Failed { errno: 3 + i32::from(bytes.u16() % 4093) },
         10 => Message::Pending,
         11 => {
-            let (stamp, remaining_us) = (bytes.u64(), bytes.u64());
+            let (stamp, remaining_us, absent_us) = (bytes.u64(), bytes.u64(), bytes.u64());
             let (from, more) = (bytes.u32() / 2, u32::from(bytes.u16()));
             let part = bytes.piece(PART_BYTES_MAX);
-            Message::Part { stamp, remaining_us, from, total: from + part.len() as u32 + more, bytes: part }
+            let total = from + part.len() as u32 + more;
+            Message::Part { stamp, remaining_us, absent_us, from, total, bytes: part }
         }
         12 => Message::Inline { crc: bytes.u32(), bytes: bytes.piece(INLINE_BYTES_MAX) },
         13 => Message::Granted(Grant {
@@ -90,6 +94,7 @@ pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
         }),
         14 => Message::Sweep { tree: bytes.u8(), down: bytes.u8() & 1 == 1, path: path(bytes) },
         15 => Message::Swept(Swept { reached: bytes.u32(), missing: bytes.u32() }),
+        16 => Message::Unchanged { stamp: bytes.u64(), remaining_us: bytes.u64(), absent_us: bytes.u64() },
         _ => Message::Filesystem(statfs(bytes)),
     }
 }

@@ -13,8 +13,8 @@ use bornite::cache::types::{Attr, Ino, Kind, ListEntry, ListingBuilder, Micros, 
 use bornite::core::limits::{FRAME_BYTES_MAX, REQUEST_DEADLINE_US};
 use bornite::core::wire::{self, Grant, Header, Message, PART_BYTES_MAX};
 use bornite::core::{
-    BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Node, NodeConfig, NodeId, Object, Outcome, Output,
-    Topology, Waiter,
+    BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Listed, Node, NodeConfig, NodeId, Object, Outcome, Output,
+    Purpose, Topology, Waiter,
 };
 
 use super::bytes::Bytes;
@@ -80,6 +80,7 @@ impl World {
             job: JOB,
             incarnation: 1,
             enoent_ttl: Duration::from_secs(2),
+            complete_dirs: true,
             dir_ttl: Duration::from_secs(3),
             attr_ttl: Some(Duration::from_secs(5)),
             detect: Duration::from_secs(2),
@@ -157,7 +158,10 @@ impl World {
         let (stamp, at) = (u64::from(bytes.u8() % 4), u32::from(bytes.u8()));
         let message = match &object {
             Object::Attr(path) => Message::Attr { path },
-            Object::List(path) => Message::List { path, stamp, from: at },
+            Object::List(path) => {
+                let purpose = if stamp & 1 == 1 { Purpose::Absence } else { Purpose::Reading };
+                Message::List { path, stamp, from: at, purpose }
+            }
             Object::Chunk { path, version, index } => Message::Chunk { path, version: *version, index: *index },
             Object::Statfs => Message::Statfs,
         };
@@ -203,7 +207,7 @@ impl World {
         let back = usize::from(bytes.u8());
         let (parent, id) = self.asked.iter().rev().nth(back).copied().unwrap_or((parent, back as u64));
         let remaining_us = u64::from(bytes.u16()) << 8;
-        match bytes.u8() % 8 {
+        match bytes.u8() % 9 {
             0 => self.frame(parent, id, &Message::Alive { serving: true, credits: 64, begun: 1 }),
             1 => self.frame(parent, id, &Message::Absent { remaining_us }),
             2 => self.frame(parent, id, &Message::Found { attr: World::attr(bytes), remaining_us, target: b"t" }),
@@ -214,7 +218,8 @@ impl World {
                 let part = listing.part(from, PART_BYTES_MAX);
                 let total = (from + part.len()).max(listing.bytes().len()) as u32;
                 let (stamp, from) = (listing.stamp, from as u32);
-                self.frame(parent, id, &Message::Part { stamp, remaining_us, from, total, bytes: part });
+                let absent_us = remaining_us / 2;
+                self.frame(parent, id, &Message::Part { stamp, remaining_us, absent_us, from, total, bytes: part });
             }
             5 => {
                 let data = bytes.piece(wire::INLINE_BYTES_MAX);
@@ -225,6 +230,10 @@ impl World {
                 let len = u32::from(bytes.u16()) << (bytes.u8() % 12);
                 let crc = if bytes.u8() & 1 == 0 { 7 } else { bytes.u32() };
                 self.frame(parent, id, &Message::Granted(Grant { grant: id, key: 1, offset: 0, len, crc }));
+            }
+            7 => {
+                let (stamp, absent_us) = (u64::from(bytes.u8() % 4), remaining_us / 2);
+                self.frame(parent, id, &Message::Unchanged { stamp, remaining_us, absent_us });
             }
             _ => self.frame(parent, id, &Message::Filesystem(messages::statfs(bytes))),
         }
@@ -256,7 +265,9 @@ impl World {
                     BackendOp::List { .. } if fails => BackendReply::List(Err(errno)),
                     BackendOp::List { .. } => {
                         let listing = self.listing(bytes);
-                        BackendReply::List(Ok(listing.build(self.stamps)))
+                        let (listing, is_complete) = (listing.build(self.stamps), bytes.u8() % 8 > 0);
+                        let settled = (bytes.u8() & 1 == 1).then(|| World::attr(bytes));
+                        BackendReply::List(Ok(Listed { listing, is_complete, settled }))
                     }
                     BackendOp::Chunk { .. } if fails => BackendReply::Chunk(Err(ChunkFailure::Errno(errno))),
                     BackendOp::Chunk { slot, len, .. } => {

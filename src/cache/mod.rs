@@ -11,7 +11,7 @@
 //!
 //! FUSE threads and reply workers read; on a hit they take no lock, allocate nothing and wait for nobody. The engine
 //! is the one writer: its handles are unique and take `&mut self`, so a second writer does not compile. A lookup asks
-//! names, then the ENOENT map, then the parent's listing ([`Inode::absent_for_us`]), and is a miss after that.
+//! names, then the ENOENT map, then the parent's listing ([`Names::absent_in`]), and is a miss after that.
 //!
 //! Time is told (`now: Micros`), as are the keys of hashes: this folder reads no clock and no randomness, and does no
 //! I/O but mapping anonymous memory. It knows neither FUSE, nor the network, nor the protocol.
@@ -40,6 +40,6 @@ pub mod types;
 pub use arena::{Arena, ArenaConfig, SegmentInfo, Slot};
 pub use chunks::{CHUNK_BYTES, Chunk, FileData};
 pub use enoent::{EnoentConfig, EnoentMap, EnoentStats, Stored, Token};
-pub use names::{Inode, Names, NamesConfig, NamesStats, NamesWriter, PATH_BYTES_MAX, Shrunk, TimedListing};
+pub use names::{Inode, Names, NamesConfig, NamesStats, NamesWriter, PATH_BYTES_MAX, Proof, Shrunk, TimedListing};
 pub use store::{ArenaStats, ChunkStore, NoMemory};
 pub use types::{Attr, AttrWire, Ino, Kind, ListEntry, Listing, ListingBuilder, Micros, Timestamp, Version};

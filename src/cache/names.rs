@@ -16,6 +16,7 @@
 //! Memory: about 470 bytes and the path's length per regular file, some 190 fewer for what has no data; with what the
 //! allocator adds. [`NamesStats::bytes`] is the sum of all of it, and `shrink` makes room in it.
 
+mod listings;
 mod shrink;
 
 use std::collections::VecDeque;
@@ -24,12 +25,14 @@ use arc_swap::ArcSwapOption;
 use hashbrown::HashMap;
 
 use super::chunks::FileData;
+use super::counters::Counters;
 use super::hash::KeyedHash;
 use super::heap::{arc_bytes, heap_bytes};
 use super::index::{Index, IndexWriter};
 use super::numbers::{Numbers, Pages};
 use super::sync::{Arc, AtomicBool, AtomicU64, Ordering};
-use super::types::{Attr, Ino, Kind, Listing, Micros};
+use super::types::{Attr, Ino, Kind, Micros};
+pub use listings::{Proof, TimedListing, is_hidden, is_missing};
 pub use shrink::Shrunk;
 
 /// Longest path that is looked up, bytes: `PATH_MAX` of `linux/limits.h`.
@@ -58,15 +61,6 @@ impl NamesConfig {
     pub const fn new(hash_key: [u64; 2]) -> NamesConfig {
         NamesConfig { hash_key, index_shards: 256, retired_max: 65_536, bytes_max: u64::MAX }
     }
-}
-
-/// The names of a directory and how long they may be believed.
-#[derive(Debug)]
-pub struct TimedListing {
-    /// All its names.
-    pub listing: Arc<Listing>,
-    /// Until when.
-    pub expires: Micros,
 }
 
 /// What one path was last known to be.
@@ -127,22 +121,6 @@ impl Inode {
         self.body.data.as_ref()
     }
 
-    /// The names of a directory, where they were listed; whether they may still be believed is the caller's to see.
-    #[must_use]
-    pub fn listing(&self) -> Option<Arc<TimedListing>> {
-        self.body.listing.load_full()
-    }
-
-    /// Microseconds (more than 0) for which `name` is known to be absent from this directory, because a listing that
-    /// may be believed at `now` lacks it. Takes no lock and allocates nothing.
-    #[must_use]
-    pub fn absent_for_us(&self, name: &[u8], now: Micros) -> Option<u64> {
-        let timed = self.body.listing.load();
-        let timed = timed.as_ref()?;
-        let remaining_us = timed.expires.remaining_us(now);
-        (remaining_us > 0 && timed.listing.find(name).is_none()).then_some(remaining_us)
-    }
-
     /// Memory of this view of the inode, bytes.
     fn view_bytes(&self) -> usize {
         let target_bytes = self.target.as_ref().map_or(0, |target| target.len());
@@ -176,6 +154,8 @@ pub struct NamesStats {
     pub bytes: u64,
     /// Inodes dropped to make room.
     pub dropped: u64,
+    /// Names that complete listings answered as absent.
+    pub listing_serves: u64,
 }
 
 /// The readers' side, shared by all threads.
@@ -184,6 +164,7 @@ pub struct Names {
     index: Arc<Index<Inode>>,
     inos: Numbers<Inode>,
     dropped: AtomicU64,
+    listing_serves: Counters<1>,
     /// Whether the writer wants to know what the kernel forgets.
     wants_forgets: AtomicBool,
     paths: AtomicU64,
@@ -265,12 +246,14 @@ impl Names {
             retired: self.retired.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed) + self.index.size_bytes() as u64,
             dropped: self.dropped.load(Ordering::Relaxed),
+            listing_serves: self.listing_serves.sum(0),
         }
     }
 }
 
 /// The path of the directory that `path` is in; none for the root.
-fn parent_path(path: &[u8]) -> Option<&[u8]> {
+#[must_use]
+pub fn parent_path(path: &[u8]) -> Option<&[u8]> {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => Some(&path[..at]),
         None if path.is_empty() => None,
@@ -332,6 +315,7 @@ impl NamesWriter {
             index: Arc::clone(index.shared()),
             inos: Numbers::new(),
             dropped: AtomicU64::new(0),
+            listing_serves: Counters::new(),
             wants_forgets: AtomicBool::new(false),
             paths: AtomicU64::new(0),
             retired: AtomicU64::new(0),
@@ -412,23 +396,6 @@ impl NamesWriter {
         inode
     }
 
-    /// Gives a directory its names; ignored for a number that is no directory, or is retired or unknown.
-    pub fn set_listing(&mut self, ino: Ino, listing: Arc<Listing>, expires: Micros) {
-        if let Some(inode) = self.names.by_ino(ino)
-            && inode.attr.is_dir()
-            && !inode.is_retired()
-        {
-            self.set_listing_of(&inode.body, Some(Arc::new(TimedListing { listing, expires })));
-        }
-    }
-
-    /// Takes a directory's names away.
-    pub fn drop_listing(&mut self, ino: Ino) {
-        if let Some(inode) = self.names.by_ino(ino) {
-            self.set_listing_of(&inode.body, None);
-        }
-    }
-
     /// Takes a path away, and retires its number when no other path has it. What lies below a directory is not
     /// touched. The root stays (`None`).
     pub fn remove(&mut self, path: &[u8]) -> Option<Arc<Inode>> {
@@ -472,7 +439,7 @@ impl NamesWriter {
         let is_part = self.index.for_each_of(part, |inode| {
             if is_at_or_below(&inode.path, path) {
                 inode.expires_us.store(0, Ordering::Release);
-                dropped_bytes += inode.body.listing.swap(None).map_or(0, |timed| timed_bytes(&timed));
+                dropped_bytes += inode.body.listing.swap(None).map_or(0, |timed| timed.size_bytes());
                 found.push(Arc::clone(inode));
             }
         });
@@ -568,14 +535,6 @@ impl NamesWriter {
         if change < 0 { self.sub_bytes(change.unsigned_abs()) } else { self.add_bytes(change.unsigned_abs()) }
     }
 
-    fn set_listing_of(&mut self, body: &Body, timed: Option<Arc<TimedListing>>) {
-        let added = timed.as_deref().map_or(0, timed_bytes);
-        let removed = body.listing.swap(timed).as_deref().map_or(0, timed_bytes);
-        self.listing_bytes = self.listing_bytes + added - removed;
-        self.add_bytes(added);
-        self.sub_bytes(removed);
-    }
-
     fn add_bytes(&self, bytes: usize) {
         self.names.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -583,10 +542,6 @@ impl NamesWriter {
     fn sub_bytes(&self, bytes: usize) {
         self.names.bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
-}
-
-fn timed_bytes(timed: &TimedListing) -> usize {
-    arc_bytes::<TimedListing>() + timed.listing.size_bytes()
 }
 
 /// The backend's identity of what may have several paths.
@@ -620,7 +575,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::types::{ListEntry, ListingBuilder, Timestamp};
+    use super::super::types::{ListEntry, Listing, ListingBuilder, Timestamp};
     use super::*;
 
     pub(super) const DIR: u32 = 0o040_755;
@@ -803,27 +758,23 @@ mod tests {
     fn a_listing_lives_as_long_as_its_directory_is_the_same() {
         let (mut writer, names) = names();
         let dir = put(&mut writer, b"d", attr(DIR, 2));
-        assert_eq!(dir.absent_for_us(b"x", Micros(0)), None);
-        writer.set_listing(dir.ino, listing(&[b"a", b"b"]), Micros(100));
-        assert_eq!(dir.absent_for_us(b"x", Micros(40)), Some(60));
-        assert_eq!(dir.absent_for_us(b"a", Micros(40)), None);
-        assert_eq!(dir.absent_for_us(b"x", Micros(100)), None);
+        writer.set_listing(dir.ino, TimedListing::new(listing(&[b"a", b"b"]), Micros(100)));
         let with_listing = names.stats().bytes;
 
         let again = put(&mut writer, b"d", Attr { uid: 5, ..attr(DIR, 2) });
         assert_eq!(again.listing().expect("unchanged").listing.len(), 2);
         assert_eq!(names.stats().bytes, with_listing);
         for changed in [Attr { mtime: at(1), ..attr(DIR, 2) }, Attr { mtime: at(1), ctime: at(1), ..attr(DIR, 2) }] {
-            writer.set_listing(dir.ino, listing(&[b"a"]), Micros(100));
+            writer.set_listing(dir.ino, TimedListing::new(listing(&[b"a"]), Micros(100)));
             let inode = put(&mut writer, b"d", changed);
             assert_eq!(inode.ino, dir.ino);
             assert!(inode.listing().is_none() && again.listing().is_none(), "{changed:?}");
         }
-        writer.set_listing(dir.ino, listing(&[b"a"]), Micros(100));
+        writer.set_listing(dir.ino, TimedListing::new(listing(&[b"a"]), Micros(100)));
         writer.drop_listing(dir.ino);
         assert!(again.listing().is_none() && names.stats().bytes < with_listing);
         let file = put(&mut writer, b"f", attr(FILE, 4));
-        writer.set_listing(file.ino, listing(&[b"a"]), Micros(100));
+        writer.set_listing(file.ino, TimedListing::new(listing(&[b"a"]), Micros(100)));
         assert!(file.listing().is_none());
     }
 
@@ -832,7 +783,7 @@ mod tests {
         let (mut writer, names) = names();
         let file = put(&mut writer, b"f", attr(FILE, 2));
         let dir = put(&mut writer, b"d", attr(DIR, 3));
-        writer.set_listing(dir.ino, listing(&[b"a"]), Micros::FOREVER);
+        writer.set_listing(dir.ino, TimedListing::new(listing(&[b"a"]), Micros::FOREVER));
         assert!(file.is_fresh(Micros(0)) && dir.listing().is_some());
         writer.invalidate_below(b"");
         assert!(!file.is_fresh(Micros(0)) && !dir.is_fresh(Micros(0)) && dir.listing().is_none());
@@ -947,7 +898,7 @@ mod tests {
                     }
                     Step::Forget(_) => {}
                     Step::List(path) => if let Some((ino, _)) = paths.get(&path) {
-                        writer.set_listing(*ino, listing(&[b"a"]), Micros::FOREVER);
+                        writer.set_listing(*ino, TimedListing::new(listing(&[b"a"]), Micros::FOREVER));
                     },
                     Step::Invalidate => drop(writer.invalidate_below(b"")),
                 }

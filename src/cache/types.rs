@@ -361,6 +361,18 @@ pub struct ListingBuilder {
 }
 
 impl ListingBuilder {
+    /// Names packed so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Whether there are none yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
     /// Bytes packed so far.
     #[must_use]
     pub fn len_bytes(&self) -> usize {

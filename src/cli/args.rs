@@ -127,6 +127,15 @@ pub enum Command {
     ManPages(ManPagesArgs),
 }
 
+/// Something that is done or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is done.
+    On,
+    /// It is not.
+    Off,
+}
+
 /// Options of a daemon that `mount` and `launch` share.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DaemonArgs {
@@ -164,6 +173,10 @@ pub struct DaemonArgs {
     /// How long listings and attributes of directories are remembered, in milliseconds [default: 60000]
     #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(TTL_MS))]
     pub dir_ttl_ms: Option<u64>,
+    /// Whether a directory in which several names are missed is listed, so that the listing answers all further ones
+    /// [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub complete_dirs: Option<Switch>,
     /// Threads that read requests of the kernel [default: 2]
     #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(FUSE_THREADS))]
     pub fuse_threads: Option<u64>,
@@ -417,6 +430,9 @@ pub struct EnoentArgs {
     /// The backend works on so many operations at once; the others wait
     #[arg(long, value_name = "N", value_parser = number(BACKEND_SLOTS), default_value = "4")]
     pub backend_slots: u64,
+    /// Whether listings answer absent names by our rule
+    #[arg(long, value_name = "on|off", hide_possible_values = true, default_value = "on")]
+    pub complete_dirs: Switch,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

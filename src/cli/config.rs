@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::args::{
-    self, DETECT_MS, ENOENT_TTL_MS, FANOUT, FUSE_THREADS, LOG_LEVEL, LogType, MountArgs, STRIPES, TREES, TTL_MS,
-    number, parse_size,
+    self, DETECT_MS, ENOENT_TTL_MS, FANOUT, FUSE_THREADS, LOG_LEVEL, LogType, MountArgs, STRIPES, Switch, TREES,
+    TTL_MS, number, parse_size,
 };
 
 /// The file that every daemon of a machine reads, if it exists.
@@ -21,7 +21,7 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "target",
     "address_book",
     "hostname",
@@ -35,6 +35,7 @@ const KEYS: [&str; 18] = [
     "detect_ms",
     "attr_ttl_ms",
     "dir_ttl_ms",
+    "complete_dirs",
     "fuse_threads",
     "allow_other",
     "log_level",
@@ -81,6 +82,7 @@ pub(super) struct Settings {
     pub(super) detect_ms: u64,
     pub(super) attr_ttl_ms: Option<u64>,
     pub(super) dir_ttl_ms: u64,
+    pub(super) complete_dirs: Switch,
     pub(super) fuse_threads: u64,
     pub(super) allow_other: bool,
     pub(super) log_level: u64,
@@ -104,6 +106,7 @@ impl Default for Settings {
             detect_ms: 2000,
             attr_ttl_ms: None,
             dir_ttl_ms: 60_000,
+            complete_dirs: Switch::On,
             fuse_threads: 2,
             allow_other: false,
             log_level: 3,
@@ -208,6 +211,7 @@ impl Settings {
             detect_ms,
             attr_ttl_ms,
             dir_ttl_ms,
+            complete_dirs,
             fuse_threads,
             allow_other,
             log_level,
@@ -225,6 +229,7 @@ impl Settings {
         replace(&mut self.detect_ms, detect_ms);
         replace_some(&mut self.attr_ttl_ms, attr_ttl_ms);
         replace(&mut self.dir_ttl_ms, dir_ttl_ms);
+        replace(&mut self.complete_dirs, complete_dirs);
         replace(&mut self.fuse_threads, fuse_threads);
         self.allow_other |= allow_other;
         replace(&mut self.log_level, log_level);
@@ -248,6 +253,13 @@ impl Settings {
             "fanout" => self.fanout = Some(number(FANOUT)(text)?),
             "attr_ttl_ms" => self.attr_ttl_ms = Some(number(TTL_MS)(text)?),
             "dir_ttl_ms" => self.dir_ttl_ms = number(TTL_MS)(text)?,
+            "complete_dirs" => {
+                self.complete_dirs = match text {
+                    "on" | "true" | "1" => Switch::On,
+                    "off" | "false" | "0" => Switch::Off,
+                    _ => return Err("it must be on or off".to_owned()),
+                }
+            }
             "fuse_threads" => self.fuse_threads = number(FUSE_THREADS)(text)?,
             "allow_other" => {
                 self.allow_other = match text {
@@ -288,6 +300,9 @@ impl Settings {
                     "fanout" => self.fanout.as_ref().and_then(count),
                     "attr_ttl_ms" => self.attr_ttl_ms.as_ref().and_then(count),
                     "dir_ttl_ms" => count(&self.dir_ttl_ms),
+                    "complete_dirs" => {
+                        Some(quoted(if self.complete_dirs == Switch::On { "on" } else { "off" }.as_ref()))
+                    }
                     "fuse_threads" => count(&self.fuse_threads),
                     "allow_other" => Some(self.allow_other.to_string()),
                     "log_level" => count(&self.log_level),
@@ -380,6 +395,7 @@ mod tests {
             ("detect_ms", "500"),
             ("attr_ttl_ms", "5"),
             ("dir_ttl_ms", "6"),
+            ("complete_dirs", "off"),
             ("fuse_threads", "3"),
             ("allow_other", "true"),
             ("log_level", "5"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::args::{DaemonArgs, LaunchArgs, StopArgs};
+use super::args::{DaemonArgs, LaunchArgs, StopArgs, Switch};
 use super::{UsageError, daemon, output, signals};
 use crate::job::stop::Patience;
 use crate::job::{Hooks, LaunchError, LocalPlan};
@@ -120,6 +120,7 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
         detect_ms,
         attr_ttl_ms,
         dir_ttl_ms,
+        complete_dirs,
         fuse_threads,
         allow_other,
         log_level,
@@ -135,6 +136,8 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
     add("--log-type", Some("stdout".into()));
     add("--target", target.clone().map(PathBuf::into_os_string));
     add("--net", net.clone().map(OsString::from));
+    let switch = |switch: &Switch| if *switch == Switch::On { "on" } else { "off" };
+    add("--complete-dirs", complete_dirs.as_ref().map(switch).map(OsString::from));
     for (flag, value) in [
         ("--enoent-ttl-ms", enoent_ttl_ms),
         ("--cache-size", cache_size),
@@ -178,6 +181,7 @@ mod tests {
             detect_ms: Some(500),
             attr_ttl_ms: Some(4),
             dir_ttl_ms: Some(5),
+            complete_dirs: Some(Switch::Off),
             fuse_threads: Some(1),
             allow_other: true,
             log_level: Some(5),

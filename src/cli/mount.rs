@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use super::args::{LogType, MountArgs};
+use super::args::{LogType, MountArgs, Switch};
 use super::config::Settings;
 use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals};
 use crate::job::book::check_host;
@@ -210,6 +210,7 @@ pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBu
         detect: Duration::from_millis(settings.detect_ms),
         enoent_ttl: Duration::from_millis(settings.enoent_ttl_ms),
         attr_ttl: settings.attr_ttl_ms.map(Duration::from_millis),
+        complete_dirs: settings.complete_dirs == Switch::On,
         dir_ttl: Duration::from_millis(settings.dir_ttl_ms),
         cache_bytes: node.cache_bytes(settings),
         names_bytes: node.names_bytes(settings),

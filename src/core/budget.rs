@@ -26,6 +26,13 @@ pub(super) struct Relief {
     pause: Micros,
 }
 
+impl Relief {
+    /// Whether room is being made.
+    pub(super) fn is_active(&self) -> bool {
+        self.is_active
+    }
+}
+
 impl Node {
     /// Makes room among the names where their budget is used up; `ask_max`: how many more the kernel may be asked for.
     /// True when there is more to do at once. To be called in every turn: costs nothing while there is room.

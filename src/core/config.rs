@@ -15,6 +15,8 @@ pub struct NodeConfig {
     pub incarnation: u64,
     /// How long the root's ENOENT may be repeated; zero: not at all.
     pub enoent_ttl: Duration,
+    /// Whether listings answer the names that they lack (`--complete-dirs`).
+    pub complete_dirs: bool,
     /// How long attributes of directories, and listings, may be used.
     pub dir_ttl: Duration,
     /// How long attributes of all else may be used; none: until they are invalidated.
@@ -78,6 +80,14 @@ pub struct Counters {
     pub backend_enoent: u64,
     /// Requests to the backend for listings.
     pub backend_list: u64,
+    /// Absent names that listings answered, clients' by FUSE threads included.
+    pub listing_serves: u64,
+    /// Listings asked for to answer absent names.
+    pub listings_wanted: u64,
+    /// Those of them that were found unchanged.
+    pub listings_renewed: u64,
+    /// Listings dropped because a name was found that they lack.
+    pub listings_voided: u64,
     /// Requests to the backend for chunks.
     pub backend_chunk: u64,
     /// Bytes of chunks read from the backend.

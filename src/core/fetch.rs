@@ -1,17 +1,20 @@
 //! Asking upstream: another node, or the backend; and what becomes of the answers.
 
-use super::flight::{Flight, FlightId, Object, Outcome, Stage, Waiter};
+use std::sync::Arc;
+
+use super::flight::{Flight, FlightId, Object, Outcome, Purpose, Stage, Waiter};
 use super::limits::{
-    ARRANGE_INLINE_BYTES, CHECKSUM_RETRIES_MAX, HEARTBEATS_PER_DETECT, LISTING_BYTES_MAX, MEMORY_RETRY_US, RETRY_US,
-    VERIFY_INLINE_BYTES,
+    ARRANGE_INLINE_BYTES, CHECKSUM_RETRIES_MAX, COMPLETE_BYTES_MAX, COMPLETE_NAMES_MAX, HEARTBEATS_PER_DETECT,
+    LISTING_BYTES_MAX, MEMORY_RETRY_US, RETRY_US, VERIFY_INLINE_BYTES,
 };
-use super::node::{EIO, ENOMEM, ESTALE, FlightKey, Node, chunk_len, describe};
-use super::output::{BackendOp, BackendReply, ChunkFailure, Output};
+use super::node::{E2BIG, EIO, ENOMEM, ESTALE, FlightKey, Node, chunk_len, describe};
+use super::output::{BackendOp, BackendReply, ChunkFailure, Listed, Output};
 use super::topology::NodeId;
 use super::upstream::Target;
 use super::wire::{Grant, Header, Message};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::CHUNK_BYTES;
+use crate::cache::names::{Proof, TimedListing};
 use crate::cache::types::{Attr, Listing, ListingBuilder, Micros};
 
 /// Pause before a chunk is asked for again whose bytes could not be pulled.
@@ -51,7 +54,10 @@ impl Node {
         let Some(flight) = self.flights.get(id) else { return };
         let tree = flight.tree;
         if self.trees[tree].is_answerer() {
-            return self.ask_backend(now, id);
+            if known || !self.looks_first(now, id) {
+                self.ask_backend(now, id);
+            }
+            return;
         }
         flight.stage = Stage::InLine;
         self.trees[tree].line.push_back(id);
@@ -61,6 +67,10 @@ impl Node {
     /// The attributes that request `id` waited for are here.
     pub(super) fn resume(&mut self, now: Micros, id: FlightId, outcome: &Outcome) {
         let Some(flight) = self.flights.get(id).filter(|flight| flight.stage == Stage::Behind) else { return };
+        if let Object::Attr(path) = &flight.object {
+            let path = path.clone();
+            return self.resume_with(now, id, &path, outcome);
+        }
         let answer = match outcome {
             Outcome::Entry(inode) => fits(&flight.object, &inode.attr),
             Outcome::Absent { .. } => Err(ESTALE),
@@ -68,9 +78,19 @@ impl Node {
             Outcome::Listing { .. } | Outcome::Chunk(_) | Outcome::Statfs(_) => Err(EIO),
         };
         match answer {
-            Ok(()) => self.lead_on(now, id, true),
+            Ok(()) => match self.renewed_meanwhile(now, id) {
+                Some(outcome) => self.finish(now, id, &outcome),
+                None => self.lead_on(now, id, true),
+            },
             Err(errno) => self.fail(now, id, errno),
         }
+    }
+
+    /// The listing that request `id` is for, if it was renewed by the look at the directory that was waited for.
+    fn renewed_meanwhile(&mut self, now: Micros, id: FlightId) -> Option<Outcome> {
+        let flight = self.flights.get(id).filter(|flight| flight.purpose == Purpose::Absence)?;
+        let object = matches!(flight.object, Object::List(_)).then(|| flight.object.clone())?;
+        self.recall(now, &object, Waiter::Nobody)
     }
 
     /// Asks a node, for the first time or again.
@@ -86,19 +106,26 @@ impl Node {
         flight.stage = Stage::Asked;
         flight.sign_at = now;
         flight.asked_at.get_or_insert(now);
-        let object = flight.object.clone();
-        let (stamp, from) = flight
-            .parts
-            .as_ref()
-            .map_or((0, 0), |(stamp, parts)| (*stamp, u32::try_from(parts.len_bytes()).unwrap_or(0)));
-        if let (Object::Attr(path), None) = (&object, &flight.token) {
-            flight.token = Some(self.enoent.begin(path));
+        let (object, purpose) = (flight.object.clone(), flight.purpose);
+        let parts = flight.parts.as_ref();
+        let begun = parts.map(|(stamp, parts)| (*stamp, u32::try_from(parts.len_bytes()).unwrap_or(0)));
+        // What is here may be renewed.
+        let known = || match (&object, purpose) {
+            (Object::List(path), Purpose::Absence) => self.names.get(path).and_then(|inode| inode.listing()),
+            _ => None,
+        };
+        let whole = || known().filter(|timed| timed.absent_until > Micros(0)).map_or(0, |timed| timed.listing.stamp);
+        let (stamp, from) = begun.unwrap_or_else(|| (whole(), 0));
+        if let Object::Attr(path) = &object
+            && let Some(flight) = self.flights.get(id)
+        {
+            flight.token.get_or_insert_with(|| self.enoent.begin(path));
         }
         self.counters.to_parent += 1;
         self.release_to(node);
         let message = match &object {
             Object::Attr(path) => Message::Attr { path },
-            Object::List(path) => Message::List { path, stamp, from },
+            Object::List(path) => Message::List { path, stamp, from, purpose },
             Object::Chunk { path, version, index } => Message::Chunk { path, version: *version, index: *index },
             Object::Statfs => Message::Statfs,
         };
@@ -106,7 +133,9 @@ impl Node {
     }
 
     pub(super) fn ask_backend(&mut self, now: Micros, id: FlightId) {
-        let Some(object) = self.flights.get(id).map(|flight| flight.object.clone()) else { return };
+        let Some((object, purpose)) = self.flights.get(id).map(|flight| (flight.object.clone(), flight.purpose)) else {
+            return;
+        };
         let op = match object {
             Object::Attr(path) => {
                 let token = self.enoent.begin(&path);
@@ -118,7 +147,8 @@ impl Node {
             }
             Object::List(path) => {
                 self.counters.backend_list += 1;
-                BackendOp::List { path }
+                let names_max = if purpose == Purpose::Absence { COMPLETE_NAMES_MAX } else { usize::MAX };
+                BackendOp::List { path, names_max }
             }
             Object::Chunk { path, version, index } => {
                 let Some(len) = chunk_len(version.size, index) else { return self.fail(now, id, EIO) };
@@ -171,17 +201,22 @@ impl Node {
                     (false, Some(ttl)) => asked_at.after(ttl),
                     (false, None) => Micros::FOREVER,
                 };
-                match self.found_at_backend(id, &key, found, expires) {
-                    Some(outcome) => outcome,
-                    None => return,
+                let proven = self.proven(&key.path, &found.attr);
+                let Some(outcome) = self.found_at_backend(now, id, &key, found, expires) else { return };
+                if let Some(timed) = proven {
+                    self.renew_listing(&key.path, &timed, asked_at);
                 }
+                outcome
             }
             BackendReply::Attr(Err(errno)) if errno == rustix::io::Errno::NOENT.raw_os_error() => {
                 self.counters.backend_enoent += 1;
                 self.learn_absent(now, &key, asked_at.after(self.config.enoent_ttl))
             }
-            BackendReply::List(Ok(listing)) => {
-                self.learn_listing(&key.path, listing, asked_at.after(self.config.dir_ttl))
+            BackendReply::List(Ok(Listed { listing, is_complete, settled })) => {
+                let absent_until = if is_complete { asked_at.after(self.config.enoent_ttl) } else { Micros(0) };
+                let proof = settled.filter(|_| is_complete).map(|attr| Proof::new(&attr, asked_at));
+                let until = (asked_at.after(self.config.dir_ttl), absent_until);
+                self.learn_listing(id, &key.path, listing, until, proof)
             }
             BackendReply::Chunk(Ok(read)) => match self.read_at_backend(id, &object, read) {
                 Some(outcome) => outcome,
@@ -235,14 +270,11 @@ impl Node {
         flight.sign_at = now;
         if !matches!(message, Message::Pending) && std::mem::take(&mut flight.outdated) {
             // It was answered before the invalidation reached the parent, or asked before it: once more from the start.
-            self.give_back(id);
-            if let Some(id) = self.flights.renew(id) {
-                self.lead(now, id);
-            }
-            return;
+            return self.start_again(now, id);
         }
         let asked_at = flight.asked_at.unwrap_or(now);
         let (key, object, tree) = (FlightKey::from(&*flight), flight.object.clone(), flight.tree);
+        let purpose = flight.purpose;
         if message == Message::Pending {
             return;
         }
@@ -251,25 +283,39 @@ impl Node {
             (_, Message::Failed { errno }) => self.failed(&object, errno),
             (Object::Attr(_), Message::Found { attr, remaining_us, target }) => {
                 let target = (attr.kind() == crate::cache::types::Kind::Symlink).then_some(target);
-                self.learn_found(&key, attr, target, asked_at.after_us(remaining_us))
+                self.learn_found(now, &key, attr, target, asked_at.after_us(remaining_us))
             }
             (Object::Attr(_), Message::Absent { remaining_us }) => {
                 self.learn_absent(now, &key, asked_at.after_us(remaining_us))
             }
-            (Object::List(_), Message::Part { stamp, remaining_us, from, total, bytes }) => {
+            (Object::List(_), Message::Part { total, .. })
+                if purpose == Purpose::Absence && total as usize > COMPLETE_BYTES_MAX =>
+            {
+                Outcome::Failed { errno: E2BIG }
+            }
+            (Object::List(_), Message::Part { stamp, remaining_us, absent_us, from, total, bytes }) => {
+                let until = (asked_at.after_us(remaining_us), until_absent(asked_at, absent_us));
                 match self.add_part(id, stamp, from, total, bytes) {
                     Ok(None) => return self.ask(now, id, header.from),
                     Ok(Some(parts)) if parts.len_bytes() > ARRANGE_INLINE_BYTES => {
                         if let Some(flight) = self.flights.get(id) {
-                            flight.stage = Stage::Arranging { expires: asked_at.after_us(remaining_us) };
+                            flight.stage = Stage::Arranging { until };
                         }
                         return self.out.push_back(Output::Arrange { id, parts, stamp });
                     }
-                    Ok(Some(parts)) => {
-                        self.learn_listing(&key.path, parts.build(stamp), asked_at.after_us(remaining_us))
-                    }
+                    Ok(Some(parts)) => self.learn_listing(id, &key.path, parts.build(stamp), until, None),
                     Err(Ignored) => return,
                 }
+            }
+            (Object::List(path), Message::Unchanged { stamp, remaining_us, absent_us }) => {
+                let timed = self.names.get(path).and_then(|inode| inode.listing());
+                let is_it = |timed: &Arc<TimedListing>| timed.listing.stamp == stamp && timed.absent_until > Micros(0);
+                let Some(timed) = timed.filter(is_it) else {
+                    // It is void by now.
+                    return self.start_again(now, id);
+                };
+                let until = (asked_at.after_us(remaining_us), until_absent(asked_at, absent_us));
+                self.renewed(path, &timed, until)
             }
             (Object::Chunk { version, index, .. }, Message::Inline { crc, bytes })
                 if chunk_len(version.size, *index) == Some(bytes.len()) =>
@@ -296,17 +342,21 @@ impl Node {
     /// The listing of [`Output::Arrange`] is put together.
     pub fn arranged(&mut self, now: Micros, id: FlightId, listing: Listing) {
         let Some(flight) = self.flights.get(id) else { return };
-        let Stage::Arranging { expires } = flight.stage else { return };
+        let Stage::Arranging { until } = flight.stage else { return };
         if std::mem::take(&mut flight.outdated) {
-            self.give_back(id);
-            if let Some(id) = self.flights.renew(id) {
-                self.lead(now, id);
-            }
-            return;
+            return self.start_again(now, id);
         }
         let key = FlightKey::from(&*flight);
-        let outcome = self.learn_listing(&key.path, listing, expires);
+        let outcome = self.learn_listing(id, &key.path, listing, until, None);
         self.finish(now, id, &outcome);
+    }
+
+    /// What was answered is not to be used: it is asked for once more, under another number.
+    fn start_again(&mut self, now: Micros, id: FlightId) {
+        self.give_back(id);
+        if let Some(id) = self.flights.renew(id) {
+            self.lead(now, id);
+        }
     }
 
     /// Adds a part to a listing: `Some` when it is whole, `None` when more is to be asked for.
@@ -411,6 +461,11 @@ impl Node {
         log::warn!("{} does not match its checksum (try {tries})", describe(&object));
         if tries > CHECKSUM_RETRIES_MAX { self.fail(now, id, EIO) } else { self.pause(now, id, PULL_RETRY_US) }
     }
+}
+
+/// Until when a listing answers the names that it lacks: time 0 where it does not.
+fn until_absent(asked_at: Micros, absent_us: u64) -> Micros {
+    if absent_us == 0 { Micros(0) } else { asked_at.after_us(absent_us) }
 }
 
 /// An answer that says nothing new; the request goes on as if it had not come.

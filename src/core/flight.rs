@@ -15,7 +15,7 @@ use super::wire::Statfs;
 use crate::cache::arena::Slot;
 use crate::cache::chunks::Chunk;
 use crate::cache::enoent::Token;
-use crate::cache::names::{Inode, is_at_or_below};
+use crate::cache::names::{Inode, is_at_or_below, is_missing, parent_path};
 use crate::cache::types::{Listing, ListingBuilder, Micros, Version};
 
 /// What can be asked for. Paths are relative to the target.
@@ -57,6 +57,15 @@ impl Object {
     }
 }
 
+/// What a listing is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be read: all of it, however long it is.
+    Reading,
+    /// To answer the names that it lacks: within bounds, and what is known may be renewed.
+    Absence,
+}
+
 /// How a request ended.
 #[derive(Clone, Debug)]
 pub enum Outcome {
@@ -73,6 +82,8 @@ pub enum Outcome {
         listing: Arc<Listing>,
         /// When they may no longer be used.
         expires: Micros,
+        /// When a name that they lack may no longer be said to be absent; time 0 where they do not tell.
+        absent_until: Micros,
     },
     /// The chunk's bytes, pinned by this handle.
     Chunk(Arc<Chunk>),
@@ -100,11 +111,24 @@ pub enum Waiter {
         stamp: u64,
         /// For a listing, the first packed byte that it asks for.
         from: u32,
+        /// For a listing, what for.
+        purpose: Purpose,
     },
     /// A request of this node that needs this one's outcome first.
     Flight(FlightId),
     /// Nobody yet: it is fetched ahead, and given up where memory or the line is short.
     Nobody,
+}
+
+impl Waiter {
+    /// What it would want a listing for.
+    pub(super) fn purpose(&self) -> Purpose {
+        match self {
+            Waiter::Local(_) => Purpose::Reading,
+            Waiter::Peer { purpose, .. } => *purpose,
+            Waiter::Flight(_) | Waiter::Nobody => Purpose::Absence,
+        }
+    }
 }
 
 /// Names one upstream request in this life of the node.
@@ -129,10 +153,10 @@ pub(super) enum Stage {
         /// The bytes' checksum.
         crc: u32,
     },
-    /// A worker puts a listing in order, which may be used until then.
+    /// A worker puts a listing in order.
     Arranging {
-        /// Until when.
-        expires: Micros,
+        /// When its time is over for who reads the directory, and for who asks for a name that it lacks.
+        until: (Micros, Micros),
     },
     /// A worker computes a checksum.
     Verifying {
@@ -164,11 +188,16 @@ pub(super) struct Flight {
     pub(super) asked_at: Option<Micros>,
     /// When upstream last gave a sign of life on this request.
     pub(super) sign_at: Micros,
+    pub(super) begun: Micros,
     pub(super) deadline: Micros,
     /// Taken before upstream is asked; a store under it loses against a clear since.
     pub(super) token: Option<Token>,
     /// Parts of a listing received so far, and the snapshot that they are from.
     pub(super) parts: Option<(u64, ListingBuilder)>,
+    /// What a listing is asked for; anything else is to be read.
+    pub(super) purpose: Purpose,
+    /// Names that were found in the directory while its listing was under way. One that lacks any of them is older.
+    pub(super) found: Vec<Box<[u8]>>,
     /// Answers whose bytes did not match their checksum.
     pub(super) bad_checksums: u32,
     /// It was begun for [`Waiter::Nobody`].
@@ -185,6 +214,16 @@ pub(super) struct Flight {
     timer: Micros,
 }
 
+/// Names that are noted of those found while a listing is under way. Beyond it the listing is taken for too old.
+const FOUND_MAX: usize = 1_024;
+
+impl Flight {
+    /// Whether this listing has all names that were found while it was under way.
+    pub(super) fn has_found(&self, listing: &Listing) -> bool {
+        self.found.len() <= FOUND_MAX && !self.found.iter().any(|name| is_missing(listing, name))
+    }
+}
+
 /// All requests that are under way, with their timers.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
@@ -192,6 +231,8 @@ pub(super) struct Flights {
     table: HashMap<FlightId, Flight, DefaultHashBuilder>,
     timers: BinaryHeap<Reverse<(Micros, FlightId)>>,
     last: u64,
+    /// Those of them that are for listings.
+    lists: usize,
 }
 
 impl Flights {
@@ -231,13 +272,18 @@ impl Flights {
     ) -> FlightId {
         let id = FlightId(self.next_id());
         self.by_object.insert(object.clone(), id);
+        let is_list = matches!(object, Object::List(_));
+        self.lists += usize::from(is_list);
         let flight = Flight {
             object,
-            ahead: waiter == Waiter::Nobody,
+            ahead: waiter == Waiter::Nobody && !is_list,
+            purpose: if is_list { waiter.purpose() } else { Purpose::Reading },
+            found: Vec::new(),
             waiters: if waiter == Waiter::Nobody { Vec::new() } else { vec![waiter] },
             stage: Stage::InLine,
             asked_at: None,
             sign_at: now,
+            begun: now,
             deadline,
             token: None,
             parts: None,
@@ -269,17 +315,45 @@ impl Flights {
     pub(super) fn end(&mut self, id: FlightId) -> Option<Flight> {
         let flight = self.table.remove(&id)?;
         self.by_object.remove(&flight.object);
+        self.lists -= usize::from(matches!(flight.object, Object::List(_)));
         Some(flight)
+    }
+
+    /// Since when the listing of a directory is under way for names that it may lack.
+    pub(super) fn listing_since(&self, dir: &[u8]) -> Option<Micros> {
+        if self.lists == 0 {
+            return None;
+        }
+        let flight = self.table.get(&self.find(&Object::List(dir.into()))?)?;
+        (flight.purpose == Purpose::Absence).then_some(flight.begun)
+    }
+
+    /// Takes note of a name that was found while the listing of its directory may be under way.
+    pub(super) fn note_found(&mut self, path: &[u8]) {
+        if self.lists == 0 {
+            return;
+        }
+        let Some(dir) = parent_path(path) else { return };
+        let id = self.find(&Object::List(dir.into()));
+        if let Some(flight) = id.and_then(|id| self.get(id))
+            && flight.found.len() <= FOUND_MAX
+        {
+            let name =
+                path.strip_prefix(dir).and_then(|rest| rest.strip_prefix(b"/").or(dir.is_empty().then_some(rest)));
+            flight.found.extend(name.map(Box::from));
+        }
     }
 
     /// What was asked in `tree` of `path` and what is below it is not to be believed when it is answered. Bytes are:
     /// they are asked for by their version. Visits every request that is under way.
     pub(super) fn outdate(&mut self, tree: usize, path: &[u8]) {
-        for flight in self.table.values_mut() {
-            let names = matches!(flight.object, Object::Attr(_) | Object::List(_));
-            if names && flight.tree == tree && is_at_or_below(flight.object.path(), path) {
-                flight.outdated = true;
-            }
+        for flight in self.table.values_mut().filter(|flight| flight.tree == tree) {
+            flight.outdated |= match &flight.object {
+                Object::Attr(object) => is_at_or_below(object, path),
+                // Those of the directories above too: they tell whether the path is there.
+                Object::List(object) => is_at_or_below(object, path) || is_at_or_below(path, object),
+                Object::Chunk { .. } | Object::Statfs => false,
+            };
         }
     }
 

@@ -129,6 +129,34 @@ pub const SWEEP_HOP_US: u64 = 500_000;
 /// The wait of the deepest nodes for theirs.
 pub const SWEEP_DEADLINE_MIN_US: u64 = 3_000_000;
 
+/// Distinct names that are missed in a directory before its listing is asked for. A Python package costs three misses
+/// (`__init__` under the names that extensions have) and is listed afterwards: the third miss is answered by the listing.
+pub const MISSES_MIN: usize = 2;
+
+/// As many at most, where its listings did not pay.
+pub const MISSES_MAX: usize = 48;
+
+/// They lie within the TTL of ENOENT, or within this where that is shorter.
+pub const MISS_WINDOW_MIN_US: u64 = 1_000_000;
+
+/// Directories of which misses are counted.
+pub const MISS_DIRS_MAX: usize = 4_096;
+
+/// A listing that answers absent names has at most so many of them; larger directories are not listed for that.
+pub const COMPLETE_NAMES_MAX: usize = 65_536;
+
+/// And at most so many packed bytes.
+pub const COMPLETE_BYTES_MAX: usize = 4 << 20;
+
+/// A directory whose listing could not be had is asked for it again after this long.
+pub const LISTING_PAUSE_US: u64 = 30_000_000;
+
+/// A root lists a directory again after so many TTLs of ENOENT, though it seems not to have changed.
+pub const RELIST_TTLS: u64 = 10;
+
+/// Lookups wait for a listing that was asked for less than so long ago, and until then; then they are asked for themselves.
+pub const LISTING_WAIT_US: u64 = 50_000;
+
 /// Largest packed listing that a node accepts from a peer, bytes.
 pub const LISTING_BYTES_MAX: usize = 1 << 30;
 
@@ -139,6 +167,8 @@ const _: () = {
     assert!(HEADER_BYTES + size_of::<AttrWire>() + TARGET_BYTES_MAX + 64 <= FRAME_BYTES_MAX);
     assert!(READ_AHEAD_CHUNKS as usize <= AHEAD_MAX && AHEAD_MAX <= REQUESTS_AT_PARENT_MAX / 2);
     assert!(PENDING_US < RETRY_US);
+    assert!(LISTING_WAIT_US < PENDING_US && LISTING_WAIT_US < MISS_WINDOW_MIN_US);
+    assert!(MISSES_MIN <= MISSES_MAX);
     assert!(OWED_MAX < GRANTS_PER_PEER_MAX && OWED_US < GRANT_LEASE_US);
     assert!(CREDITS_MIN <= REQUESTS_AT_PARENT_MAX && REQUESTS_AT_PARENT_MAX < GRANTS_PER_PEER_MAX);
     assert!(DETECT_MIN_US <= DETECT_DEFAULT_US && DETECT_DEFAULT_US <= DETECT_MAX_US);

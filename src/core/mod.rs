@@ -12,10 +12,11 @@
 //! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
 //! request per object, waiters parked), `fetch` (asking upstream), `upstream` (whom it asks, and fail-over), `peer` (who
 //! is there), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation),
-//! `budget` (room for names), `limits` (every bound, in one place).
+//! `complete` (listings that answer absent names), `budget` (room for names), `limits` (every bound, in one place).
 
 mod bucket;
 mod budget;
+mod complete;
 mod config;
 mod fetch;
 mod flight;
@@ -31,9 +32,9 @@ mod verify;
 pub mod wire;
 
 pub use config::{Counters, Load, NodeConfig};
-pub use flight::{FlightId, Object, Outcome, Waiter};
+pub use flight::{FlightId, Object, Outcome, Purpose, Waiter};
 pub use node::Node;
-pub use output::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Output};
+pub use output::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Listed, Output};
 pub use peer::ParentState;
 pub use sweep::Swept;
 pub use topology::{NodeId, Topology};

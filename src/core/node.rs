@@ -7,8 +7,9 @@ use hashbrown::{HashMap, HashSet};
 
 use super::bucket::Bucket;
 use super::budget::Relief;
+use super::complete::Misses;
 use super::config::{Counters, Load, NodeConfig};
-use super::flight::{Flight, FlightId, Flights, Object, Outcome, Stage, Waiter};
+use super::flight::{Flight, FlightId, Flights, Object, Outcome, Purpose, Stage, Waiter};
 use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX};
 use super::output::Output;
 use super::peer::Peer;
@@ -21,10 +22,11 @@ use super::wire::{self, Header, Message, Statfs};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::{CHUNK_BYTES, Chunk};
 use crate::cache::enoent::{EnoentMap, Stored};
-use crate::cache::names::{Inode, Names, NamesWriter};
+use crate::cache::names::{Inode, Names, NamesWriter, Proof, TimedListing};
 use crate::cache::store::ChunkStore;
 use crate::cache::types::{Attr, Ino, Listing, Micros, Version};
 
+pub(super) const E2BIG: i32 = rustix::io::Errno::TOOBIG.raw_os_error();
 pub(super) const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 pub(super) const ENOMEM: i32 = rustix::io::Errno::NOMEM.raw_os_error();
 pub(super) const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
@@ -85,6 +87,7 @@ pub struct Node {
     pub(super) sweeps: Vec<Sweep>,
     pub(super) sweep_runs: Vec<SweepRun>,
     pub(super) relief: Relief,
+    pub(super) misses: Misses,
     /// Of a root: what it has read of each file version that is not gone.
     pub(super) seen: HashMap<Ino, Seen>,
     /// Files, by device and inode number, that had other bytes under the same version, and how often, as far as this node
@@ -139,6 +142,7 @@ impl Node {
             sweeps: Vec::new(),
             sweep_runs: Vec::new(),
             relief: Relief::default(),
+            misses: Misses::default(),
             seen: HashMap::new(),
             changes: HashMap::new(),
             out: VecDeque::new(),
@@ -155,7 +159,7 @@ impl Node {
     /// What was counted since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { listing_serves: self.names.stats().listing_serves, ..self.counters }
     }
 
     /// How the arena is filled.
@@ -231,16 +235,24 @@ impl Node {
             self.answer(now, waiter, &outcome);
             return;
         }
+        self.begin(now, object, waiter);
+    }
+
+    /// As [`Node::request`], whatever is known.
+    pub(super) fn begin(&mut self, now: Micros, object: Object, waiter: Waiter) {
         if let Some(flight) = self.flights.find(&object).and_then(|id| self.flights.get(id)) {
             // A peer that repeats its request is one waiter, not two.
             if waiter != Waiter::Nobody && !flight.waiters.contains(&waiter) {
+                if waiter.purpose() == Purpose::Reading && matches!(flight.stage, Stage::InLine | Stage::Behind) {
+                    flight.purpose = Purpose::Reading;
+                }
                 flight.waiters.push(waiter);
                 self.counters.joined += 1;
             }
             return;
         }
         let tree = if object == Object::Statfs { 0 } else { self.tree_of(object.path()) };
-        if waiter == Waiter::Nobody {
+        if waiter == Waiter::Nobody && !matches!(object, Object::List(_)) {
             if !self.may_fetch_ahead(tree) {
                 self.counters.ahead_dropped += 1;
                 return;
@@ -252,9 +264,19 @@ impl Node {
             self.chunks += 1;
             self.counters.chunks_in_flight_max = self.counters.chunks_in_flight_max.max(self.chunks as u64);
         }
+        let listing = if let Object::Attr(path) = &object { self.waits_for(now, path) } else { None };
         let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
         self.flights.arm(id, now.after_us(PENDING_US));
-        self.lead(now, id);
+        match listing {
+            Some((dir, until)) => {
+                if let Some(flight) = self.flights.get(id) {
+                    flight.stage = Stage::Behind;
+                }
+                self.flights.arm(id, until);
+                self.request(now, Object::List(dir), Waiter::Flight(id));
+            }
+            None => self.lead(now, id),
+        }
     }
 
     /// A frame arrived.
@@ -342,6 +364,9 @@ impl Node {
                 return;
             }
             self.lead(now, id);
+        } else if flight.stage == Stage::Behind && matches!(flight.object, Object::Attr(_)) {
+            // It has waited for a listing for long enough.
+            self.lead(now, id);
         } else if let (Stage::Asked, Some(node)) = (flight.stage, flight.asked)
             && now.0.saturating_sub(flight.sign_at.0) >= RETRY_US
         {
@@ -362,23 +387,25 @@ impl Node {
     }
 
     /// The answer to `object` that memory holds, if it does.
-    fn recall(&self, now: Micros, object: &Object, waiter: Waiter) -> Option<Outcome> {
+    pub(super) fn recall(&self, now: Micros, object: &Object, waiter: Waiter) -> Option<Outcome> {
         match object {
             Object::Attr(path) => match self.names.current(path).filter(|inode| inode.is_fresh(now)) {
                 Some(inode) => {
                     inode.note_use();
                     Some(Outcome::Entry(inode))
                 }
-                None => {
-                    let remaining = self.enoent.lookup(path, now)?;
-                    Some(Outcome::Absent { expires: now.after_us(remaining) })
-                }
+                None => match self.enoent.lookup(path, now) {
+                    Some(remaining) => Some(Outcome::Absent { expires: now.after_us(remaining) }),
+                    None => self.listed_absent(now, path),
+                },
             },
             Object::List(path) => {
                 let inode = self.names.current(path)?;
-                let timed = inode.listing().filter(|timed| timed.expires > now)?;
+                let is_absence = waiter.purpose() == Purpose::Absence && self.completes();
+                let until = |timed: &TimedListing| if is_absence { timed.absent_until } else { timed.expires };
+                let timed = inode.listing().filter(|timed| until(timed) > now)?;
                 inode.note_use();
-                Some(Outcome::Listing { listing: timed.listing.clone(), expires: timed.expires })
+                Some(Outcome::from(&*timed))
             }
             Object::Chunk { path, version, index } => {
                 let inode = self.names.current(path)?;
@@ -410,8 +437,22 @@ impl Node {
         {
             self.store.fetched_ahead(chunk);
         }
+        let is_absence = matches!(flight.object, Object::List(_)) && flight.purpose == Purpose::Absence;
+        let tells_nothing = match outcome {
+            // Not so one that only was too old: its time is over for all.
+            Outcome::Listing { absent_until, expires, .. } => *absent_until == Micros(0) && *expires > Micros(0),
+            _ => true,
+        };
+        if is_absence && tells_nothing {
+            self.pause_listing(now, flight.object.path());
+        }
         for waiter in flight.waiters {
-            self.answer(now, waiter, outcome);
+            // Who reads the directory has other bounds, and is not content with what was renewed.
+            if is_absence && waiter.purpose() == Purpose::Reading {
+                self.request(now, flight.object.clone(), waiter);
+            } else {
+                self.answer(now, waiter, outcome);
+            }
         }
         self.pump_all(now);
     }
@@ -423,7 +464,9 @@ impl Node {
     fn answer(&mut self, now: Micros, waiter: Waiter, outcome: &Outcome) {
         match waiter {
             Waiter::Local(waiter) => self.out.push_back(Output::Complete { waiter, outcome: outcome.clone() }),
-            Waiter::Peer { node, id, stamp, from } => self.answer_peer(now, node, id, (stamp, from), outcome),
+            Waiter::Peer { node, id, stamp, from, purpose } => {
+                self.answer_peer(now, node, id, (stamp, from, purpose), outcome);
+            }
             Waiter::Flight(id) => self.resume(now, id, outcome),
             Waiter::Nobody => {}
         }
@@ -432,6 +475,7 @@ impl Node {
     /// Upstream said what is at `path`. `asked_at` is when it was asked, `flight` holds the token taken before that.
     pub(super) fn learn_found(
         &mut self,
+        now: Micros,
         flight: &FlightKey,
         attr: Attr,
         target: Option<&[u8]>,
@@ -439,6 +483,7 @@ impl Node {
     ) -> Outcome {
         let path = &flight.path;
         self.enoent.clear(path);
+        self.note_found(now, path);
         self.note_change(&attr);
         let before = self.names.get(path);
         let inode = self.writer.insert(path, attr, target, expires);
@@ -462,6 +507,7 @@ impl Node {
                 Stored::Stored | Stored::Full | Stored::Expired => {}
             }
         }
+        self.note_miss(now, &flight.path);
         Outcome::Absent { expires }
     }
 
@@ -491,12 +537,29 @@ impl Node {
     }
 
     /// The listing is kept even when its time is over: who reads it in parts goes on with the one that was begun.
-    pub(super) fn learn_listing(&mut self, path: &[u8], listing: Listing, expires: Micros) -> Outcome {
-        let listing = Arc::new(listing);
+    ///
+    /// `until`: when its time is over for who reads the directory, and for who asks for a name that it lacks.
+    pub(super) fn learn_listing(
+        &mut self,
+        id: FlightId,
+        path: &[u8],
+        listing: Listing,
+        until: (Micros, Micros),
+        proof: Option<Proof>,
+    ) -> Outcome {
+        // One that is older than a name which was found meanwhile is for who waits for it, and for nobody else.
+        let is_old = self.flights.get(id).is_some_and(|flight| !flight.has_found(&listing));
+        let until = if is_old { (Micros(0), Micros(0)) } else { until };
+        let timed = TimedListing::new(Arc::new(listing), until.0);
+        let timed = match self.completes() {
+            true => timed.complete(until.1, proof).told_to_all(self.tells_of_all()),
+            false => timed,
+        };
+        let outcome = Outcome::from(&timed);
         if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.is_dir()) {
-            self.writer.set_listing(inode.ino, listing.clone(), expires);
+            self.writer.set_listing(inode.ino, timed);
         }
-        Outcome::Listing { listing, expires }
+        outcome
     }
 
     pub(super) fn learn_chunk(&mut self, object: &Object, slot: Slot, len: usize, crc: u32) -> Outcome {

@@ -122,6 +122,8 @@ pub enum BackendOp {
     List {
         /// The path.
         path: Arc<[u8]>,
+        /// The most names that are wanted; where there are more it is E2BIG.
+        names_max: usize,
     },
     /// A piece of a file, checked to be of that version after it was read.
     Chunk {
@@ -158,6 +160,17 @@ pub struct Found {
     pub target: Option<Box<[u8]>>,
 }
 
+/// A directory as it was listed.
+#[derive(Debug)]
+pub struct Listed {
+    /// Its names.
+    pub listing: Listing,
+    /// Whether every name that a lookup finds is among them, as it is on any usual filesystem.
+    pub is_complete: bool,
+    /// Its attributes before it was listed, where a change since then must show in them: its times were old enough.
+    pub settled: Option<Attr>,
+}
+
 /// A chunk read from the backend.
 #[derive(Debug)]
 pub struct ChunkRead {
@@ -189,7 +202,7 @@ pub enum BackendReply {
     /// To [`BackendOp::Attr`]: what is there, or the errno.
     Attr(Result<Found, i32>),
     /// To [`BackendOp::List`].
-    List(Result<Listing, i32>),
+    List(Result<Listed, i32>),
     /// To [`BackendOp::Chunk`].
     Chunk(Result<ChunkRead, ChunkFailure>),
     /// To [`BackendOp::Recheck`]: the file's attributes, at which all of them are; none if one is not, though the version

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use hashbrown::HashMap;
 
-use super::flight::{Object, Outcome, Waiter};
+use super::flight::{Object, Outcome, Purpose, Waiter};
 use super::limits::{
     CREDITS_MIN, GRANT_LEASE_US, GRANTS_PER_PEER_MAX, OWED_MAX, OWED_US, REQUESTS_AT_PARENT_MAX, SHARER_FORGOTTEN_US,
     SHARES_EVERY_US,
@@ -52,19 +52,29 @@ impl Node {
             }
             _ => return,
         };
-        let (stamp, from) = if let Message::List { stamp, from, .. } = message { (stamp, from) } else { (0, 0) };
+        let (stamp, from, purpose) = match message {
+            Message::List { stamp, from, purpose, .. } => (stamp, from, purpose),
+            _ => (0, 0, Purpose::Reading),
+        };
         if let (Object::List(path), true) = (&object, from > 0)
             && let Some(timed) = self.names.get(path).and_then(|inode| inode.listing())
             && timed.listing.stamp == stamp
         {
             // A later part of what the peer has begun: its time began with the first part, and has it end for the peer.
-            let outcome = Outcome::Listing { listing: timed.listing.clone(), expires: timed.expires };
-            return self.answer_peer(now, header.from, header.id, (stamp, from), &outcome);
+            let outcome = Outcome::from(&*timed);
+            return self.answer_peer(now, header.from, header.id, (stamp, from, purpose), &outcome);
         }
-        self.request(now, object, Waiter::Peer { node: header.from, id: header.id, stamp, from });
+        self.request(now, object, Waiter::Peer { node: header.from, id: header.id, stamp, from, purpose });
     }
 
-    pub(super) fn answer_peer(&mut self, now: Micros, node: NodeId, id: u64, part: (u64, u32), outcome: &Outcome) {
+    pub(super) fn answer_peer(
+        &mut self,
+        now: Micros,
+        node: NodeId,
+        id: u64,
+        part: (u64, u32, Purpose),
+        outcome: &Outcome,
+    ) {
         match outcome {
             Outcome::Entry(inode) => {
                 let remaining_us = inode.expires().remaining_us(now);
@@ -74,16 +84,20 @@ impl Node {
             Outcome::Absent { expires } => {
                 self.send(node, id, &Message::Absent { remaining_us: expires.remaining_us(now) });
             }
-            Outcome::Listing { listing, expires } => {
-                let (stamp, from) = part;
+            Outcome::Listing { listing, expires, absent_until } => {
+                let (stamp, from, purpose) = part;
+                let (remaining_us, absent_us) = (expires.remaining_us(now), absent_until.remaining_us(now));
+                if (purpose, from) == (Purpose::Absence, 0) && stamp == listing.stamp {
+                    return self.send(node, id, &Message::Unchanged { stamp, remaining_us, absent_us });
+                }
                 // Parts of another snapshot are of no use to the peer: it starts again with this one. So does a peer
                 // that asks beyond the end, which would make a frame that nobody can decode.
                 let goes_on = stamp == listing.stamp && from as usize <= listing.bytes().len();
                 let from = if goes_on { from } else { 0 };
                 let bytes = listing.part(from as usize, PART_BYTES_MAX);
                 let total = u32::try_from(listing.bytes().len()).unwrap_or(u32::MAX);
-                let remaining_us = expires.remaining_us(now);
-                self.send(node, id, &Message::Part { stamp: listing.stamp, remaining_us, from, total, bytes });
+                let stamp = listing.stamp;
+                self.send(node, id, &Message::Part { stamp, remaining_us, absent_us, from, total, bytes });
             }
             Outcome::Chunk(chunk) if chunk.len() <= INLINE_BYTES_MAX => {
                 self.send(node, id, &Message::Inline { crc: chunk.crc(), bytes: chunk.bytes() });

@@ -171,6 +171,7 @@ impl Node {
         sweep.stage = Stage::Expiring { part: 0, down };
         let (tree, path) = (sweep.tree, sweep.path.clone());
         self.enoent.clear_all();
+        self.drop_listings_above(&path);
         self.flights.outdate(tree, &path);
         self.expire_on(id);
     }

@@ -27,6 +27,7 @@ impl Node {
     /// The backend told what is at a path. `None` when what was read of the file before must be compared first.
     pub(super) fn found_at_backend(
         &mut self,
+        now: Micros,
         id: FlightId,
         key: &FlightKey,
         mut found: Found,
@@ -46,7 +47,7 @@ impl Node {
             self.recheck(id, BackendOp::Recheck { path, version, chunks }, Held::Found { found, expires });
             return None;
         }
-        Some(self.learn_found(key, found.attr, found.target.as_deref(), expires))
+        Some(self.learn_found(now, key, found.attr, found.target.as_deref(), expires))
     }
 
     /// A chunk was read from the backend. `None` when what was read of the file before must be compared first.
@@ -112,11 +113,11 @@ impl Node {
             (Some(Held::Found { found, expires }), Ok(Some(attr))) => {
                 let attr = Attr { change: found.attr.change, ..attr };
                 self.still_the_same(inode.map(|inode| inode.ino), attr.ctime, None);
-                self.learn_found(&key, attr, found.target.as_deref(), expires)
+                self.learn_found(now, &key, attr, found.target.as_deref(), expires)
             }
             (Some(Held::Found { mut found, expires }), Ok(None)) => {
                 found.attr.change = self.count_change(&found.attr);
-                self.learn_found(&key, found.attr, found.target.as_deref(), expires)
+                self.learn_found(now, &key, found.attr, found.target.as_deref(), expires)
             }
             (Some(Held::Chunk { slot, len, crc }), Ok(Some(attr))) => {
                 if let (Some(inode), Object::Chunk { version, index, .. }) = (&inode, &object)

@@ -5,13 +5,14 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
 
+use super::flight::Purpose;
 use super::limits::{FRAME_BYTES_MAX, PATH_BYTES_MAX, TARGET_BYTES_MAX};
 use super::sweep::Swept;
 use super::topology::NodeId;
 use crate::cache::types::{Attr, AttrWire, Timestamp, Version};
 
 const MAGIC: [u8; 2] = *b"Bo";
-const WIRE_VERSION: u8 = 2;
+const WIRE_VERSION: u8 = 3;
 
 /// What stands before every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,7 @@ struct VersionWire {
 struct ListHead {
     stamp: le::U64,
     from: le::U32,
+    purpose: u8,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -99,6 +101,7 @@ struct AliveWire {
 struct PartHead {
     stamp: le::U64,
     remaining_us: le::U64,
+    absent_us: le::U64,
     from: le::U32,
     total: le::U32,
 }
@@ -145,10 +148,13 @@ pub enum Message<'a> {
     List {
         /// The path.
         path: &'a [u8],
-        /// The snapshot that earlier parts came from; 0 at the start.
+        /// The snapshot that earlier parts came from. At the start 0, or one that the sender has as a whole, and that may
+        /// be renewed ([`Message::Unchanged`]).
         stamp: u64,
         /// The first packed byte that is asked for.
         from: u32,
+        /// What for.
+        purpose: Purpose,
     },
     /// A chunk of a file.
     Chunk {
@@ -211,12 +217,23 @@ pub enum Message<'a> {
         stamp: u64,
         /// How long the listing may be used, microseconds.
         remaining_us: u64,
+        /// How long a name that it lacks may be said to be absent, microseconds; 0 where it does not tell.
+        absent_us: u64,
         /// Where `bytes` begin in the packed listing.
         from: u32,
         /// The packed listing's length.
         total: u32,
         /// Whole packed entries.
         bytes: &'a [u8],
+    },
+    /// The names of a directory are still those of the snapshot that the asker has.
+    Unchanged {
+        /// The snapshot.
+        stamp: u64,
+        /// See [`Message::Part`].
+        remaining_us: u64,
+        /// See [`Message::Part`].
+        absent_us: u64,
     },
     /// A chunk that fits into the frame.
     Inline {
@@ -256,6 +273,7 @@ mod kind {
     pub(super) const GRANTED: u8 = 136;
     pub(super) const FILESYSTEM: u8 = 137;
     pub(super) const SWEPT: u8 = 138;
+    pub(super) const UNCHANGED: u8 = 139;
 }
 
 /// Bytes of a chunk that fit into one frame beside their header and checksum.
@@ -296,8 +314,9 @@ impl Message<'_> {
             Message::Statfs | Message::Pending => {}
             Message::Probe { begun } => out.extend_from_slice(&begun.to_le_bytes()),
             Message::Attr { path } => out.extend_from_slice(path),
-            Message::List { path, stamp, from } => {
-                out.extend_from_slice(ListHead { stamp: stamp.into(), from: from.into() }.as_bytes());
+            Message::List { path, stamp, from, purpose } => {
+                let purpose = u8::from(purpose == Purpose::Absence);
+                out.extend_from_slice(ListHead { stamp: stamp.into(), from: from.into(), purpose }.as_bytes());
                 out.extend_from_slice(path);
             }
             Message::Chunk { path, version, index } => {
@@ -328,10 +347,14 @@ impl Message<'_> {
             }
             Message::Absent { remaining_us } => out.extend_from_slice(&remaining_us.to_le_bytes()),
             Message::Failed { errno } => out.extend_from_slice(&errno.to_le_bytes()),
-            Message::Part { stamp, remaining_us, from, total, bytes } => {
+            Message::Unchanged { stamp, remaining_us, absent_us } => {
+                out.extend_from_slice([stamp, remaining_us, absent_us].map(le::U64::new).as_bytes());
+            }
+            Message::Part { stamp, remaining_us, absent_us, from, total, bytes } => {
                 let part = PartHead {
                     stamp: stamp.into(),
                     remaining_us: remaining_us.into(),
+                    absent_us: absent_us.into(),
                     from: from.into(),
                     total: total.into(),
                 };
@@ -383,6 +406,7 @@ impl Message<'_> {
             Message::Failed { .. } => kind::FAILED,
             Message::Pending => kind::PENDING,
             Message::Part { .. } => kind::PART,
+            Message::Unchanged { .. } => kind::UNCHANGED,
             Message::Inline { .. } => kind::INLINE,
             Message::Granted(_) => kind::GRANTED,
             Message::Filesystem(_) => kind::FILESYSTEM,
@@ -439,7 +463,12 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
         kind::ATTR => Message::Attr { path: path(body)? },
         kind::LIST => {
             let (list, rest) = prefix::<ListHead>(body)?;
-            Message::List { path: path(rest)?, stamp: list.stamp.get(), from: list.from.get() }
+            let purpose = match list.purpose {
+                0 => Purpose::Reading,
+                1 => Purpose::Absence,
+                _ => return Err(Malformed("no truth value")),
+            };
+            Message::List { path: path(rest)?, stamp: list.stamp.get(), from: list.from.get(), purpose }
         }
         kind::CHUNK => {
             let (version, rest) = prefix::<VersionWire>(body)?;
@@ -483,7 +512,12 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
             if u64::from(from) + bytes.len() as u64 > u64::from(total) {
                 return Err(Malformed("a part beyond its listing"));
             }
-            Message::Part { stamp: part.stamp.get(), remaining_us: part.remaining_us.get(), from, total, bytes }
+            let (remaining_us, absent_us) = (part.remaining_us.get(), part.absent_us.get());
+            Message::Part { stamp: part.stamp.get(), remaining_us, absent_us, from, total, bytes }
+        }
+        kind::UNCHANGED => {
+            let [stamp, remaining_us, absent_us] = exact::<[le::U64; 3]>(body)?.map(le::U64::get);
+            Message::Unchanged { stamp, remaining_us, absent_us }
         }
         kind::INLINE => {
             let (crc, bytes) = prefix::<le::U32>(body)?;
@@ -568,7 +602,9 @@ mod tests {
         vec![
             Message::Probe { begun: a },
             Message::Attr { path },
-            Message::List { path, stamp: a, from: g },
+            Message::List { path, stamp: a, from: g, purpose: Purpose::Reading },
+            Message::List { path, stamp: b, from: h, purpose: Purpose::Absence },
+            Message::Unchanged { stamp: a, remaining_us: b, absent_us: c },
             Message::Chunk { path, version: Version { ino: a, size: b, mtime, change: i }, index: h },
             Message::Statfs,
             Message::Release { grant: a },
@@ -579,7 +615,14 @@ mod tests {
             Message::Absent { remaining_us: a },
             Message::Failed { errno: 5 },
             Message::Pending,
-            Message::Part { stamp: a, remaining_us: b, from: g / 2, total: (g / 2).saturating_add(small), bytes },
+            Message::Part {
+                stamp: a,
+                remaining_us: b,
+                absent_us: c,
+                from: g / 2,
+                total: (g / 2).saturating_add(small),
+                bytes,
+            },
             Message::Inline { crc: g, bytes },
             Message::Granted(Grant { grant: a, key: b, offset: c, len: g, crc: h }),
             Message::Filesystem(Statfs {

@@ -126,7 +126,11 @@ counters! {
     EnoentRaced enoent_raced Count Total "Stores into the TTL map refused because the name changed meanwhile.";
     EnoentFull enoent_full Count Total "Stores into the TTL map refused for lack of room.";
     NamesHits names_hits Count Total "Lookups and attribute requests answered from the names in memory.";
-    ListingHits listing_hits Count Total "Lookups answered as absent from a complete listing, and listings answered from memory.";
+    ListingHits listing_hits Count Total "Listings answered from memory.";
+    ListingServes listing_serves Count Total "Lookups answered as absent from a complete listing.";
+    ListingsWanted listings_wanted Count Total "Listings asked for because several names were missed in a directory.";
+    ListingsRenewed listings_renewed Count Total "Listings whose time began anew because the directory had not changed.";
+    ListingsVoided listings_voided Count Total "Listings dropped because a name was found that they lack.";
     ChunkHits chunk_hits Count Total "Reads answered from chunks in memory.";
     FlightsJoined flights_joined Count Total "Requests that joined one already under way for the same object.";
     Retries retries Count Total "Requests sent again.";

@@ -16,12 +16,13 @@ use arc_swap::ArcSwap;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
+use super::completeness::Completeness;
 use super::mounts::{Mounts, Place};
 use crate::cache::chunks::CHUNK_BYTES;
-use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Timestamp, Version};
+use crate::cache::types::{Attr, Kind, ListEntry, ListingBuilder, Timestamp, Version};
 use crate::core::limits::TARGET_BYTES_MAX;
 use crate::core::wire::Statfs;
-use crate::core::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found};
+use crate::core::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Listed};
 use crate::observe::{Counter, Counters};
 
 /// Files of which a descriptor is kept between two chunks.
@@ -68,6 +69,7 @@ pub struct Backend {
     target: PathBuf,
     root: ArcSwap<Root>,
     files: Mutex<Vec<OpenFile>>,
+    completeness: Completeness,
     counters: Arc<Counters>,
     stamp: AtomicU64,
 }
@@ -98,7 +100,8 @@ impl Backend {
     pub fn new(target: &Path, stamp: u64, counters: Arc<Counters>) -> Result<Backend, BackendError> {
         let root = ArcSwap::from_pointee(Root::open(target)?);
         let (files, stamp) = (Mutex::default(), AtomicU64::new(stamp));
-        Ok(Backend { target: target.to_owned(), root, files, counters, stamp })
+        let completeness = Completeness::default();
+        Ok(Backend { target: target.to_owned(), root, files, completeness, counters, stamp })
     }
 
     /// Does what the core asks for.
@@ -107,7 +110,7 @@ impl Backend {
         let errno = Errno::raw_os_error;
         match op {
             BackendOp::Attr { path } => BackendReply::Attr(self.attr(&path).map_err(errno)),
-            BackendOp::List { path } => BackendReply::List(self.list(&path).map_err(errno)),
+            BackendOp::List { path, names_max } => BackendReply::List(self.list(&path, names_max).map_err(errno)),
             BackendOp::Chunk { path, version, offset, len, mut slot } => {
                 let read = self.chunk(&path, &version, offset, &mut slot.as_mut_slice()[..len]);
                 BackendReply::Chunk(read.map(|(crc, ctime)| ChunkRead { slot, len, crc, ctime }))
@@ -149,15 +152,21 @@ impl Backend {
         Ok(Found { attr, target: Some(text) })
     }
 
-    /// All names in the directory `path`.
+    /// All names in the directory `path`, at most `names_max`, and what they can be trusted with.
     ///
     /// # Errors
-    /// The backend's own errno; EOVERFLOW beyond 4 GiB of names.
-    pub fn list(&self, path: &[u8]) -> Result<Listing, Errno> {
+    /// The backend's own errno; E2BIG where there are more names; EOVERFLOW beyond 4 GiB of names.
+    pub fn list(&self, path: &[u8], names_max: usize) -> Result<Listed, Errno> {
         let mut builder = ListingBuilder::default();
+        let (mut is_complete, mut settled) = (true, None);
         if self.root.load().mounts.place(path) == Place::Open {
             self.counters.add(Counter::BackendList, 1);
             let dir = self.checked(self.walk(path, OFlags::RDONLY | OFlags::DIRECTORY))?;
+            // Before it is read, as opendir(3) does: what changes after this shows in a later look, unless the times that
+            // are told now are so young that the change may get the same.
+            let attr = self.attr_of(&self.checked(rustix::fs::fstat(&dir))?);
+            settled = (is_old_enough(attr.mtime) && is_old_enough(attr.ctime)).then_some(attr);
+            is_complete = self.completeness.tells_all(&dir, attr.backend_dev);
             let mut buffer = Vec::with_capacity(65_536);
             let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
             while let Some(entry) = entries.next() {
@@ -170,9 +179,13 @@ impl Backend {
                 if !builder.push(ListEntry { name, kind, backend_ino: entry.ino() }) {
                     return Err(Errno::OVERFLOW);
                 }
+                if builder.len() > names_max {
+                    return Err(Errno::TOOBIG);
+                }
             }
         }
-        Ok(builder.build(self.stamp.fetch_add(1, Ordering::Relaxed)))
+        let listing = builder.build(self.stamp.fetch_add(1, Ordering::Relaxed));
+        Ok(Listed { listing, is_complete, settled })
     }
 
     /// Reads all of `into` from byte `offset` of the file `path`, which must be of `version` afterwards; gives the
@@ -341,6 +354,7 @@ impl Backend {
             self.target.display()
         );
         self.root.store(Arc::new(root));
+        self.completeness.forget();
         // Those of the old one are not of this tree.
         self.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(true)
@@ -506,12 +520,23 @@ fn too_young(time: Timestamp) -> Result<(), ChunkFailure> {
     if time.nanos != 0 {
         return Ok(());
     }
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let age_us = now.tv_sec.saturating_sub(time.secs).saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000);
+    let age_us = age_us(time);
     match u64::try_from(RACY_US.saturating_sub(age_us)) {
         Ok(wait_us) if wait_us > 0 && age_us > -RACY_US => Err(ChunkFailure::TooYoung { wait_us }),
         _ => Ok(()),
     }
+}
+
+/// Whether a change that comes now gets another time than this one, whatever a filesystem's times count.
+fn is_old_enough(time: Timestamp) -> bool {
+    age_us(time) >= RACY_US
+}
+
+/// How long ago a time was by this node's clock, microseconds; negative for one that is to come.
+fn age_us(time: Timestamp) -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let nanos = now.tv_nsec - i64::from(time.nanos);
+    now.tv_sec.saturating_sub(time.secs).saturating_mul(1_000_000).saturating_add(nanos / 1_000)
 }
 
 fn kind_of(file_type: rustix::fs::FileType) -> Kind {
@@ -568,12 +593,35 @@ mod tests {
         let mut bytes = [0; 5];
         assert_eq!(b.chunk(b"d/f", &attr.version(), 0, &mut bytes), Ok((crc32c::crc32c(b"hello"), attr.ctime)));
         assert_eq!(&bytes, b"hello");
-        let listing = b.list(b"d").unwrap();
+        let Listed { listing, is_complete, settled } = b.list(b"d", 1).unwrap();
+        assert_eq!((is_complete, settled), (true, None), "it was made just now");
         assert_eq!(listing.get(0).map(|e| (e.name, e.kind)), Some((&b"f"[..], Kind::File)));
         assert_eq!(b.attr(b"d/g"), Err(Errno::NOENT));
-        assert_eq!(b.list(b"d/f").unwrap_err(), Errno::NOTDIR);
+        assert_eq!(b.list(b"d/f", 1).unwrap_err(), Errno::NOTDIR);
         assert!(b.attr(b"").unwrap().attr.is_dir());
         assert_eq!(b.counters.get(Counter::BackendEnoent), 1);
+    }
+
+    #[test]
+    fn a_directory_with_too_many_names_is_no_shorter_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..10 {
+            std::fs::write(dir.path().join(format!("f{n}")), b"").unwrap();
+        }
+        let b = backend(dir.path());
+        for names_max in [0, 1, 9] {
+            assert_eq!(b.list(b"", names_max).unwrap_err(), Errno::TOOBIG);
+        }
+        assert_eq!(b.list(b"", 10).unwrap().listing.len(), 10);
+    }
+
+    #[test]
+    fn a_directory_proves_its_names_once_its_times_are_old_enough() {
+        let second = |secs| Timestamp { secs, nanos: 0 };
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        for (secs, is_settled) in [(now - 3, true), (now - 1, false), (now, false), (now + 100, false)] {
+            assert_eq!(is_old_enough(second(secs)), is_settled, "{} s ago", now - secs);
+        }
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub struct DaemonConfig {
     pub enoent_ttl: Duration,
     /// How long attributes of anything but directories are used; none: until invalidated.
     pub attr_ttl: Option<Duration>,
+    /// Whether listings answer the names that they lack.
+    pub complete_dirs: bool,
     /// How long attributes of directories and listings are used.
     pub dir_ttl: Duration,
     /// Bound of the memory for file data, bytes.
@@ -258,6 +260,7 @@ impl Daemon {
             job: job_digest(&config),
             incarnation,
             enoent_ttl: config.enoent_ttl,
+            complete_dirs: config.complete_dirs,
             dir_ttl: config.dir_ttl,
             attr_ttl: config.attr_ttl,
             detect: config.detect,

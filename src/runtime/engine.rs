@@ -556,6 +556,10 @@ impl Engine {
             (Counter::NamesBytes, names.bytes),
             (Counter::NamesDropped, names.dropped),
             (Counter::NamesReleased, n.names_released),
+            (Counter::ListingServes, n.listing_serves),
+            (Counter::ListingsWanted, n.listings_wanted),
+            (Counter::ListingsRenewed, n.listings_renewed),
+            (Counter::ListingsVoided, n.listings_voided),
         ] {
             self.counters.set(counter, value);
         }

@@ -165,10 +165,21 @@ impl<R: Replies> Handler<R> {
         Some(path)
     }
 
-    fn lookup_path(&self, now: Micros, path: Option<&[u8]>, reply: R::Entry) -> Parked<R> {
+    /// `listed`: until when the listing of its directory says that it is absent, asked only where the map does not know.
+    fn lookup_path(
+        &self,
+        now: Micros,
+        path: Option<&[u8]>,
+        listed: impl FnOnce() -> Option<Micros>,
+        reply: R::Entry,
+    ) -> Parked<R> {
         let Some(path) = path else { return refused(reply, Errno::ENAMETOOLONG) };
         if let Some(remaining_us) = self.enoent.lookup(path, now) {
             reply.absent(negative_ttl(remaining_us));
+            return None;
+        }
+        if let Some(until) = listed() {
+            reply.absent(negative_ttl(until.remaining_us(now)));
             return None;
         }
         Some((Object::Attr(path.into()), Job::Lookup(reply)))
@@ -187,16 +198,20 @@ impl<R: Replies> Handler<R> {
             Some(dir) => self.names.child(dir, name),
             None => self.names.current(name),
         };
+        // What is known of a name under another time is for the engine to settle.
+        let is_known = known.is_some();
         // Room may be made for other names at this moment: what is not held then is to be asked for anew.
         if let Some(inode) = known.filter(|inode| inode.is_fresh(now) && inode.hold()) {
             self.counters.add(Counter::NamesHits, 1);
             entry(reply, &inode, now);
             return None;
         }
+        let dir = dir.as_ref().filter(|_| !is_known);
+        let listed = || dir.and_then(|dir| self.names.absent_in(dir, name, now, false));
         if dir_path.len() + name.len() < SHORT_PATH_BYTES {
-            self.lookup_path(now, join(&mut [0; SHORT_PATH_BYTES], dir_path, name), reply)
+            self.lookup_path(now, join(&mut [0; SHORT_PATH_BYTES], dir_path, name), listed, reply)
         } else {
-            self.lookup_path(now, join(&mut [0; PATH_BYTES_MAX], dir_path, name), reply)
+            self.lookup_path(now, join(&mut [0; PATH_BYTES_MAX], dir_path, name), listed, reply)
         }
     }
 

@@ -7,6 +7,7 @@
 mod asking;
 mod backend;
 mod clock;
+mod completeness;
 mod daemon;
 mod engine;
 mod handler;

@@ -502,6 +502,7 @@ mod tests {
             job: 1,
             incarnation: 1,
             enoent_ttl: Duration::from_secs(1),
+            complete_dirs: true,
             dir_ttl: Duration::from_secs(1),
             attr_ttl: None,
             detect: Duration::from_secs(2),

@@ -91,6 +91,10 @@ impl World {
             let counts = &mut self.report.counts;
             counts.retries += counters.retries;
             counts.joined += counters.joined;
+            counts.listings_wanted += counters.listings_wanted;
+            counts.listings_renewed += counters.listings_renewed;
+            counts.listings_voided += counters.listings_voided;
+            counts.listing_serves += counters.listing_serves;
             counts.evicted += node.store().stats().evicted_chunks;
         }
         let counts = &self.report.counts;

@@ -9,10 +9,11 @@ use super::tree::{Entry, Missing, Tree};
 use crate::cache::chunks::CHUNK_BYTES;
 use crate::cache::types::{Kind, Micros, Version};
 use crate::core::wire::Statfs;
-use crate::core::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found};
+use crate::core::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Listed};
 
 const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
 const ESTALE: i32 = rustix::io::Errno::STALE.raw_os_error();
+const E2BIG: i32 = rustix::io::Errno::TOOBIG.raw_os_error();
 const ENOTDIR: i32 = rustix::io::Errno::NOTDIR.raw_os_error();
 
 /// How long a path fails, microseconds.
@@ -39,7 +40,7 @@ impl Question {
     pub(super) fn of(op: &BackendOp) -> Question {
         match op {
             BackendOp::Attr { path } => Question::Attr(path.clone()),
-            BackendOp::List { path } => Question::Names(path.clone()),
+            BackendOp::List { path, .. } => Question::Names(path.clone()),
             BackendOp::Chunk { path, version, offset, .. } => Question::Bytes(path.clone(), *version, *offset),
             BackendOp::Recheck { path, version, .. } => Question::Same(path.clone(), *version),
             BackendOp::Statfs => Question::Statfs,
@@ -140,14 +141,20 @@ pub(super) fn answer(
             }
             Err(errno) => (BackendReply::Attr(Err(errno)), said_error(errno)),
         },
-        BackendOp::List { .. } => match there.and_then(|e| if e.attr.is_dir() { Ok(()) } else { Err(ENOTDIR) }) {
-            Ok(()) => {
-                let names = tree.list(&path, stamp);
-                let said = Said::Names(Arc::new(tree.list(&path, stamp)));
-                (BackendReply::List(Ok(names)), said)
+        BackendOp::List { names_max, .. } => {
+            match there.and_then(|e| if e.attr.is_dir() { Ok(()) } else { Err(ENOTDIR) }) {
+                Ok(()) if tree.list(&path, stamp).len() > names_max => {
+                    (BackendReply::List(Err(E2BIG)), Said::Failed(E2BIG))
+                }
+                Ok(()) => {
+                    let names = tree.list(&path, stamp);
+                    let said = Said::Names(Arc::new(tree.list(&path, stamp)));
+                    let settled = there.ok().filter(|entry| young_us(entry) == 0).map(|entry| entry.attr);
+                    (BackendReply::List(Ok(Listed { listing: names, is_complete: true, settled })), said)
+                }
+                Err(errno) => (BackendReply::List(Err(errno)), said_error(errno)),
             }
-            Err(errno) => (BackendReply::List(Err(errno)), said_error(errno)),
-        },
+        }
         BackendOp::Recheck { version, chunks, .. } => {
             let version = Version { change: 0, ..version };
             let content = tree.content(&version);

@@ -115,6 +115,7 @@ impl Client {
             7 | 8 => Object::Attr(tree.dirs()[rng.below(tree.dirs().len())].as_ref().into()),
             9 => Object::List(tree.dirs()[rng.below(tree.dirs().len())].as_ref().into()),
             10 if rng.one_in(4) => Object::Statfs,
+            11..14 => Object::Attr(tree.searched()[rng.below(tree.searched().len())].as_ref().into()),
             _ => Object::Attr(tree.wanted()[rng.below(tree.wanted().len())].as_ref().into()),
         }
     }

@@ -255,6 +255,8 @@ pub struct SimConfig {
     pub backend_us: (u64, u64),
     /// How long the root's ENOENT may be repeated.
     pub enoent_ttl: Duration,
+    /// Whether listings answer the names that they lack.
+    pub complete_dirs: bool,
     /// How long attributes of directories, and listings, may be used.
     pub dir_ttl: Duration,
     /// How long attributes of all else may be used.
@@ -304,6 +306,7 @@ impl SimConfig {
             enoent_ttl: Duration::from_millis([0, 50, 500, 2_000, 2_000][rng.below(5)]),
             dir_ttl: Duration::from_millis([0, 300, 2_000, 60_000][rng.below(4)]),
             attr_ttl: [None, None, Some(Duration::from_millis(700)), Some(Duration::ZERO)][rng.below(4)],
+            complete_dirs: !rng.one_in(8),
             cache_bytes: if is_tight { CHUNK_BYTES } else { 8 * CHUNK_BYTES },
             enoent_entries: if rng.one_in(8) { 16 } else { 512 },
         }

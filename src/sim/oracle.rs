@@ -286,7 +286,8 @@ impl Oracle {
             .chain(ancestors)
             .flat_map(|path| self.of(hearer, path))
             .filter(|op| matches!(op.said, Said::Absent));
-        let of_listing = self.of(hearer, parent(path)).filter(|op| matches!(op.said, Said::Names(_)));
+        // That the directory is still as it was listed is told by a look at it.
+        let of_listing = self.of(hearer, parent(path)).filter(|op| matches!(op.said, Said::Names(_) | Said::Found(_)));
         let mut newest = None;
         for op in of_name.chain(of_listing).filter(is_proof) {
             if is_good(op) {
@@ -513,7 +514,11 @@ mod tests {
         assert!(oracle.judge(&hearer(20), &tree, &path(b"f"), &enoent).is_err(), "absence is no failure");
 
         let object = Object::List(std::sync::Arc::default());
-        let told = |stamp| Outcome::Listing { listing: Arc::new(tree.list(b"", stamp)), expires: Micros(0) };
+        let told = |stamp| Outcome::Listing {
+            listing: Arc::new(tree.list(b"", stamp)),
+            expires: Micros(0),
+            absent_until: Micros(0),
+        };
         oracle.note(b"", operation(10, 12, 20, Said::Names(Arc::new(tree.list(b"", 7)))));
         assert_eq!(oracle.judge(&hearer(1_015), &tree, &object, &told(7)), Ok(()));
         assert!(oracle.judge(&hearer(1_015), &tree, &object, &told(8)).is_err());

@@ -84,6 +84,14 @@ counts! {
     backend_list: sum,
     /// Operations of the backend for bytes.
     backend_chunk: sum,
+    /// Listings that nodes asked for to answer absent names.
+    listings_wanted: sum,
+    /// Listings that were renewed.
+    listings_renewed: sum,
+    /// Listings that a name was found to be missing from.
+    listings_voided: sum,
+    /// Absent names that listings answered.
+    listing_serves: sum,
     /// Operations of the backend that failed with an injected errno.
     backend_failed: sum,
     /// Operations of the backend that hung.

@@ -46,6 +46,9 @@ fn without_faults_nothing_fails_and_only_roots_ask_the_backend() {
     assert!(counts.answered > 3_000 && counts.bytes > 1_000_000 && counts.joined > 0, "{counts:?}");
     assert_eq!((counts.errors, counts.stale, counts.retries, counts.reads_failed), (0, 0, 0, 0));
     assert_eq!(counts.readers_max, 1);
+    // Nobody waited for a timer.
+    assert!(counts.wait_us_max < 1_000_000, "{counts:?}");
+    assert!(counts.listing_serves > 100 && counts.listings_renewed > 10, "{counts:?}");
 }
 
 #[test]
@@ -83,7 +86,7 @@ fn faults_of_the_backend_cost_no_truth_and_no_answer() {
 fn all_faults_cost_no_truth_and_no_answer() {
     let counts = seeds(FaultLevel::All, 500..520);
     // Each kind of fault happened, or the test shows nothing.
-    let rare = ["evicted", "reads_lost", "backend_young", "search_us_max"];
+    let rare = ["evicted", "listings_renewed", "listings_voided", "reads_lost", "backend_young", "search_us_max"];
     for (name, value, _) in counts.rows().filter(|(name, ..)| !rare.contains(name)) {
         assert!(value > 0, "{name} is 0");
     }
@@ -148,7 +151,7 @@ fn a_thousand_nodes_with_all_faults() {
 #[test]
 fn a_backend_that_hangs_for_twenty_seconds_moves_nobody() {
     let mut moved = Counts::default();
-    for seed in 0..4 {
+    for seed in 0..6 {
         let mut config = plain(seed, 12);
         config.faults.outages = 2;
         config.faults.outage_us_max = 20_000_000;

@@ -15,6 +15,9 @@ const LINK: u32 = 0o120_777;
 /// What was there at the start is not older than this.
 const SECS_START: i64 = 1_700_000_000;
 
+/// Paths that are looked for in one directory.
+const SEARCHED: u64 = 40;
+
 /// How large the tree is.
 #[derive(Clone, Copy, Debug)]
 pub struct TreeConfig {
@@ -67,6 +70,8 @@ pub(super) struct Tree {
     wanted: Vec<Box<[u8]>>,
     /// The paths that change.
     hot: Vec<Box<[u8]>>,
+    /// Paths in one directory at which mostly nothing is.
+    searched: Vec<Box<[u8]>>,
     /// The paths that an inode with several names has, or had.
     links: HashMap<u64, Vec<Box<[u8]>>>,
     inos: u64,
@@ -83,6 +88,7 @@ impl Tree {
             dirs: vec![Box::default()],
             wanted: Vec::new(),
             hot: Vec::new(),
+            searched: Vec::new(),
             links: HashMap::new(),
             inos: 100,
             ticks: 0,
@@ -140,6 +146,15 @@ impl Tree {
                 tree.hot.push(path);
             }
         }
+        // What a search path makes clients look for in one directory: some of it will be there now and then.
+        let dir = tree.dirs[rng.below(tree.dirs.len())].clone();
+        for n in 0..SEARCHED {
+            let path = child(&dir, &format!("s{n}.so"));
+            tree.searched.push(path.clone());
+            if n % 8 == 0 {
+                tree.hot.push(path);
+            }
+        }
         let below = child(&tree.dirs[rng.below(tree.dirs.len())], "nodir/lib.so");
         tree.wanted.push(below);
         let there: Vec<_> = tree.history.keys().filter(|path| !path.starts_with(b"long/")).cloned().collect();
@@ -156,6 +171,11 @@ impl Tree {
     /// The paths that change.
     pub(super) fn hot(&self) -> &[Box<[u8]>] {
         &self.hot
+    }
+
+    /// Paths in one directory at which mostly nothing is.
+    pub(super) fn searched(&self) -> &[Box<[u8]>] {
+        &self.searched
     }
 
     /// The paths that were directories at the start.

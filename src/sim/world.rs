@@ -175,13 +175,18 @@ impl World {
             self.report.counts.events += 1;
             self.report.counts.digest = mix(self.report.counts.digest ^ at.0 ^ event.kind().rotate_left(40));
             self.step(event)?;
-            if rest_until.is_none() && self.unfinished == 0 && self.planned == 0 {
+            if rest_until.is_none() && self.unfinished == 0 && self.planned == 0 && self.is_at_rest() {
                 self.report.counts.virtual_us_max = self.now.0;
                 rest_until = Some(self.now.after_us(REST_US));
                 self.rest_probes = Some(self.probes());
             }
         }
         self.finish()
+    }
+
+    /// Whether no node asks for anything any more, for itself either.
+    fn is_at_rest(&self) -> bool {
+        self.places.iter().filter_map(|place| place.node.as_ref()).all(|node| node.in_flight() == 0)
     }
 
     pub(super) fn life(&self, node: usize) -> Life {

@@ -197,7 +197,7 @@ impl NamesWriter {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{DIR, FILE, attr, listing};
-    use super::super::{Names, NamesConfig};
+    use super::super::{Names, NamesConfig, TimedListing};
     use super::*;
     use crate::cache::types::{Attr, Micros};
 
@@ -231,7 +231,7 @@ mod tests {
         let dir = put(&mut writer, "dir", DIR);
         let names_of: Vec<String> = (0..6000).map(|i| format!("{i}")).collect();
         let names_of: Vec<&[u8]> = names_of.iter().map(String::as_bytes).collect();
-        writer.set_listing(dir.ino, listing(&names_of), Micros::FOREVER);
+        writer.set_listing(dir.ino, TimedListing::new(listing(&names_of), Micros::FOREVER));
         assert!(dir.hold() && !writer.is_full());
         let mut number = 0;
         while !writer.is_full() {

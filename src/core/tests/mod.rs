@@ -203,6 +203,7 @@ impl Wire {
             job,
             incarnation: place.life << 8 | u64::from(at),
             enoent_ttl: Duration::from_micros(ENOENT_US),
+            complete_dirs: true,
             dir_ttl: Duration::from_secs(60),
             attr_ttl: None,
             detect: Duration::from_micros(self.plan.detect_us),
@@ -383,7 +384,10 @@ impl Wire {
         match op {
             BackendOp::Attr { path } if path.starts_with(b"no") => BackendReply::Attr(Err(ENOENT)),
             BackendOp::Attr { path } => BackendReply::Attr(Ok(Found { attr: self.attr(&path), target: None })),
-            BackendOp::List { .. } => BackendReply::List(Ok(ListingBuilder::default().build(self.now))),
+            BackendOp::List { .. } => {
+                let listing = ListingBuilder::default().build(self.now);
+                BackendReply::List(Ok(Listed { listing, is_complete: false, settled: None }))
+            }
             BackendOp::Chunk { path, len, mut slot, .. } => {
                 slot.as_mut_slice()[..len].fill(fill);
                 let crc = crc32c::crc32c(&slot.as_mut_slice()[..len]);
@@ -417,7 +421,7 @@ impl Wire {
                 Output::Backend { id, op } => {
                     let path = match &op {
                         BackendOp::Attr { path }
-                        | BackendOp::List { path }
+                        | BackendOp::List { path, .. }
                         | BackendOp::Chunk { path, .. }
                         | BackendOp::Recheck { path, .. } => String::from_utf8_lossy(path).into_owned(),
                         BackendOp::Statfs => String::new(),

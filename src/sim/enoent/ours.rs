@@ -17,10 +17,11 @@ use crate::cache::store::ChunkStore;
 use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Micros, Timestamp};
 use crate::core::limits::{DETECT_DEFAULT_US, REQUESTS_AT_PARENT_MAX};
 use crate::core::{
-    BackendOp, BackendReply, FlightId, Found, Node, NodeConfig, Object, Outcome, Output, Topology, Waiter,
+    BackendOp, BackendReply, FlightId, Found, Listed, Node, NodeConfig, Object, Outcome, Output, Topology, Waiter,
 };
 
 const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
+const E2BIG: i32 = rustix::io::Errno::TOOBIG.raw_os_error();
 const ENOTDIR: i32 = rustix::io::Errno::NOTDIR.raw_os_error();
 
 /// By so much less than the node does the kernel remember an absent name, as the daemon tells it.
@@ -147,10 +148,17 @@ impl Ours {
     fn answer(&mut self, script: &Script, op: &BackendOp) -> BackendReply {
         let find = |path: &[u8]| self.paths.get(path).map(|at| (*at, script.paths[*at as usize].1));
         match op {
-            BackendOp::List { path } => BackendReply::List(match find(path) {
-                Some((at, There::Object { kind, .. })) if kind == Kind::Dir as u8 => {
+            BackendOp::List { path, names_max } => BackendReply::List(match find(path) {
+                Some((at, There::Object { kind, size })) if kind == Kind::Dir as u8 => {
+                    let names = &self.listings[at as usize];
                     self.stamp += 1;
-                    Ok(listing(script, &self.listings[at as usize], self.stamp))
+                    let listing = listing(script, names, self.stamp);
+                    let settled = Some(attr(at, kind, size));
+                    if names.len() > *names_max {
+                        Err(E2BIG)
+                    } else {
+                        Ok(Listed { listing, is_complete: true, settled })
+                    }
                 }
                 Some((_, There::Object { .. })) => Err(ENOTDIR),
                 _ => Err(ENOENT),
@@ -181,6 +189,7 @@ fn place(config: &EnoentConfig, script: &Script, ttl: Duration, at: usize) -> Re
         job: config.seed,
         incarnation: mix(config.seed ^ (at as u64) << 32),
         enoent_ttl: ttl,
+        complete_dirs: config.complete_dirs,
         dir_ttl: Duration::from_micros(config.dir_ttl_us),
         attr_ttl: None,
         detect: Duration::from_micros(DETECT_DEFAULT_US),
@@ -273,6 +282,7 @@ impl Memory for Ours {
             row.ttl_stores += stats.stores;
             row.ttl_serves += stats.serves;
             row.stale_completed += stats.expires;
+            row.listing_serves += place.node.counters().listing_serves;
         }
         row.backend_enoent = self.backend_enoent;
         row.backend_lookups = self.backend_lookups;
