@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Version and commit; the build script itself is compiled without a commit.
-pub const VERSION: &str = match option_env!("BORNITE_VERSION") {
+pub const VERSION: &str = match option_env!("BUILT_VERSION") {
     Some(version) => version,
     None => env!("CARGO_PKG_VERSION"),
 };
@@ -183,6 +183,10 @@ pub struct DaemonArgs {
     /// Let other users use the mount (a user other than root needs user_allow_other in /etc/fuse.conf)
     #[arg(long)]
     pub allow_other: bool,
+    /// Let the kernel read files from memory that it is given, which copies large files less and asks at each open: off,
+    /// on, or auto where kernel (Linux 6.9) and privileges (CAP_SYS_ADMIN) allow it [default: off]
+    #[arg(long, value_name = "MODE")]
+    pub passthrough: Option<PassthroughMode>,
     /// How much to log: 0 nothing, 1 fatal errors, 2 errors, 3 warnings, 4 information, 5 debugging [default: 3]
     #[arg(long, allow_negative_numbers = true, value_name = "LEVEL", value_parser = number(LOG_LEVEL))]
     pub log_level: Option<u64>,
@@ -219,6 +223,17 @@ pub struct MountArgs {
     /// Serve in a session of its own and report on standard output to the process that waits there.
     #[arg(long, hide = true)]
     pub foreground_child: bool,
+}
+
+/// Whether files are passed through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PassthroughMode {
+    /// Where it is possible.
+    Auto,
+    /// Or there is no mount.
+    On,
+    /// No.
+    Off,
 }
 
 /// Where a daemon logs.

@@ -32,7 +32,7 @@ use args::{Cli, Command};
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Commit that this program was built from, or `unknown`.
-pub const COMMIT: &str = env!("BORNITE_COMMIT");
+pub const COMMIT: &str = env!("BUILT_COMMIT");
 
 /// The configuration that a file with this text gives, as `mount --print-config` shows it. `file` is for messages.
 ///

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use bornite_fuse::{AttrReply, DataReply, DirectoryReply, EntryReply, StatfsReply};
+use bornite_fuse::{AttrReply, DataReply, DirectoryReply, EntryReply, OpenReply, StatfsReply};
 
 use super::clock;
 use super::engine::Inbox;
 use super::handler::{Handler, Parked};
+use super::passthrough::Passthrough;
 use super::replies::Kernel;
 use super::told::Told;
 use crate::cache::types::Ino;
@@ -17,6 +18,7 @@ use crate::observe::trace::{Op, Recorder};
 pub(super) struct Mounted {
     pub(super) handler: Handler<Kernel>,
     pub(super) inbox: Arc<Inbox>,
+    pub(super) passthrough: Arc<Passthrough>,
     /// Takes down what the kernel asks, if somebody wants that.
     pub(super) recorder: Option<Arc<Recorder>>,
 }
@@ -77,5 +79,13 @@ impl bornite_fuse::Filesystem for Mounted {
     fn statfs(&self, reply: StatfsReply) {
         let reply = self.told(Op::Statfs, Ino::ROOT.0, None, reply);
         self.park(self.handler.statfs(reply));
+    }
+
+    fn open(&self, ino: u64, reply: OpenReply) {
+        self.passthrough.open(ino, reply);
+    }
+
+    fn release(&self, ino: u64, _: bool) {
+        self.passthrough.close(ino);
     }
 }

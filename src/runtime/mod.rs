@@ -8,6 +8,9 @@ mod asking;
 mod backend;
 mod clock;
 mod completeness;
+#[cfg(test)]
+#[path = "../../tests/common/counting.rs"]
+mod counting;
 mod daemon;
 mod engine;
 mod handler;
@@ -15,6 +18,7 @@ mod heap;
 mod kernel;
 mod lazy;
 mod mounts;
+mod passthrough;
 mod pool;
 pub mod replies;
 mod told;
@@ -23,6 +27,7 @@ mod wheel;
 
 pub use crate::core::Swept;
 pub use backend::{Backend, BackendError};
+pub use bornite_fuse::Passthrough;
 pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };

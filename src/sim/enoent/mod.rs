@@ -111,10 +111,10 @@ pub struct EnoentConfig {
     pub backend_us: u64,
     /// The backend works on so many operations at once; the others wait.
     pub backend_slots: u32,
-    /// Whether listings answer Bornite's absent names.
-    pub complete_dirs: bool,
     /// How long Bornite uses listings and attributes of directories.
     pub dir_ttl_us: u64,
+    /// Whether whole listings answer absent names, under our rule.
+    pub complete_dirs: bool,
 }
 
 impl Default for EnoentConfig {
@@ -131,8 +131,8 @@ impl Default for EnoentConfig {
             kernel_us: 1,
             backend_us: 1_000,
             backend_slots: 4,
-            complete_dirs: true,
             dir_ttl_us: 60_000_000,
+            complete_dirs: true,
         }
     }
 }
