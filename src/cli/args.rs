@@ -445,6 +445,9 @@ pub struct EnoentArgs {
     /// The backend works on so many operations at once; the others wait
     #[arg(long, value_name = "N", value_parser = number(BACKEND_SLOTS), default_value = "4")]
     pub backend_slots: u64,
+    /// Whether listings answer absent names by our rule
+    #[arg(long, value_name = "on|off", hide_possible_values = true, default_value = "on")]
+    pub complete_dirs: Switch,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

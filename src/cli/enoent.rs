@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use serde::Serialize;
 
-use super::args::EnoentArgs;
+use super::args::{EnoentArgs, Switch};
 use super::{UsageError, output, trace};
 use crate::observe::trace::{Answer, ENOENT, KIND_DIR, Op, Trace};
 use crate::sim::SimError;
@@ -49,6 +49,7 @@ pub(super) fn enoent(args: &EnoentArgs) -> anyhow::Result<ExitCode> {
         message_us: args.message_us,
         backend_us: args.backend_us,
         backend_slots: number(args.backend_slots),
+        complete_dirs: args.complete_dirs == Switch::On,
         ..EnoentConfig::default()
     };
     let script = script_of(&trace::read(&args.trace)?);
@@ -172,7 +173,7 @@ fn table(config: &EnoentConfig, script: &Script, rows: &[Row]) -> String {
         skew_us / 1_000
     ));
     line(format!(
-        "{:<8} {:>7} {:>8} {:>10} {:>9} {:>9} {:>11} {:>9} {:>11} {:>12} {:>11}",
+        "{:<8} {:>7} {:>8} {:>10} {:>9} {:>9} {:>11} {:>9} {:>11} {:>12} {:>11} {:>7}",
         "rule",
         "TTL, ms",
         "result",
@@ -183,11 +184,12 @@ fn table(config: &EnoentConfig, script: &Script, rows: &[Row]) -> String {
         "listing",
         "kernel",
         "bk. ENOENT",
-        "backend ops"
+        "backend ops",
+        "beyond"
     ));
     for row in rows {
         line(format!(
-            "{:<8} {:>7} {:>8} {:>10.2} {:>9} {:>9} {:>11} {:>9} {:>11} {:>12} {:>11}",
+            "{:<8} {:>7} {:>8} {:>10.2} {:>9} {:>9} {:>11} {:>9} {:>11} {:>12} {:>11} {:>7}",
             row.rule.as_str(),
             row.ttl_ms,
             if row.success { "success" } else { "wrong" },
@@ -198,11 +200,13 @@ fn table(config: &EnoentConfig, script: &Script, rows: &[Row]) -> String {
             row.listing_serves,
             row.kernel_serves,
             row.backend_enoent,
-            row.backend_ops
+            row.backend_ops,
+            row.backend_beyond
         ));
     }
     line("stale: completed lookups asked for again after their TTL; TTL serves, listing, kernel: lookups answered from the".to_owned());
     line("TTL map, from complete listings, by the kernels; bk. ENOENT: lookups at the backend that found nothing; backend ops:".to_owned());
-    line("all its metadata operations (lookups, readlinks, listings). All numbers are of the simulation.".to_owned());
+    line("all its metadata operations (lookups, readlinks, listings); beyond: those of them beyond the first for each thing that".to_owned());
+    line("is there and is asked for, which is what absent names cost. All numbers are of the simulation.".to_owned());
     text
 }

@@ -170,6 +170,8 @@ pub struct Row {
     pub backend_listings: u64,
     /// All metadata operations of the backend.
     pub backend_ops: u64,
+    /// Of them, those beyond the first for each thing that is there and is asked for: what the absent names cost.
+    pub backend_beyond: u64,
 }
 
 /// Runs the script on all ranks.
@@ -206,7 +208,7 @@ mod tests {
     }
 
     fn config(nodes: u32, ranks_per_node: u32) -> EnoentConfig {
-        EnoentConfig { nodes, ranks_per_node, skew_us: 0, ..EnoentConfig::default() }
+        EnoentConfig { nodes, ranks_per_node, skew_us: 0, complete_dirs: false, ..EnoentConfig::default() }
     }
 
     fn told(config: &EnoentConfig, script: &Script, rule: Rule, ttl_ms: u64) -> Row {
@@ -248,6 +250,21 @@ mod tests {
             let row = told(&config(20, 3), &script, rule, 10_000);
             assert_eq!((row.backend_lookups, row.backend_enoent, row.backend_listings), (3, 1, 1), "{rule:?}");
         }
+    }
+
+    #[test]
+    fn many_absent_names_cost_copper_many_lookups_and_us_a_listing() {
+        let dir = There::Object { kind: 4, size: 4096 };
+        let names = (0..40).map(|n| (format!("lib/x{n}.so").into_bytes().into(), There::Nothing));
+        let paths = [("", dir), ("lib", dir)].map(|(path, there)| (path.as_bytes().into(), there));
+        let step = |path| Step { think_us: 1_000, path, ask: Ask::Name };
+        let steps = (2..42).flat_map(|name| [step(1), step(name)]).collect();
+        let script = Script { paths: paths.into_iter().chain(names).collect(), steps };
+        let on = EnoentConfig { complete_dirs: true, ..config(7, 2) };
+        let beyond = |config, rule| told(config, &script, rule, 10_000).backend_beyond;
+        assert_eq!((beyond(&on, Rule::Copper), beyond(&config(7, 2), Rule::Bornite)), (40, 40));
+        let ours = told(&on, &script, Rule::Bornite, 10_000);
+        assert!(ours.backend_beyond < 10 && ours.listing_serves > 30, "{ours:?}");
     }
 
     #[test]

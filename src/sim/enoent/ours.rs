@@ -21,6 +21,7 @@ use crate::core::{
 };
 
 const ENOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
+const E2BIG: i32 = rustix::io::Errno::TOOBIG.raw_os_error();
 const ENOTDIR: i32 = rustix::io::Errno::NOTDIR.raw_os_error();
 
 /// By so much less than the node does the kernel remember an absent name, as the daemon tells it.
@@ -149,13 +150,14 @@ impl Ours {
         match op {
             BackendOp::List { path, names_max } => BackendReply::List(match find(path) {
                 Some((at, There::Object { kind, size })) if kind == Kind::Dir as u8 => {
+                    let names = &self.listings[at as usize];
                     self.stamp += 1;
-                    let listing = listing(script, &self.listings[at as usize], self.stamp);
-                    if listing.len() > *names_max {
-                        Err(rustix::io::Errno::TOOBIG.raw_os_error())
+                    let listing = listing(script, names, self.stamp);
+                    let settled = Some(attr(at, kind, size));
+                    if names.len() > *names_max {
+                        Err(E2BIG)
                     } else {
-                        // Nothing ever changes in a trace.
-                        Ok(Listed { listing, is_complete: true, settled: Some(attr(at, kind, size)) })
+                        Ok(Listed { listing, is_complete: true, settled })
                     }
                 }
                 Some((_, There::Object { .. })) => Err(ENOTDIR),
@@ -187,9 +189,9 @@ fn place(config: &EnoentConfig, script: &Script, ttl: Duration, at: usize) -> Re
         job: config.seed,
         incarnation: mix(config.seed ^ (at as u64) << 32),
         enoent_ttl: ttl,
+        complete_dirs: config.complete_dirs,
         dir_ttl: Duration::from_micros(config.dir_ttl_us),
         attr_ttl: None,
-        complete_dirs: config.complete_dirs,
         detect: Duration::from_micros(DETECT_DEFAULT_US),
         receives,
     };
@@ -280,6 +282,7 @@ impl Memory for Ours {
             row.ttl_stores += stats.stores;
             row.ttl_serves += stats.serves;
             row.stale_completed += stats.expires;
+            row.listing_serves += place.node.counters().listing_serves;
         }
         row.backend_enoent = self.backend_enoent;
         row.backend_lookups = self.backend_lookups;

@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use hashbrown::HashSet;
+
 use super::super::report::SimError;
 use super::super::rng::Rng;
 use super::{Ask, EnoentConfig, Row, Rule, Script, Step, There};
@@ -169,6 +171,7 @@ pub(super) fn run<M: Memory>(
         backend_lookups: 0,
         backend_listings: 0,
         backend_ops: 0,
+        backend_beyond: 0,
     };
     let mut world = World {
         config,
@@ -213,7 +216,15 @@ pub(super) fn run<M: Memory>(
     row.elapsed_us = world.ended - first.min(world.ended);
     memory.count(&mut row);
     row.backend_ops = row.backend_lookups + row.backend_listings;
+    row.backend_beyond = row.backend_ops.saturating_sub(things_asked_for(script));
     Ok(row)
+}
+
+/// Names, listings and links that are there and that the script asks for: each costs whoever runs it one operation.
+fn things_asked_for(script: &Script) -> u64 {
+    let there = |step: &&Step| script.paths[step.path as usize].1 != There::Nothing;
+    let objects: HashSet<u32> = script.steps.iter().filter(there).map(|step| object_of(step.path, step.ask)).collect();
+    objects.len() as u64
 }
 
 /// A rank's turn: what its kernel knows it gets at once.
