@@ -144,6 +144,11 @@ pub enum Message<'a> {
         /// The path.
         path: &'a [u8],
     },
+    /// The same, but no node's memory may answer: the backend is to be asked after this.
+    Look {
+        /// The path.
+        path: &'a [u8],
+    },
     /// The names in the directory at this path, from a byte of the packed listing on.
     List {
         /// The path.
@@ -263,6 +268,7 @@ mod kind {
     pub(super) const STATFS: u8 = 5;
     pub(super) const RELEASE: u8 = 6;
     pub(super) const SWEEP: u8 = 7;
+    pub(super) const LOOK: u8 = 8;
     pub(super) const ALIVE: u8 = 129;
     pub(super) const FOUND: u8 = 130;
     pub(super) const ABSENT: u8 = 131;
@@ -313,7 +319,7 @@ impl Message<'_> {
         match *self {
             Message::Statfs | Message::Pending => {}
             Message::Probe { begun } => out.extend_from_slice(&begun.to_le_bytes()),
-            Message::Attr { path } => out.extend_from_slice(path),
+            Message::Attr { path } | Message::Look { path } => out.extend_from_slice(path),
             Message::List { path, stamp, from, purpose } => {
                 let purpose = u8::from(purpose == Purpose::Absence);
                 out.extend_from_slice(ListHead { stamp: stamp.into(), from: from.into(), purpose }.as_bytes());
@@ -395,6 +401,7 @@ impl Message<'_> {
         match self {
             Message::Probe { .. } => kind::PROBE,
             Message::Attr { .. } => kind::ATTR,
+            Message::Look { .. } => kind::LOOK,
             Message::List { .. } => kind::LIST,
             Message::Chunk { .. } => kind::CHUNK,
             Message::Statfs => kind::STATFS,
@@ -461,6 +468,7 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
         }
         kind::PROBE => Message::Probe { begun: word(body)? },
         kind::ATTR => Message::Attr { path: path(body)? },
+        kind::LOOK => Message::Look { path: path(body)? },
         kind::LIST => {
             let (list, rest) = prefix::<ListHead>(body)?;
             let purpose = match list.purpose {
@@ -602,6 +610,7 @@ mod tests {
         vec![
             Message::Probe { begun: a },
             Message::Attr { path },
+            Message::Look { path },
             Message::List { path, stamp: a, from: g, purpose: Purpose::Reading },
             Message::List { path, stamp: b, from: h, purpose: Purpose::Absence },
             Message::Unchanged { stamp: a, remaining_us: b, absent_us: c },
