@@ -18,8 +18,8 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=src/cli/args.rs");
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let commit = commit(&root).unwrap_or_else(|| "unknown".to_owned());
-    println!("cargo::rustc-env=BORNITE_COMMIT={commit}");
-    println!("cargo::rustc-env=BORNITE_VERSION={} (commit {commit})", env!("CARGO_PKG_VERSION"));
+    println!("cargo::rustc-env=BUILT_COMMIT={commit}");
+    println!("cargo::rustc-env=BUILT_VERSION={} (commit {commit})", env!("CARGO_PKG_VERSION"));
 
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {

@@ -2,13 +2,16 @@
 //!
 //! The counts are those of a thread, so the tests may run side by side.
 
-#![allow(unsafe_code, reason = "a global allocator that counts")]
+#[path = "common/attr.rs"]
+mod attr;
+#[path = "common/counting.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attr::attr;
 use bornite::cache::arena::ArenaConfig;
 use bornite::cache::chunks::CHUNK_BYTES;
 use bornite::cache::enoent::{EnoentConfig, EnoentMap};
@@ -19,70 +22,14 @@ use bornite::observe::{Counter, Counters};
 use bornite::runtime::Handler;
 use bornite::runtime::replies::{Attributes, Data, Directory, Entry, Refuse, Replies, Sizes};
 use bornite_fuse::{Attr as KernelAttr, Errno, Statfs};
-
-struct Counting;
-
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-    /// As glibc's malloc takes it: a word more, in steps of 16 bytes.
-    static BYTES: Cell<u64> = const { Cell::new(0) };
-}
-
-fn taken(layout: Layout) -> u64 {
-    ((layout.size() + 8).next_multiple_of(16)).max(32) as u64
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; what is counted are constants of the thread that need no
-// memory of their own.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.set(CALLS.get() + 1);
-        BYTES.set(BYTES.get().wrapping_add(taken(layout)));
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        BYTES.set(BYTES.get().wrapping_sub(taken(layout)));
-        // SAFETY: the pointer came from `alloc` above, so from the system's allocator with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use counting::{ALLOCATIONS, BYTES, during};
 
 const NOW: Micros = Micros(1_000_000);
-
-fn attr(mode: u32, backend_ino: u64, size: u64) -> Attr {
-    Attr {
-        mode,
-        uid: 0,
-        gid: 0,
-        blksize: 4096,
-        nlink: 1,
-        rdev: 0,
-        size,
-        blocks: 8,
-        mtime: Timestamp::default(),
-        ctime: Timestamp::default(),
-        backend_ino,
-        backend_dev: 66,
-        change: 0,
-    }
-}
 
 fn names() -> (NamesWriter, Arc<Names>) {
     let (mut writer, names) = NamesWriter::new(NamesConfig::new([1, 2]));
     writer.insert(b"", attr(0o040_755, 1, 0), None, Micros::FOREVER);
     (writer, names)
-}
-
-/// The difference of a count over what `work` does.
-fn during<T>(count: &'static std::thread::LocalKey<Cell<u64>>, work: impl FnOnce() -> T) -> (u64, T) {
-    let before = count.get();
-    let result = work();
-    (count.get().wrapping_sub(before), result)
 }
 
 #[test]
@@ -247,7 +194,7 @@ fn an_answer_from_memory_allocates_nothing() {
     // The first use of arc-swap in a thread makes its list of borrowings.
     round(0);
     ANSWERS.set(0);
-    let (calls, ()) = during(&CALLS, || (0..ROUNDS).for_each(round));
+    let (calls, ()) = during(&ALLOCATIONS, || (0..ROUNDS).for_each(round));
     assert_eq!(ANSWERS.get(), ROUNDS * 9, "all were answered at once");
     assert_eq!(calls, 0, "allocations in {ROUNDS} rounds of nine answers");
     assert_eq!(counters.get(Counter::ChunkHits), u64::from(ROUNDS + 1) * 3);

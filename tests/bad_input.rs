@@ -273,8 +273,8 @@ fn lacks(test: &str) -> bool {
     let tool = |name: &str| Command::new(name).arg("-V").output().is_ok();
     let reason = if !rustix::process::geteuid().is_root() {
         "namespaces, other users and mounts without a helper take root"
-    } else if !(tool("unshare") && tool("setpriv")) {
-        "unshare and setpriv of util-linux are missing"
+    } else if !["unshare", "setpriv", "fusermount3"].into_iter().all(tool) {
+        "unshare or setpriv of util-linux, or fusermount3, is missing"
     } else {
         return !common::can_mount(test);
     };
@@ -511,6 +511,13 @@ fn machines(texts: &mut Texts) {
     command.arg(&program).args(["mount", "m2", "--target", "t"]);
     texts.refuse_command(place, "no /dev/fuse", line, command);
     let id = NOBODY.to_string();
+    // It mounts by the helper, and has no capability.
+    let script = "mount -t tmpfs none /dev && mknod -m 0666 /dev/fuse c 10 229 && mknod -m 0666 /dev/null c 1 3 && \
+                  exec setpriv --reuid \"$1\" --regid \"$1\" --clear-groups \"$2\" mount m2 --target t --passthrough on";
+    let mut command = place.command("unshare");
+    command.args(["-m", "--", "sh", "-c", script, "sh", &id]).arg(&program);
+    command.env("XDG_RUNTIME_DIR", place.path("run2"));
+    texts.refuse_command(place, "no privilege to pass files through", &format!("{line} --passthrough on"), command);
     // Nobody may open the device: the namespace's own, so that the machine's stays as it is.
     let script = "mount -t tmpfs none /dev && mknod -m 0600 /dev/fuse c 10 229 && mknod -m 0666 /dev/null c 1 3 && \
                   exec setpriv --reuid \"$1\" --regid \"$1\" --clear-groups env PATH=/nonexistent \"$2\" mount m2 --target t";

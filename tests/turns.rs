@@ -1,32 +1,18 @@
 //! Work that grows with what a node holds is done in steps, so that one turn of the engine stays short.
 
+#[path = "common/attr.rs"]
+mod attr;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use attr::attr;
 use bornite::cache::arena::ArenaConfig;
 use bornite::cache::enoent::{EnoentConfig, EnoentMap};
 use bornite::cache::names::{Names, NamesConfig, NamesWriter};
 use bornite::cache::store::ChunkStore;
 use bornite::cache::types::{Attr, Micros, Timestamp};
 use bornite::core::{Node, NodeConfig, NodeId, Output, Swept, Topology};
-
-fn attr(mode: u32, backend_ino: u64) -> Attr {
-    Attr {
-        mode,
-        uid: 0,
-        gid: 0,
-        blksize: 4096,
-        nlink: 1,
-        rdev: 0,
-        size: 0,
-        blocks: 0,
-        mtime: Timestamp::default(),
-        ctime: Timestamp::default(),
-        backend_ino,
-        backend_dev: 66,
-        change: 0,
-    }
-}
 
 /// A root without peers that knows `files` files in a directory and one beside it.
 fn root(files: u64) -> (Node, Arc<Names>) {
@@ -43,11 +29,11 @@ fn root(files: u64) -> (Node, Arc<Names>) {
     };
     let (mut writer, names) = NamesWriter::new(NamesConfig::new([1, 2]));
     for (path, number) in [("", 1), ("dir", 2), ("other", 3)] {
-        writer.insert(path.as_bytes(), attr(0o040_755, number), None, Micros::FOREVER);
+        writer.insert(path.as_bytes(), attr(0o040_755, number, 0), None, Micros::FOREVER);
     }
     for number in 0..files {
         let path = format!("dir/file{number}");
-        writer.insert(path.as_bytes(), attr(0o100_644, 10 + number), None, Micros::FOREVER);
+        writer.insert(path.as_bytes(), attr(0o100_644, 10 + number, 0), None, Micros::FOREVER);
     }
     let enoent = Arc::new(EnoentMap::new(EnoentConfig::new([1, 2])));
     let mut node = Node::new(config, (writer, names.clone()), enoent, ChunkStore::new(ArenaConfig::new(1 << 20)).0);

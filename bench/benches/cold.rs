@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use bornite::observe::{Counter, Request, SocketDirs, Status, query};
-use bornite_bench::{Job, Series, Stream, drain, noise, program, record};
+use bornite_bench::{Job, Series, Stream, drain, environment, noise, program, record};
 use serde::Serialize;
 
 const DEPTHS: u32 = 3;
@@ -135,7 +135,7 @@ fn peak_rss(job: &Job, node: u32) -> anyhow::Result<u64> {
 
 /// The import natively under strace, and at the deepest node. None where strace or the environment is missing.
 fn import(program: &Path, temp: &Path) -> anyhow::Result<Option<Import>> {
-    let Some(environment) = std::env::var_os("BORNITE_DEMO_ENV").map(std::path::PathBuf::from) else {
+    let Some(environment) = environment() else {
         println!(
             "skipped: the import, which takes BORNITE_DEMO_ENV=DIR with the environment of `bornite demo --env DIR`"
         );

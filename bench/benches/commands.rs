@@ -18,7 +18,7 @@ fn main() -> anyhow::Result<()> {
     let job = Job::launch(&program, 4, &target, &mounts)?;
     let node = job.node(3);
     let ours = |args: &[&str], path: Option<&Path>| {
-        let mut command = Command::new(&program);
+        let mut command = bornite_bench::command(&program);
         command.args(args).args(path);
         command
     };

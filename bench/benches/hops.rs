@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 use bornite::observe::Counter;
 use bornite_bench::process::{self, Usage};
-use bornite_bench::{Job, Series, program, record, rounds};
+use bornite_bench::{Job, Series, environment, program, record, rounds};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -66,7 +66,7 @@ fn main() -> anyhow::Result<()> {
             show(all.last());
         }
     }
-    match std::env::var_os("BORNITE_DEMO_ENV").map(PathBuf::from).filter(|dir| dir.is_dir()) {
+    match environment() {
         Some(dir) => {
             let dir = std::fs::canonicalize(dir)?;
             import(&dir)?;

@@ -38,6 +38,21 @@ pub fn program() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The program as users run it: what names the Python environment to benchmarks is nothing to it, and it would say so.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove(DEMO_ENV);
+    command
+}
+
+/// The Python environment of the imports, where [`DEMO_ENV`] names one.
+pub fn environment() -> Option<PathBuf> {
+    std::env::var_os(DEMO_ENV).map(PathBuf::from).filter(|dir| dir.is_dir())
+}
+
+/// Names a directory made by `bornite demo --env DIR`.
+pub const DEMO_ENV: &str = "BORNITE_DEMO_ENV";
+
 /// Figures of one measured thing, in the order of their runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Series {
@@ -124,7 +139,7 @@ impl Job {
         mount: &Path,
         options: &[&str],
     ) -> anyhow::Result<Job> {
-        let mut command = Command::new(program);
+        let mut command = command(program);
         command.args(["launch", "--local", "--nodes", &nodes.to_string(), "--mount"]).arg(mount);
         command.arg("--target").arg(target).args(options);
         let output = command.output().context("cannot launch")?;

@@ -4,47 +4,17 @@
 //! is its own. Locks: the port has none, which its type says (it is not `Sync`, and holds no mutex).
 #![allow(unsafe_code, reason = "a global allocator; registers memory and reads into it")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use bornite_fabric::{Error, Event, Net, Port, Post};
 
+#[path = "../../tests/common/counting.rs"]
+mod counting;
 #[allow(dead_code, reason = "shared with the conformance suite")]
 mod support;
+use counting::ALLOCATIONS;
 use support::{Memory, Pair, event_descriptor, read, until};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Counts the allocations of each thread.
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator as it came; the counter is a thread-local without a destructor, which
-// allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const FRAMES: [usize; 3] = [64, 4096, 16_384];
 

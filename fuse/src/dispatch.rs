@@ -4,6 +4,7 @@
 //! | request | answer | what the kernel then does |
 //! |---|---|---|
 //! | open, opendir | `ENOSYS` | opens without asking from then on (`NO_OPEN_SUPPORT`, `NO_OPENDIR_SUPPORT`), pages kept |
+//! | open where files are passed through | handed on | asks each time; tells of the close as well |
 //! | flush, fsync, getxattr, listxattr, lseek, poll | `ENOSYS` | remembers it: no further request |
 //! | ioctl | `ENOTTY` | asks again each time, so it is answered here |
 //! | copy_file_range | `EXDEV` | the caller copies by itself |
@@ -27,7 +28,9 @@ use fuser::{
 
 use crate::ended::Ended;
 use crate::options::REQUEST_BYTES_MAX;
-use crate::reply::{AttrReply, DataReply, DirectoryReply, EntryReply, Shared, StatfsReply};
+use crate::reply::{
+    AttrReply, DataReply, DirectoryReply, EntryReply, HANDLE_PASSED, OpenReply, Passing, Shared, StatfsReply,
+};
 use crate::stats::Op;
 use crate::{Errno, Filesystem, NAME_BYTES_MAX};
 
@@ -37,14 +40,22 @@ pub(crate) struct Dispatcher<F> {
     shared: Arc<Shared>,
     ended: Arc<Ended>,
     max_background: u16,
+    /// Whether files are to be passed through.
+    passes: bool,
     /// Whether the kernel remembers `ENOSYS` for open and opendir; where not, they must succeed.
     no_open: bool,
     no_opendir: bool,
 }
 
 impl<F: Filesystem> Dispatcher<F> {
-    pub(crate) fn new(fs: Arc<F>, shared: Arc<Shared>, ended: Arc<Ended>, max_background: u16) -> Dispatcher<F> {
-        Dispatcher { fs, shared, ended, max_background, no_open: false, no_opendir: false }
+    pub(crate) fn new(
+        fs: Arc<F>,
+        shared: Arc<Shared>,
+        ended: Arc<Ended>,
+        max_background: u16,
+        passes: bool,
+    ) -> Dispatcher<F> {
+        Dispatcher { fs, shared, ended, max_background, passes, no_open: false, no_opendir: false }
     }
 
     /// Counts a request and runs its handler.
@@ -90,6 +101,13 @@ impl<F: Filesystem> fuser::Filesystem for Dispatcher<F> {
         }
         self.no_open = config.capabilities().contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
         self.no_opendir = config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        // Backing files lie in memory, which is stacked on nothing.
+        if self.passes
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok()
+        {
+            self.shared.set_passing(Passing::Offered);
+        }
         // The pages of a request follow from the larger of max_write and readahead.
         if let Err(nearest) = config.set_max_write(REQUEST_BYTES_MAX) {
             log::debug!("requests of {REQUEST_BYTES_MAX} bytes refused, {nearest} offered");
@@ -155,7 +173,11 @@ impl<F: Filesystem> fuser::Filesystem for Dispatcher<F> {
         self.run(Op::Statfs, || self.fs.statfs(StatfsReply::new(reply, req.unique().0, &self.shared)));
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: fuser::ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, _: OpenFlags, reply: fuser::ReplyOpen) {
+        if self.shared.passes_through() {
+            let reply = OpenReply::new(reply, req.unique().0, &self.shared);
+            return self.run(Op::Open, || self.fs.open(ino.0, reply));
+        }
         self.count(Op::Open);
         if self.no_open { reply.error(fuser::Errno::ENOSYS) } else { reply.opened(FileHandle(0), OPENED) }
     }
@@ -168,14 +190,18 @@ impl<F: Filesystem> fuser::Filesystem for Dispatcher<F> {
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
-        _: FileHandle,
+        ino: INodeNo,
+        handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: fuser::ReplyEmpty,
     ) {
-        self.count(Op::Release);
+        self.run(Op::Release, || {
+            if self.shared.passes_through() {
+                self.fs.release(ino.0, handle == HANDLE_PASSED);
+            }
+        });
         reply.ok();
     }
 

@@ -78,6 +78,14 @@ pub enum MountError {
         /// What the kernel or fusermount3 said, with the remedy where one is known.
         reason: String,
     },
+    /// Files were to be passed through, and cannot be.
+    #[error("files of {} cannot be passed through: {reason}; mount with --passthrough auto or off", .path.display())]
+    NoPassthrough {
+        /// The mount point.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// Any other failure.
     #[error("{action} failed: {source}")]
     Io {

@@ -16,6 +16,7 @@
 //! - A logger should treat records under [`TRANSPORT_LOG_TARGET`] as debug: the transport calls a reply to a request that
 //!   the kernel has already given up an error, which it is not.
 
+mod backing;
 mod dispatch;
 mod ended;
 mod error;
@@ -31,11 +32,12 @@ mod types;
 #[cfg(feature = "static-server")]
 pub mod memory_fs;
 
+pub use backing::{Backing, BackingDraft, BackingFile};
 pub use error::{JoinError, MountError, NotifyError};
 pub use mount::clear_stale;
 pub use notify::Notifier;
-pub use options::{MountOptions, REQUEST_BYTES_MAX, SUBTYPE};
-pub use reply::{AttrReply, DataReply, DirectoryReply, EntryReply, StatfsReply};
+pub use options::{MountOptions, Passthrough, REQUEST_BYTES_MAX, SUBTYPE};
+pub use reply::{AttrReply, DataReply, DirectoryReply, EntryReply, OpenReply, StatfsReply};
 pub use session::{Session, Unmounter};
 pub use stats::{Op, Stats};
 pub use types::{Attr, Errno, Statfs, Timestamp};
@@ -80,6 +82,18 @@ pub trait Filesystem: Send + Sync + 'static {
 
     /// Sizes of the file system.
     fn statfs(&self, reply: StatfsReply);
+
+    /// The file `ino` is opened for reading: asked only where files are passed through. All opens of one inode that
+    /// overlap in time must be answered alike: all plain, or all with the same [`Backing`].
+    fn open(&self, ino: u64, reply: OpenReply) {
+        let _ = ino;
+        reply.plain();
+    }
+
+    /// An open of `ino` is over; `passed`: it had a backing. Mappings may live on: those of a backing keep the file.
+    fn release(&self, ino: u64, passed: bool) {
+        let _ = (ino, passed);
+    }
 
     /// The mount is gone and the event threads have ended; called once, from the last of them. Tokens that are still
     /// parked answer nobody from now on.

@@ -17,6 +17,18 @@ pub(crate) const MAX_BACKGROUND_MIN: u16 = 64;
 /// Event threads, at most: more add no throughput, since no handler blocks.
 pub(crate) const THREADS_MAX: usize = 4;
 
+/// Whether files are passed through, so that the kernel reads them from memory that it was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Passthrough {
+    /// No: opens and closes cost no request.
+    #[default]
+    Off,
+    /// Where kernel and privileges allow it.
+    Auto,
+    /// Yes, or there is no mount.
+    On,
+}
+
 /// What the caller of [`crate::Session::mount`] chooses. All mounts are `ro,nosuid,nodev,noatime,default_permissions`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
@@ -35,6 +47,8 @@ pub struct MountOptions {
     /// Readahead of the mount, KiB, set through /sys/class/bdi after mounting where that is permitted; without it the
     /// kernel's 128 KiB stay. 0 leaves it alone.
     pub max_readahead_kib: u32,
+    /// Whether [`crate::Filesystem::open`] is asked.
+    pub passthrough: Passthrough,
 }
 
 impl MountOptions {
@@ -48,6 +62,7 @@ impl MountOptions {
             threads: 2,
             max_background: MAX_BACKGROUND_MIN,
             max_readahead_kib: 1024,
+            passthrough: Passthrough::Off,
         }
     }
 }

@@ -6,13 +6,15 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{IoSlice, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use fuser::{Generation, INodeNo};
+use fuser::{FileHandle, FopenFlags, Generation, INodeNo};
 
+use crate::backing::{Backing, BackingFile};
 use crate::stats::Stats;
 use crate::types::{Attr, Errno, Statfs, file_type};
 
@@ -21,6 +23,34 @@ pub(crate) struct Shared {
     pub(crate) stats: Stats,
     /// The FUSE device, for the replies that the transport cannot express.
     pub(crate) device: File,
+    /// See [`Passing`]; written at the mount's start.
+    pub(crate) passing: AtomicU8,
+}
+
+/// How far a mount has come with passing files through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Passing {
+    /// Not asked for, refused, or not offered.
+    No,
+    /// The kernel offers it.
+    Offered,
+    /// It works: opens are answered one by one.
+    Yes,
+}
+
+impl Shared {
+    pub(crate) fn set_passing(&self, passing: Passing) {
+        self.passing.store(passing as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn offers_passthrough(&self) -> bool {
+        self.passing.load(Ordering::Relaxed) >= Passing::Offered as u8
+    }
+
+    pub(crate) fn passes_through(&self) -> bool {
+        self.passing.load(Ordering::Relaxed) == Passing::Yes as u8
+    }
 }
 
 /// Declares a token over a reply of the transport: construction, `error`, and `EIO` when dropped.
@@ -161,6 +191,37 @@ impl StatfsReply {
     /// The sizes.
     pub fn statfs(mut self, s: &Statfs) {
         self.answer(|r| r.statfs(s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize));
+    }
+}
+
+token! {
+    /// Answers an open, on mounts that pass files through.
+    OpenReply(fuser::ReplyOpen)
+}
+
+/// The handles that opens get: [`crate::Filesystem::release`] is told which.
+pub(crate) const HANDLE_PLAIN: FileHandle = FileHandle(0);
+pub(crate) const HANDLE_PASSED: FileHandle = FileHandle(1);
+
+impl OpenReply {
+    /// Opens it as other mounts do: reads become requests, and the kernel keeps the pages.
+    pub fn plain(mut self) {
+        self.answer(|r| r.opened(HANDLE_PLAIN, FopenFlags::FOPEN_KEEP_CACHE));
+    }
+
+    /// Makes `file` known to the kernel, for this and later opens of the same inode.
+    ///
+    /// # Errors
+    /// `EPERM` without the capability; otherwise as the kernel says (`FUSE_DEV_IOC_BACKING_OPEN`).
+    pub fn back(&self, file: &BackingFile) -> io::Result<Backing> {
+        let inner = self.inner.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Backing { id: inner.open_backing(file)? })
+    }
+
+    /// Opens it with `backing`, which is to live until this answer is closed.
+    pub fn passed(mut self, backing: &Backing) {
+        // FOPEN_KEEP_CACHE would be refused: there are no pages to keep.
+        self.answer(|r| r.opened_passthrough(HANDLE_PASSED, FopenFlags::empty(), &backing.id));
     }
 }
 

@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use crate::Filesystem;
+use crate::backing;
 use crate::dispatch::Dispatcher;
 use crate::ended::Ended;
 use crate::error::{JoinError, MountError};
 use crate::mount::{self, Mounted};
 use crate::notify::Notifier;
-use crate::options::{MAX_BACKGROUND_MIN, MountOptions, THREADS_MAX};
-use crate::reply::Shared;
+use crate::options::{MAX_BACKGROUND_MIN, MountOptions, Passthrough, THREADS_MAX};
+use crate::reply::{Passing, Shared};
 use crate::stats::Stats;
 
 /// A live mount. Dropping it detaches the mount and leaves the event threads to their end.
@@ -43,9 +45,14 @@ impl Session {
             move |e| MountError::io(action, e)
         };
         let reply_device = device.try_clone().map_err(failed("duplicating the FUSE device"))?;
-        let shared = Arc::new(Shared { stats: Stats::new(), device: File::from(reply_device) });
+        let shared = Arc::new(Shared {
+            stats: Stats::new(),
+            device: File::from(reply_device),
+            passing: AtomicU8::new(Passing::No as u8),
+        });
         let max_background = options.max_background.max(MAX_BACKGROUND_MIN);
-        let dispatcher = Dispatcher::new(fs, Arc::clone(&shared), Arc::clone(&ended), max_background);
+        let passes = options.passthrough != Passthrough::Off;
+        let dispatcher = Dispatcher::new(fs, Arc::clone(&shared), Arc::clone(&ended), max_background, passes);
 
         let mut config = fuser::Config::default();
         config.n_threads = Some(options.threads.clamp(1, THREADS_MAX));
@@ -54,6 +61,19 @@ impl Session {
         // Who may ask is the kernel's to check (allow_other, default_permissions); the transport need not do it again.
         let transport = fuser::Session::from_fd(dispatcher, device, fuser::SessionACL::All, config)
             .map_err(failed("the handshake with the kernel"))?;
+        if passes {
+            // Opens are answered by the event threads, which are not there yet.
+            match (backing::probe(&shared), options.passthrough) {
+                (Ok(()), _) => shared.set_passing(Passing::Yes),
+                (Err(reason), Passthrough::On) => {
+                    return Err(MountError::NoPassthrough { path: mounted.mountpoint.clone(), reason });
+                }
+                (Err(reason), _) => {
+                    shared.set_passing(Passing::No);
+                    log::info!("files are not passed through: {reason}");
+                }
+            }
+        }
         mount::set_readahead(mounted.device_number, options.max_readahead_kib);
         let notifier = Notifier::new(transport.notifier());
         let background = transport.spawn().map_err(failed("starting the event threads"))?;
@@ -76,6 +96,12 @@ impl Session {
     #[must_use]
     pub fn notifier(&self) -> Notifier {
         self.notifier.clone()
+    }
+
+    /// Whether files are passed through: [`crate::Filesystem::open`] is asked.
+    #[must_use]
+    pub fn passes_through(&self) -> bool {
+        self.shared.passes_through()
     }
 
     /// Requests that reached the daemon.

@@ -58,7 +58,7 @@ pub(crate) fn path<'a>(bytes: &mut Bytes<'a>) -> &'a [u8] {
 
 /// A message of any kind, by its first byte.
 pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
-    match bytes.u8() % 18 {
+    match bytes.u8() % 19 {
         0 => Message::Probe { begun: bytes.u64() },
         1 => Message::Attr { path: path(bytes) },
         2 => {
@@ -95,6 +95,7 @@ pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
         14 => Message::Sweep { tree: bytes.u8(), down: bytes.u8() & 1 == 1, path: path(bytes) },
         15 => Message::Swept(Swept { reached: bytes.u32(), missing: bytes.u32() }),
         16 => Message::Unchanged { stamp: bytes.u64(), remaining_us: bytes.u64(), absent_us: bytes.u64() },
-        _ => Message::Filesystem(statfs(bytes)),
+        17 => Message::Filesystem(statfs(bytes)),
+        _ => Message::Look { path: path(bytes) },
     }
 }

@@ -157,6 +157,7 @@ impl World {
         let object = self.object(bytes);
         let (stamp, at) = (u64::from(bytes.u8() % 4), u32::from(bytes.u8()));
         let message = match &object {
+            Object::Attr(path) if at % 2 == 1 => Message::Look { path },
             Object::Attr(path) => Message::Attr { path },
             Object::List(path) => {
                 let purpose = if stamp & 1 == 1 { Purpose::Absence } else { Purpose::Reading };
@@ -265,7 +266,7 @@ impl World {
                     BackendOp::List { .. } if fails => BackendReply::List(Err(errno)),
                     BackendOp::List { .. } => {
                         let listing = self.listing(bytes);
-                        let (listing, is_complete) = (listing.build(self.stamps), bytes.u8() % 8 > 0);
+                        let (listing, is_complete) = (listing.build(self.stamps), !bytes.u8().is_multiple_of(8));
                         let settled = (bytes.u8() & 1 == 1).then(|| World::attr(bytes));
                         BackendReply::List(Ok(Listed { listing, is_complete, settled }))
                     }
@@ -324,6 +325,7 @@ impl World {
         assert_eq!((header.from, header.job), (self.node.topology().me(), JOB));
         match message {
             Message::Attr { .. }
+            | Message::Look { .. }
             | Message::List { .. }
             | Message::Chunk { .. }
             | Message::Statfs

@@ -28,6 +28,8 @@ use super::types::Micros;
 
 /// Bytes of a block, the largest piece.
 pub(super) const BLOCK_BYTES: usize = BLOCK_UNITS * UNIT_BYTES;
+/// Segments that there may be beside those that the sizes give.
+const SEGMENTS_SPARE: usize = 4;
 /// A use is noted at most so often per block, so that readers of one hot block do not fight for its cache line.
 const TOUCH_STEP_US: u64 = 10_000;
 
@@ -58,10 +60,10 @@ impl ArenaConfig {
         }
     }
 
-    /// Bytes of the segment that is mapped after `mapped_bytes`; 0 where that is all.
-    fn next_segment_bytes(&self, mapped_bytes: usize) -> usize {
+    /// Bytes of the segment that is mapped after `mapped_bytes`, of at most `max_bytes`; 0 where that is all.
+    fn next_segment_bytes(&self, mapped_bytes: usize, max_bytes: usize) -> usize {
         let wanted = mapped_bytes.min(self.segment_bytes).max(self.first_segment_bytes);
-        wanted.min(self.max_bytes - mapped_bytes)
+        wanted.min(max_bytes.saturating_sub(mapped_bytes))
     }
 }
 
@@ -76,6 +78,8 @@ struct Shared {
     expected_uses: AtomicU64,
     /// Chunks that were fetched ahead and went without a use.
     unexpected_ends: AtomicU64,
+    /// Of the bound, bytes that are not to be mapped.
+    held_back_bytes: AtomicU64,
 }
 
 struct Segment {
@@ -154,6 +158,13 @@ impl Arena {
     #[must_use]
     pub fn segment(&self, index: u16) -> Option<SegmentInfo> {
         self.segments.get(usize::from(index))?.get().map(info)
+    }
+
+    /// Leaves so many bytes of the bound to others: less is mapped from now on (one block at least). What is mapped
+    /// already stays.
+    pub fn hold_back(&self, bytes: u64) {
+        // Relaxed: it guards nothing.
+        self.shared.held_back_bytes.store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -292,9 +303,11 @@ impl ArenaWriter {
         let config = config.whole_blocks();
         let (mut bytes, mut segments_max) = (0, 0);
         while bytes < config.max_bytes && segments_max <= usize::from(u16::MAX) {
-            bytes += config.next_segment_bytes(bytes);
+            bytes += config.next_segment_bytes(bytes, config.max_bytes);
             segments_max += 1;
         }
+        // What is held back for a while makes segments smaller.
+        segments_max = (segments_max + SEGMENTS_SPARE).min(usize::from(u16::MAX));
         let arena = Arena { segments: (0..segments_max).map(|_| OnceLock::new()).collect(), shared: Arc::default() };
         ArenaWriter {
             arena: Arc::new(arena),
@@ -312,8 +325,10 @@ impl ArenaWriter {
     }
 
     /// Bytes that may be mapped.
-    pub(super) const fn capacity_bytes(&self) -> usize {
-        self.config.max_bytes
+    pub(super) fn capacity_bytes(&self) -> usize {
+        let held_back = self.arena.shared.held_back_bytes.load(Ordering::Relaxed);
+        let left = (self.config.max_bytes as u64).saturating_sub(held_back);
+        (usize::try_from(left).unwrap_or(usize::MAX) / BLOCK_BYTES).max(1) * BLOCK_BYTES
     }
 
     /// Bytes mapped so far.
@@ -418,7 +433,7 @@ impl ArenaWriter {
     }
 
     fn map(&mut self) -> bool {
-        let len_bytes = self.config.next_segment_bytes(self.mapped_bytes);
+        let len_bytes = self.config.next_segment_bytes(self.mapped_bytes, self.capacity_bytes());
         let (Some(place), Ok(number)) = (self.arena.segments.get(self.mapped), u16::try_from(self.mapped)) else {
             return false;
         };
@@ -543,6 +558,20 @@ mod tests {
         drop(writer);
         slot.as_mut_slice().fill(7);
         assert!(slot.bytes(MIB).iter().all(|&b| b == 7));
+    }
+
+    #[test]
+    fn what_is_held_back_is_not_mapped() {
+        let mut writer = small(8 * MIB);
+        writer.arena().hold_back(5 * MIB as u64);
+        while writer.grow() {}
+        assert_eq!((writer.mapped_bytes(), writer.capacity_bytes()), (3 * MIB, 3 * MIB));
+        writer.arena().hold_back(0);
+        while writer.grow() {}
+        assert_eq!((writer.mapped_bytes(), writer.capacity_bytes()), (8 * MIB, 8 * MIB));
+        writer.arena().hold_back(u64::MAX);
+        assert!(!writer.grow());
+        assert_eq!((writer.mapped_bytes(), writer.capacity_bytes()), (8 * MIB, MIB), "what is mapped stays");
     }
 
     #[test]

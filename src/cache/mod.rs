@@ -3,7 +3,7 @@
 //! | Part | What it holds | Readers (any thread) | Writer |
 //! |---|---|---|---|
 //! | [`names`] | inodes, attributes, listings, symlinks | [`Names`], [`Inode`] | [`NamesWriter`], the engine |
-//! | [`enoent`] | names that do not exist, until when | [`EnoentMap::lookup`] | any thread; a lock per shard |
+//! | [`enoent`] | names that do not exist, until when | [`EnoentMap::lookup`] | any thread, without a lock |
 //! | [`chunks`] | file data by chunk of 1 MiB | [`FileData::chunk`], [`Chunk`] | [`ChunkStore`], the engine |
 //! | [`store`] | publication, eviction, bounds | | [`ChunkStore`], the engine |
 //! | [`arena`] | the memory under the chunks | [`Arena`], [`Slot`] | the chunk store |
@@ -23,6 +23,9 @@
 
 mod ahead;
 pub mod arena;
+#[cfg(test)]
+#[path = "../../tests/common/attr.rs"]
+mod attr;
 mod buddy;
 pub mod chunks;
 mod counters;

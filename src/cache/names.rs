@@ -583,21 +583,7 @@ mod tests {
     const LINK: u32 = 0o120_777;
 
     pub(super) fn attr(mode: u32, backend_ino: u64) -> Attr {
-        Attr {
-            mode,
-            uid: 0,
-            gid: 0,
-            blksize: 4096,
-            nlink: 1,
-            rdev: 0,
-            size: 10,
-            blocks: 8,
-            mtime: Timestamp::default(),
-            ctime: Timestamp::default(),
-            backend_ino,
-            backend_dev: 66,
-            change: 0,
-        }
+        super::super::attr::attr(mode, backend_ino, 10)
     }
 
     fn at(secs: i64) -> Timestamp {

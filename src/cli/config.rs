@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::args::{
-    self, DETECT_MS, ENOENT_TTL_MS, FANOUT, FUSE_THREADS, LOG_LEVEL, LogType, MountArgs, STRIPES, Switch, TREES,
-    TTL_MS, number, parse_size,
+    self, DETECT_MS, ENOENT_TTL_MS, FANOUT, FUSE_THREADS, LOG_LEVEL, LogType, MountArgs, PassthroughMode, STRIPES,
+    Switch, TREES, TTL_MS, number, parse_size,
 };
 
 /// The file that every daemon of a machine reads, if it exists.
@@ -21,7 +21,7 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "target",
     "address_book",
     "hostname",
@@ -38,6 +38,7 @@ const KEYS: [&str; 19] = [
     "complete_dirs",
     "fuse_threads",
     "allow_other",
+    "passthrough",
     "log_level",
     "log_type",
     "output_dir",
@@ -85,6 +86,7 @@ pub(super) struct Settings {
     pub(super) complete_dirs: Switch,
     pub(super) fuse_threads: u64,
     pub(super) allow_other: bool,
+    pub(super) passthrough: PassthroughMode,
     pub(super) log_level: u64,
     pub(super) log_type: Option<LogType>,
     pub(super) output_dir: Option<PathBuf>,
@@ -109,6 +111,7 @@ impl Default for Settings {
             complete_dirs: Switch::On,
             fuse_threads: 2,
             allow_other: false,
+            passthrough: PassthroughMode::Off,
             log_level: 3,
             log_type: None,
             output_dir: None,
@@ -214,6 +217,7 @@ impl Settings {
             complete_dirs,
             fuse_threads,
             allow_other,
+            passthrough,
             log_level,
         } = &options.daemon_options;
         replace(&mut self.target, target);
@@ -232,6 +236,7 @@ impl Settings {
         replace(&mut self.complete_dirs, complete_dirs);
         replace(&mut self.fuse_threads, fuse_threads);
         self.allow_other |= allow_other;
+        replace(&mut self.passthrough, passthrough);
         replace(&mut self.log_level, log_level);
         replace_some(&mut self.log_type, &options.log_type);
         replace_some(&mut self.output_dir, &options.output_dir);
@@ -267,6 +272,10 @@ impl Settings {
                     "false" | "0" => false,
                     _ => return Err("it must be true or false".to_owned()),
                 }
+            }
+            "passthrough" => {
+                let parsed = PassthroughMode::from_str(text, true);
+                self.passthrough = parsed.map_err(|_| "it must be auto, on or off".to_owned())?;
             }
             "log_level" => self.log_level = number(LOG_LEVEL)(text)?,
             "log_type" => {
@@ -305,6 +314,10 @@ impl Settings {
                     }
                     "fuse_threads" => count(&self.fuse_threads),
                     "allow_other" => Some(self.allow_other.to_string()),
+                    "passthrough" => {
+                        let value = self.passthrough.to_possible_value();
+                        value.map(|value| quoted(value.get_name().as_ref()))
+                    }
                     "log_level" => count(&self.log_level),
                     "log_type" => self
                         .log_type
@@ -398,6 +411,7 @@ mod tests {
             ("complete_dirs", "off"),
             ("fuse_threads", "3"),
             ("allow_other", "true"),
+            ("passthrough", "auto"),
             ("log_level", "5"),
             ("log_type", "file"),
             ("output_dir", "/out"),

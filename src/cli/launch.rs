@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::ValueEnum;
 
 use super::args::{DaemonArgs, LaunchArgs, StopArgs, Switch};
 use super::{UsageError, daemon, output, signals};
@@ -123,6 +124,7 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
         complete_dirs,
         fuse_threads,
         allow_other,
+        passthrough,
         log_level,
     } = options;
     let mut args: Vec<OsString> = vec!["mount".into(), daemon::CHILD_FLAG.into()];
@@ -153,6 +155,8 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
     ] {
         add(flag, value.map(|value| value.to_string().into()));
     }
+    let mode = passthrough.and_then(|mode| mode.to_possible_value());
+    add("--passthrough", mode.map(|mode| mode.get_name().into()));
     if *allow_other {
         args.push("--allow-other".into());
     }
@@ -164,7 +168,7 @@ fn mount_args(options: &DaemonArgs, name: &str, mountpoint: &Path, book: &Path) 
 mod tests {
     use clap::Parser;
 
-    use super::super::args::{Cli, Command};
+    use super::super::args::{Cli, Command, PassthroughMode};
     use super::*;
 
     #[test]
@@ -184,6 +188,7 @@ mod tests {
             complete_dirs: Some(Switch::Off),
             fuse_threads: Some(1),
             allow_other: true,
+            passthrough: Some(PassthroughMode::Auto),
             log_level: Some(5),
         };
         let options = DaemonArgs { target: Some("/odd target".into()), ..options };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use super::args::{LogType, MountArgs, Switch};
+use super::args::{LogType, MountArgs, PassthroughMode, Switch};
 use super::config::Settings;
 use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals};
 use crate::job::book::check_host;
@@ -21,7 +21,7 @@ use crate::observe::{
     CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status, StatusServer, Verbosity,
     log as logging, mountpoint_key,
 };
-use crate::runtime::{self, Daemon, DaemonConfig, DaemonStatus};
+use crate::runtime::{self, Daemon, DaemonConfig, DaemonStatus, Passthrough};
 
 /// How long a daemon takes at most to stop. Below the patience of `bornite stop`, so that it says itself what is wrong.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
@@ -69,7 +69,7 @@ fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Who this node is.
-struct Node {
+pub(super) struct Node {
     nodes: Vec<(String, String)>,
     me: usize,
     is_root: bool,
@@ -77,7 +77,7 @@ struct Node {
 
 impl Node {
     /// Finds this node in the address book; without a book it is alone.
-    fn resolve(settings: &Settings) -> anyhow::Result<Node> {
+    pub(super) fn resolve(settings: &Settings) -> anyhow::Result<Node> {
         if let Some(given) = &settings.hostname {
             let text = |why| UsageError(format!("--hostname: {why}; give this node's name in the address book"));
             check_host(given).map_err(text)?;
@@ -196,7 +196,7 @@ fn wait(phase: &Mutex<Phase>, interrupts: &Receiver<i32>) -> String {
     }
 }
 
-fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBuf) -> DaemonConfig {
+pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBuf) -> DaemonConfig {
     DaemonConfig {
         target: settings.target.clone(),
         mountpoint,
@@ -216,6 +216,11 @@ fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBuf) -> Daemo
         names_bytes: node.names_bytes(settings),
         fuse_threads: settings.fuse_threads as usize,
         allow_other: settings.allow_other,
+        passthrough: match settings.passthrough {
+            PassthroughMode::Auto => Passthrough::Auto,
+            PassthroughMode::On => Passthrough::On,
+            PassthroughMode::Off => Passthrough::Off,
+        },
     }
 }
 
@@ -281,8 +286,9 @@ impl Source for Desk {
             asks: daemon.asks,
             uptime_s: self.began.elapsed().as_secs_f64(),
             cache: CacheStatus {
-                capacity_bytes: counters.get(Counter::CacheBytesCapacity),
-                used_bytes: counters.get(Counter::CacheBytesUsed),
+                capacity_bytes: counters.get(Counter::CacheBytesCapacity)
+                    + counters.get(Counter::PassthroughBytesCapacity),
+                used_bytes: counters.get(Counter::CacheBytesUsed) + counters.get(Counter::PassthroughBytes),
             },
             counters,
         }

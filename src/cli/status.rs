@@ -91,6 +91,20 @@ fn describe(status: &Status) -> String {
         ("cache", format!("{} of {}", bytes(status.cache.used_bytes), bytes(status.cache.capacity_bytes))),
         ("pinned", bytes(status.counters.get(Counter::CacheBytesPinned))),
         ("evicted", format!("{} chunks", status.counters.get(Counter::ChunksEvicted))),
+        ("passed through", {
+            let count = |counter| status.counters.get(counter);
+            let (used, bound) = (count(Counter::PassthroughBytes), count(Counter::PassthroughBytesCapacity));
+            match bound {
+                0 => "off".to_owned(),
+                _ => format!(
+                    "{} of {} in {} files, {} evicted",
+                    bytes(used),
+                    bytes(bound),
+                    count(Counter::PassthroughFiles),
+                    count(Counter::PassthroughEvicted)
+                ),
+            }
+        }),
         ("names", {
             let count = |counter| status.counters.get(counter);
             let (used, bound) = (bytes(count(Counter::NamesBytes)), bytes(count(Counter::NamesBytesCapacity)));

@@ -88,6 +88,17 @@ impl Node {
         }
     }
 
+    /// This node's client has all bytes of a file elsewhere: unless other nodes may ask for them, they need not be here.
+    pub fn passed_on(&mut self, ino: Ino) {
+        let asked_by_others = self.trees.iter().any(|up| up.topology.children().next().is_some());
+        if !asked_by_others
+            && let Some(inode) = self.names.by_ino(ino)
+            && let Some(data) = inode.data()
+        {
+            self.store.forget(data);
+        }
+    }
+
     fn dropped(&mut self, inode: &crate::cache::names::Inode) {
         self.seen.remove(&inode.ino);
         if let Some(data) = inode.data() {

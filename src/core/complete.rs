@@ -149,7 +149,8 @@ impl Node {
 
     /// A request for attributes that waited for a listing goes on with it.
     pub(super) fn resume_with(&mut self, now: Micros, id: FlightId, path: &[u8], outcome: &Outcome) {
-        if let (Outcome::Listing { listing, absent_until, .. }, Some((_, name))) = (outcome, split(path))
+        let anew = self.flights.get(id).is_some_and(|flight| flight.anew);
+        if let (Outcome::Listing { listing, absent_until, .. }, Some((_, name)), false) = (outcome, split(path), anew)
             && *absent_until > Micros(0)
             && is_missing(listing, name)
             && self.names.with(path, |_| ()).is_none()
@@ -236,7 +237,7 @@ impl Node {
             return false;
         }
         if let Some(flight) = self.flights.get(id) {
-            flight.stage = Stage::Behind;
+            flight.stage = Stage::Behind { anew: false };
         }
         // What is known of the directory is not asked: it is to be looked at.
         self.begin(now, Object::Attr(dir), Waiter::Flight(id));

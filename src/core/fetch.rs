@@ -34,21 +34,10 @@ impl Node {
             match if known { self.names.get(path) } else { self.names.current(path) } {
                 Some(inode) => match fits(&object, &inode.attr) {
                     Ok(()) => {}
-                    // A peer may have been told of a newer version than this node, by one that is dead by now.
-                    Err(ESTALE) if !known => {
-                        let tree = flight.tree;
-                        if self.trees[tree].target == Target::Backend {
-                            flight.stage = Stage::Behind;
-                            self.expire(path);
-                            return self.request(now, Object::Attr(path.clone()), Waiter::Flight(id));
-                        }
-                    }
+                    Err(ESTALE) if !known => return self.doubt(now, id),
                     Err(errno) => return self.fail(now, id, errno),
                 },
-                None => {
-                    flight.stage = Stage::Behind;
-                    return self.request(now, Object::Attr(path.clone()), Waiter::Flight(id));
-                }
+                None => return self.look_first(now, id, path),
             }
         }
         let Some(flight) = self.flights.get(id) else { return };
@@ -64,9 +53,25 @@ impl Node {
         self.pump(now, tree);
     }
 
+    /// Finds out what is at the path of request `id`, before the request itself goes on.
+    fn look_first(&mut self, now: Micros, id: FlightId, path: &Arc<[u8]>) {
+        let attr = Object::Attr(path.clone());
+        let known = self.recall(now, &attr, Waiter::Flight(id));
+        let is_joining = self.flights.find(&attr).is_some();
+        let Some(flight) = self.flights.get(id) else { return };
+        let anew = known.is_none() && !is_joining && self.trees[flight.tree].target == Target::Backend;
+        flight.stage = Stage::Behind { anew };
+        match known {
+            Some(outcome) => self.resume(now, id, &outcome),
+            None if anew => self.begin_anew(now, path.clone(), Waiter::Flight(id)),
+            None => self.begin(now, attr, Waiter::Flight(id)),
+        }
+    }
+
     /// The attributes that request `id` waited for are here.
     pub(super) fn resume(&mut self, now: Micros, id: FlightId, outcome: &Outcome) {
-        let Some(flight) = self.flights.get(id).filter(|flight| flight.stage == Stage::Behind) else { return };
+        let is_behind = |flight: &&mut Flight| matches!(flight.stage, Stage::Behind { .. });
+        let Some(flight) = self.flights.get(id).filter(is_behind) else { return };
         if let Object::Attr(path) = &flight.object {
             let path = path.clone();
             return self.resume_with(now, id, &path, outcome);
@@ -82,8 +87,22 @@ impl Node {
                 Some(outcome) => self.finish(now, id, &outcome),
                 None => self.lead_on(now, id, true),
             },
+            Err(ESTALE) => self.doubt(now, id),
             Err(errno) => self.fail(now, id, errno),
         }
+    }
+
+    /// As far as this node and those above it know, what request `id` is about is gone. Who wants it may have been told of
+    /// something newer, by a node that is dead by now: the last word has the backend, asked after the request.
+    fn doubt(&mut self, now: Micros, id: FlightId) {
+        let Some(flight) = self.flights.get(id) else { return };
+        // Nobody was told of a listing that is to answer what it lacks.
+        if flight.purpose == Purpose::Absence || flight.stage == (Stage::Behind { anew: true }) {
+            return self.fail(now, id, ESTALE);
+        }
+        flight.stage = Stage::Behind { anew: true };
+        let path = flight.object.path_shared();
+        self.begin_anew(now, path, Waiter::Flight(id));
     }
 
     /// The listing that request `id` is for, if it was renewed by the look at the directory that was waited for.
@@ -106,7 +125,7 @@ impl Node {
         flight.stage = Stage::Asked;
         flight.sign_at = now;
         flight.asked_at.get_or_insert(now);
-        let (object, purpose) = (flight.object.clone(), flight.purpose);
+        let (object, purpose, anew) = (flight.object.clone(), flight.purpose, flight.anew);
         let parts = flight.parts.as_ref();
         let begun = parts.map(|(stamp, parts)| (*stamp, u32::try_from(parts.len_bytes()).unwrap_or(0)));
         // What is here may be renewed.
@@ -124,6 +143,7 @@ impl Node {
         self.counters.to_parent += 1;
         self.release_to(node);
         let message = match &object {
+            Object::Attr(path) if anew => Message::Look { path },
             Object::Attr(path) => Message::Attr { path },
             Object::List(path) => Message::List { path, stamp, from, purpose },
             Object::Chunk { path, version, index } => Message::Chunk { path, version: *version, index: *index },

@@ -143,7 +143,10 @@ pub(super) enum Stage {
     /// To be tried again at a time.
     Pausing(Micros),
     /// Waits for another request of ours.
-    Behind,
+    Behind {
+        /// That one is answered by nobody's memory: the backend is asked after this one began.
+        anew: bool,
+    },
     /// The parent was asked.
     Asked,
     /// Bytes are being read from the parent's memory.
@@ -210,6 +213,8 @@ pub(super) struct Flight {
     pub(super) held: Option<Held>,
     /// What is under way was asked before an invalidation: its answer is not to be believed.
     pub(super) outdated: bool,
+    /// Of attributes: no node's memory may answer, here or upstream.
+    pub(super) anew: bool,
     /// When it is looked at next; timers for other times are void.
     timer: Micros,
 }
@@ -292,6 +297,7 @@ impl Flights {
             asked: None,
             held: None,
             outdated: false,
+            anew: false,
             timer: Micros::FOREVER,
         };
         self.table.insert(id, flight);

@@ -243,7 +243,8 @@ impl Node {
         if let Some(flight) = self.flights.find(&object).and_then(|id| self.flights.get(id)) {
             // A peer that repeats its request is one waiter, not two.
             if waiter != Waiter::Nobody && !flight.waiters.contains(&waiter) {
-                if waiter.purpose() == Purpose::Reading && matches!(flight.stage, Stage::InLine | Stage::Behind) {
+                if waiter.purpose() == Purpose::Reading && matches!(flight.stage, Stage::InLine | Stage::Behind { .. })
+                {
                     flight.purpose = Purpose::Reading;
                 }
                 flight.waiters.push(waiter);
@@ -270,13 +271,32 @@ impl Node {
         match listing {
             Some((dir, until)) => {
                 if let Some(flight) = self.flights.get(id) {
-                    flight.stage = Stage::Behind;
+                    flight.stage = Stage::Behind { anew: false };
                 }
                 self.flights.arm(id, until);
                 self.request(now, Object::List(dir), Waiter::Flight(id));
             }
             None => self.lead(now, id),
         }
+    }
+
+    /// As `request` for what is at `path`, but nobody's memory may answer: the backend is asked, after this.
+    pub(super) fn begin_anew(&mut self, now: Micros, path: Arc<[u8]>, waiter: Waiter) {
+        let object = Object::Attr(path);
+        if let Some(flight) = self.flights.find(&object).and_then(|id| self.flights.get(id)) {
+            if !std::mem::replace(&mut flight.anew, true) {
+                // What has been asked may be answered from memory, or was seen before.
+                flight.outdated |= matches!(flight.stage, Stage::Asked | Stage::Backend | Stage::Rechecking);
+            }
+            return self.begin(now, object, waiter);
+        }
+        let tree = self.tree_of(object.path());
+        let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
+        if let Some(flight) = self.flights.get(id) {
+            flight.anew = true;
+        }
+        self.flights.arm(id, now.after_us(PENDING_US));
+        self.lead(now, id);
     }
 
     /// A frame arrived.
@@ -326,6 +346,7 @@ impl Node {
         match message {
             Message::Probe { .. }
             | Message::Attr { .. }
+            | Message::Look { .. }
             | Message::List { .. }
             | Message::Chunk { .. }
             | Message::Statfs
@@ -364,7 +385,7 @@ impl Node {
                 return;
             }
             self.lead(now, id);
-        } else if flight.stage == Stage::Behind && matches!(flight.object, Object::Attr(_)) {
+        } else if let (Stage::Behind { .. }, Object::Attr(_)) = (flight.stage, &flight.object) {
             // It has waited for a listing for long enough.
             self.lead(now, id);
         } else if let (Stage::Asked, Some(node)) = (flight.stage, flight.asked)

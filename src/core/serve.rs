@@ -38,6 +38,11 @@ impl Node {
                 self.counters.peers_attr += 1;
                 Object::Attr(path.into())
             }
+            Message::Look { path } => {
+                self.counters.peers_attr += 1;
+                let (node, id, purpose) = (header.from, header.id, Purpose::Reading);
+                return self.begin_anew(now, path.into(), Waiter::Peer { node, id, stamp: 0, from: 0, purpose });
+            }
             Message::List { path, .. } => {
                 self.counters.peers_list += 1;
                 Object::List(path.into())
@@ -58,9 +63,10 @@ impl Node {
         };
         if let (Object::List(path), true) = (&object, from > 0)
             && let Some(timed) = self.names.get(path).and_then(|inode| inode.listing())
-            && timed.listing.stamp == stamp
         {
-            // A later part of what the peer has begun: its time began with the first part, and has it end for the peer.
+            // A later part of what the peer has begun: its time began with the first part, and has it end for the peer. Where
+            // it is another snapshot by now, it was asked for after the peer began, so that the peer may have it as well: were
+            // a new one asked for instead, two peers that may not repeat listings could take each other's away for ever.
             let outcome = Outcome::from(&*timed);
             return self.answer_peer(now, header.from, header.id, (stamp, from, purpose), &outcome);
         }

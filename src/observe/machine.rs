@@ -29,7 +29,7 @@ impl Machine {
         let memory = rustix::system::sysinfo();
         Machine {
             command: std::env::args().map(last_name).collect(),
-            commit: env!("BORNITE_COMMIT"),
+            commit: env!("BUILT_COMMIT"),
             debug_build: cfg!(debug_assertions),
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             cpu: model.map_or("unknown", |(_, name)| name).to_owned(),

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bornite_fabric::{Address, Net, Port, PortConfig};
-use bornite_fuse::{MountError, MountOptions, Notifier, Op, Session};
+use bornite_fuse::{MountError, MountOptions, Notifier, Op, Passthrough as Mode, Session};
 
 use super::asking::Asking;
 use super::backend::BackendError;
@@ -16,6 +16,7 @@ use super::engine::{Engine, Inbox, Notice, Notify, Shown, Work};
 use super::handler::Handler;
 use super::kernel::Mounted;
 use super::lazy::LazyBackend;
+use super::passthrough::{Bounds, Passthrough};
 use super::pool::Pool;
 use super::transport::{self, Transport};
 use super::wheel::Wheel;
@@ -27,6 +28,7 @@ use crate::cache::types::Ino;
 use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
 use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Swept, Topology};
+use crate::observe::trace::Recorder;
 use crate::observe::{Counter, Counters};
 
 /// The arena begins with this much and grows by the larger step.
@@ -85,6 +87,8 @@ pub struct DaemonConfig {
     pub fuse_threads: usize,
     /// Whether other users may use the mount.
     pub allow_other: bool,
+    /// Whether the kernel reads files from memory that it was given. Half of the memory for file data is for that.
+    pub passthrough: Mode,
 }
 
 /// Why a daemon did not start. One line each: the object and the next step.
@@ -203,6 +207,19 @@ impl Daemon {
     /// # Errors
     /// [`StartError`]; nothing is left behind.
     pub fn start(config: DaemonConfig, counters: Arc<Counters>) -> Result<Daemon, StartError> {
+        Daemon::start_recorded(config, counters, None)
+    }
+
+    /// As [`Daemon::start`]; with a recorder the kernel keeps no name, so that every lookup comes here, and the recorder
+    /// is told of each request and its answer.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_recorded(
+        config: DaemonConfig,
+        counters: Arc<Counters>,
+        recorder: Option<Arc<Recorder>>,
+    ) -> Result<Daemon, StartError> {
         let begin = Instant::now();
         let nodes = u32::try_from(config.nodes.len().max(1)).unwrap_or(u32::MAX);
         let me = NodeId(u32::try_from(config.me).unwrap_or(u32::MAX));
@@ -240,6 +257,10 @@ impl Daemon {
             segment_bytes: SEGMENT_BYTES,
             max_bytes: usize::try_from(config.cache_bytes).unwrap_or(usize::MAX),
         });
+        let bounds = Bounds::new(config.cache_bytes, descriptors(config.passthrough));
+        if config.passthrough != Mode::Off {
+            arena.hold_back(bounds.bytes_max);
+        }
         let reader: Arc<Names> = names.1.clone();
         let node_config = NodeConfig {
             topology: topology.clone(),
@@ -280,7 +301,7 @@ impl Daemon {
             counters: counters.clone(),
             enoent: enoent.clone(),
             names: reader.clone(),
-            arena,
+            arena: arena.clone(),
             notify,
             releasing: releasing.clone(),
             spins: std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
@@ -303,15 +324,23 @@ impl Daemon {
             fsname: config.target.to_string_lossy().into_owned(),
             allow_other: config.allow_other,
             threads: config.fuse_threads,
+            passthrough: config.passthrough,
             ..MountOptions::new(&config.mountpoint)
         };
-        let session = Session::mount(Arc::new(Mounted { handler, inbox: inbox.clone() }), options)?;
+        let passthrough = Passthrough::new(bounds, reader.clone(), inbox.clone(), counters.clone());
+        let mounted = Mounted { handler, inbox: inbox.clone(), passthrough: passthrough.clone(), recorder };
+        let session = Session::mount(Arc::new(mounted), options)?;
+        if session.passes_through() {
+            counters.set(Counter::PassthroughBytesCapacity, bounds.bytes_max);
+        } else {
+            arena.hold_back(0);
+        }
         let notifier = session.notifier();
         let notify = std::thread::Builder::new()
             .name("bornite-notify".to_owned())
             .spawn({
                 let inbox = inbox.clone();
-                move || tell_kernel(&notices, &notifier, &reader, &inbox, &releasing)
+                move || tell_kernel(&notices, &notifier, &reader, &passthrough, &inbox, &releasing)
             })
             .map_err(system("the notify thread"))?;
         let engine = std::mem::take(&mut starting.threads);
@@ -457,6 +486,7 @@ fn tell_kernel(
     notices: &mpsc::Receiver<Notice>,
     notifier: &Notifier,
     names: &Names,
+    passthrough: &Passthrough,
     inbox: &Inbox,
     releasing: &AtomicUsize,
 ) {
@@ -476,6 +506,7 @@ fn tell_kernel(
             Notice::Gone { ino, path } => {
                 forget_name(&path);
                 let _ = notifier.invalidate_inode(ino.0);
+                passthrough.retire(ino);
             }
             // The name of a directory stays, or processes that work in it would lose their way: what is in it is
             // looked up again, and a directory that was replaced is found out by its attributes.
@@ -555,6 +586,15 @@ fn counter_of(op: Op) -> Counter {
         Op::Ioctl => Counter::FuseIoctl,
         _ => Counter::FuseOther,
     }
+}
+
+/// Descriptors that this process may have; as many as it can get where files are passed through, each of which takes one.
+fn descriptors(passthrough: Mode) -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let is_raised = passthrough != Mode::Off && setrlimit(Resource::Nofile, raised).is_ok();
+    if is_raised { raised.current } else { limit.current }.unwrap_or(u64::MAX)
 }
 
 fn micros(since: Instant) -> u64 {

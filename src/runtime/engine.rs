@@ -21,10 +21,11 @@ use super::replies::Kernel;
 use super::transport::{Nap, Transport};
 use super::wheel::{Luck, Waker, Wheel};
 use crate::cache::arena::Arena;
+use crate::cache::chunks::Chunk;
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::Names;
 use crate::cache::types::{Ino, Micros};
-use crate::core::{Asks, Node, Object, Output, ParentState, Swept, Waiter};
+use crate::core::{Asks, Node, Object, Outcome, Output, ParentState, Swept, Waiter};
 use crate::observe::{Counter, Counters};
 
 /// Requests that FUSE threads may have handed over and the engine not yet taken. More than the kernel's
@@ -70,9 +71,19 @@ fn is_over(at: usize, begin: Micros) -> bool {
     at % LOOK_EVERY == LOOK_EVERY - 1 && clock::now().0.saturating_sub(begin.0) >= TURN_US
 }
 
-/// What FUSE threads hand to the engine.
+/// Fetches a chunk for something else than a read.
+pub(super) struct Fetch {
+    /// What is done with a chunk that came takes no longer than an answer, and hands nothing to the engine.
+    pub(super) is_short: bool,
+    /// Called once, on a worker or, where it is short, by the engine.
+    pub(super) done: Box<dyn FnOnce(Result<Arc<Chunk>, Errno>) + Send>,
+}
+
+/// What FUSE threads and workers hand to the engine.
 enum Item {
     Park(Object, Job),
+    Fetch(Object, Fetch),
+    PassedOn(Ino),
     Ahead(ReadAhead),
     Forget(Ino),
     Sweep(Box<[u8]>, Sender<Swept>),
@@ -95,6 +106,19 @@ impl Inbox {
     pub(super) fn park(&self, object: Object, job: Job) {
         self.put(Item::Park(object, job));
         self.wheel.help_and_ask();
+    }
+
+    /// As `park`, for a chunk.
+    pub(super) fn fetch(&self, object: Object, fetch: Fetch) {
+        self.put(Item::Fetch(object, fetch));
+        self.wheel.help(Keeps::Nothing);
+    }
+
+    /// The kernel reads this file by itself from now on. A hint: it is dropped where the queue is full.
+    pub(super) fn passed_on(&self, ino: Ino) {
+        if self.queue.push(Item::PassedOn(ino)).is_ok() {
+            self.wheel.waker.wake();
+        }
     }
 
     /// A hint: it is dropped where the queue is full.
@@ -158,8 +182,10 @@ impl Inbox {
 }
 
 fn refuse(item: Item) {
-    if let Item::Park(_, job) = item {
-        job.error(Errno::EIO);
+    match item {
+        Item::Park(_, job) => job.error(Errno::EIO),
+        Item::Fetch(_, fetch) => (fetch.done)(Err(Errno::EIO)),
+        Item::PassedOn(_) | Item::Ahead(_) | Item::Forget(_) | Item::Sweep(..) | Item::Fenced(_) => {}
     }
 }
 
@@ -241,6 +267,7 @@ pub(super) struct Work {
     keeps: Keeps,
     kept: Option<Question>,
     jobs: HashMap<u64, Job>,
+    fetches: HashMap<u64, Fetch>,
     sweeps: HashMap<u64, Sender<Swept>>,
     last_job: u64,
     /// Segments of the arena that a worker was given.
@@ -327,6 +354,9 @@ impl Engine {
             self.counters.add(Counter::RepliesEio, 1);
             job.error(Errno::EIO);
         }
+        for (_, fetch) in self.work.fetches.drain() {
+            (fetch.done)(Err(Errno::EIO));
+        }
         self.publish();
         let deadline = Instant::now() + close_within;
         self.pool.stop(deadline);
@@ -349,6 +379,12 @@ impl Engine {
                         self.node.request(now, object, Waiter::Nobody);
                     }
                 }
+                Item::Fetch(object, fetch) => {
+                    self.work.last_job += 1;
+                    self.work.fetches.insert(self.work.last_job, fetch);
+                    self.node.request(now, object, Waiter::Local(self.work.last_job));
+                }
+                Item::PassedOn(ino) => self.node.passed_on(ino),
                 Item::Forget(ino) => self.node.forget(ino),
                 Item::Fenced(fence) => self.node.fenced(now, fence),
                 Item::Sweep(path, answer) => {
@@ -443,13 +479,26 @@ impl Engine {
                 }
             }
             Output::Complete { waiter, outcome } => {
-                let Some(job) = self.work.jobs.remove(&waiter) else { return };
+                let Some(job) = self.work.jobs.remove(&waiter) else { return self.fetched(waiter, outcome) };
                 match job.finish(outcome, now) {
                     Next::Answered => {}
                     Next::More(object, job) => self.start(now, object, job),
                     Next::Send(job) => self.reply(job),
                 }
             }
+        }
+    }
+
+    fn fetched(&mut self, waiter: u64, outcome: Outcome) {
+        let Some(Fetch { is_short, done }) = self.work.fetches.remove(&waiter) else { return };
+        match outcome {
+            Outcome::Chunk(chunk) if is_short => done(Ok(chunk)),
+            Outcome::Chunk(chunk) => self.pool.submit(Task::Reply(Box::new(move || done(Ok(chunk))))),
+            // It may ask for something else, which the engine must not wait for.
+            Outcome::Failed { errno } => {
+                self.pool.submit(Task::Reply(Box::new(move || done(Err(Errno::from_raw(errno))))));
+            }
+            _ => done(Err(Errno::EIO)),
         }
     }
 
@@ -546,6 +595,8 @@ impl Engine {
             (Counter::EnoentClears, e.clears),
             (Counter::EnoentRaced, e.raced),
             (Counter::EnoentFull, e.full),
+            (Counter::EnoentRotations, e.rotations),
+            (Counter::EnoentStaleCompleted, e.stale_completed),
             (Counter::CacheBytesCapacity, a.capacity_bytes as u64),
             (Counter::CacheBytesMapped, a.mapped_bytes as u64),
             (Counter::CacheBytesUsed, a.used_bytes as u64),

@@ -9,6 +9,9 @@ mod asking;
 mod backend;
 mod clock;
 mod completeness;
+#[cfg(test)]
+#[path = "../../tests/common/counting.rs"]
+mod counting;
 mod daemon;
 mod engine;
 mod handler;
@@ -16,13 +19,16 @@ mod heap;
 mod kernel;
 mod lazy;
 mod mounts;
+mod passthrough;
 mod pool;
 pub mod replies;
+mod told;
 mod transport;
 mod wheel;
 
 pub use crate::core::Swept;
 pub use backend::{Backend, BackendError};
+pub use bornite_fuse::Passthrough;
 pub use daemon::{
     Daemon, DaemonConfig, DaemonStatus, Invalidator, StartError, StopError, choose_net, clear_stale, is_root,
 };

@@ -440,43 +440,17 @@ impl Nap {
 
 #[cfg(test)]
 mod tests {
-    use std::alloc::{GlobalAlloc, Layout, System};
-    use std::cell::Cell;
     use std::ptr::NonNull;
 
     use bornite_fabric::{Net, PortConfig};
 
+    use super::super::counting::ALLOCATIONS;
     use super::*;
     use crate::cache::arena::ArenaConfig;
     use crate::cache::enoent::{EnoentConfig, EnoentMap};
     use crate::cache::names::{NamesConfig, NamesWriter};
     use crate::cache::store::ChunkStore;
     use crate::core::{NodeConfig, Topology};
-
-    thread_local! {
-        static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-    }
-
-    /// Counts the allocations of each thread.
-    struct Counting;
-
-    // SAFETY: every call goes to the system's allocator as it came; the counter is a thread-local without a destructor,
-    // which allocates nothing. The default `realloc` calls these two.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-            // SAFETY: the caller's promise.
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-            // SAFETY: the caller's promise.
-            unsafe { System.dealloc(pointer, layout) }
-        }
-    }
-
-    #[global_allocator]
-    static COUNTING: Counting = Counting;
 
     fn chunks() -> (ChunkStore, Arc<Arena>) {
         ChunkStore::new(ArenaConfig { first_segment_bytes: 4 << 20, segment_bytes: 4 << 20, max_bytes: 4 << 20 })

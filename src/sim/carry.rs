@@ -123,7 +123,10 @@ impl World {
         }
         self.report.counts.messages += 1;
         let asked = match message {
-            Message::Attr { path } | Message::List { path, .. } | Message::Chunk { path, .. } => Some(Some(path)),
+            Message::Attr { path }
+            | Message::Look { path }
+            | Message::List { path, .. }
+            | Message::Chunk { path, .. } => Some(Some(path)),
             Message::Statfs => Some(None),
             _ => None,
         };
@@ -167,6 +170,7 @@ impl World {
             message,
             Message::Probe { .. }
                 | Message::Attr { .. }
+                | Message::Look { .. }
                 | Message::List { .. }
                 | Message::Chunk { .. }
                 | Message::Statfs

@@ -1,6 +1,7 @@
 //! What happens to the nodes: the plan of a run, starts, deaths, stops, and links that are cut.
 //!
-//! Of the root of each tree and its standbys at most two are away at once, so that a way to the backend is left to all.
+//! Of the root of each tree and its standbys at most two are away at once, and one that is there knows that the root was
+//! ready once, so that a way to the backend is left to all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,23 +138,43 @@ impl World {
         self.is_there(node) && self.places[node].away_at.after_us(for_us) < self.now
     }
 
-    /// If a node has been there for long enough, the others know of it.
+    /// If a node has been there for long enough, the others know of it, and it knows what they know.
     pub(super) fn note_begun(&mut self, node: usize) {
         if self.cuts.is_empty() && self.was_there(node, BEGUN_US) {
             self.places[node].has_begun = true;
         }
+        if !self.cuts.is_empty() || self.whole_since.after_us(BEGUN_US) >= self.now || !self.was_there(node, BEGUN_US) {
+            return;
+        }
+        for tree in self.trees_of(node) {
+            let teaches = |other: &usize| self.was_there(*other, BEGUN_US) && self.knows_root(*other, &tree);
+            if answerers(&tree).iter().any(teaches) {
+                self.knowing.insert((self.life(node), tree.number()));
+            }
+        }
     }
 
-    /// Whether a node may go away: a way to the backend is left to all, and a root has been there for long enough for the
-    /// others to know of it, since a root that was never ready is waited for.
+    /// Whether a node knows that the root of a tree was ready once: otherwise it would wait for a root that is dead.
+    fn knows_root(&self, node: usize, tree: &Topology) -> bool {
+        let place = &self.places[node];
+        let is_root = index(tree.root()) == node;
+        (is_root && place.has_begun) || self.knowing.contains(&(self.life(node), tree.number()))
+    }
+
+    /// Whether a node may go away: a way to the backend is left to all.
     fn may_go(&mut self, node: usize) -> bool {
-        self.note_begun(node);
+        for tree in self.trees_of(node) {
+            answerers(&tree).into_iter().for_each(|other| self.note_begun(other));
+        }
         self.is_there(node)
             && (self.places[node].has_begun || self.trees_of(node).all(|tree| !tree.is_root()))
             && self.trees_of(node).all(|tree| {
-                let answerers = answerers(&tree);
-                let away = answerers.iter().filter(|other| !self.is_there(**other)).count();
-                !answerers.contains(&node) || away < AWAY_MAX
+                let mut others = answerers(&tree);
+                let before = others.len();
+                others.retain(|other| *other != node);
+                let away = others.iter().filter(|other| !self.is_there(**other)).count();
+                let is_known = others.iter().any(|other| self.is_there(*other) && self.knows_root(*other, &tree));
+                others.len() == before || others.is_empty() || (away < AWAY_MAX && is_known)
             })
     }
 
@@ -210,6 +231,7 @@ impl World {
         self.asking.retain(|(by, _)| *by != life);
         self.questions.retain(|(by, _), _| *by != life);
         self.sweeping.retain(|(by, _), _| *by != life);
+        self.knowing.retain(|(by, _)| *by != life);
         for client in self.clients_of(at) {
             self.clients[client].lose(down_us.is_none());
             self.unfinished -= usize::from(self.clients[client].is_over());
@@ -285,6 +307,7 @@ impl World {
     /// A cut is over.
     pub(super) fn heal(&mut self) {
         self.cuts.retain(|(until, _)| *until > self.now);
+        self.whole_since = self.now;
     }
 
     /// Whether frames and reads between two nodes get through.

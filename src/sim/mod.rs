@@ -12,8 +12,8 @@
 //!   answer twice; no operation of the backend twice at once; no chunk read again for no reason; no bound exceeded.
 //! - Liveness: every request is answered, within its deadline and not by it; nothing is sent again that was not lost;
 //!   no timer that comes again and again; at the end no node holds anything but its cache.
-//! - With faults the same. Of a tree's root and standbys at most two are away at once, so there is always a way to the
-//!   backend, and nobody is told EIO that the backend did not say. Where nothing misleads the nodes about each other (a
+//! - With faults the same. Of a tree's root and standbys at most two are away at once, and one of those that are there
+//!   knows of the root, so there is always a way to the backend, and nobody is told EIO that the backend did not say. Where nothing misleads the nodes about each other (a
 //!   message lost by chance, a cut, a late copy): who asks a dead node asks another one within 3 s; only the first of
 //!   root and standbys that is there asks the backend. When all is over, each node asks its own parent again, and while
 //!   nobody asks for anything, heartbeats are few.
@@ -23,6 +23,7 @@ mod backend;
 mod carry;
 mod client;
 mod config;
+pub mod enoent;
 mod event;
 mod lives;
 mod network;

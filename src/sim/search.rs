@@ -32,13 +32,18 @@ impl Searches {
         None
     }
 
-    /// A node has found somebody to ask in a tree: how long it looked for one, if it did.
+    /// A node has found somebody to ask in a tree, for all that it waited for there: how long it looked for one, if it did.
     pub(super) fn found(&mut self, now: Micros, by: usize, tree: u32) -> Option<u64> {
         let mut longest = None;
+        let asked = &mut self.asked;
         self.open.retain(|search, since| {
             let is_over = search.by == by && search.tree == tree;
             if is_over {
                 longest = longest.max(Some(now.0 - since.0));
+                // It waits for nothing of the dead one any more.
+                if let Some(requests) = asked.get_mut(&(by, search.dead)) {
+                    requests.retain(|_, of| *of != tree);
+                }
             }
             !is_over
         });
@@ -104,6 +109,22 @@ impl Searches {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_goes_on_looks_for_nobody_in_place_of_those_whom_it_had_given_up() {
+        let mut searches = Searches::default();
+        let search = Search { by: 5, dead: 2, tree: 1 };
+        searches.asked(Micros(10), search, 1, true);
+        searches.asked(Micros(10), Search { tree: 3, ..search }, 2, true);
+        searches.left(Micros(20), 2, |_| true, |_, _| false);
+        assert_eq!(searches.asked(Micros(60), Search { dead: 0, ..search }, 3, true), Some(40));
+        // It is stopped and goes on: what it has asked elsewhere is not with the dead node any more.
+        searches.left(Micros(70), 5, |_| false, |_, _| false);
+        searches.resumed(Micros(200), 5, |_| false);
+        let begun = |search: &Search| search.dead == 2;
+        assert_eq!(searches.overdue(Micros(900), 100, begun), Some(Search { tree: 3, ..search }));
+        assert_eq!(searches.overdue(Micros(900), 100, |search| begun(search) && search.tree == 1), None);
+    }
 
     #[test]
     fn a_search_lasts_from_the_death_or_the_first_request_until_somebody_else_is_asked() {

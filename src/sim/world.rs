@@ -83,6 +83,10 @@ pub(super) struct World {
     pub(super) searches: Searches,
     /// Links that are cut, and until when.
     pub(super) cuts: Vec<(Micros, Side)>,
+    /// When the last cut was over.
+    pub(super) whole_since: Micros,
+    /// Lives that know of the root of the tree of that number that it was ready once.
+    pub(super) knowing: HashSet<(Life, u32)>,
     pub(super) outages: Vec<Outage>,
     /// When all faults so far are over.
     pub(super) faults_end: Micros,
@@ -148,6 +152,8 @@ impl World {
             stale_reads: HashMap::new(),
             searches: Searches::default(),
             cuts: Vec::new(),
+            whole_since: Micros(0),
+            knowing: HashSet::new(),
             outages: Vec::new(),
             faults_end: Micros(0),
             is_calm: false,

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use bornite::observe::{Counter, Counters};
-use bornite::runtime::{Daemon, DaemonConfig, StartError};
+use bornite::runtime::{Daemon, DaemonConfig, Passthrough, StartError};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -118,6 +118,7 @@ pub(crate) struct Plan {
     pub(crate) allow_other: bool,
     pub(crate) trees: u32,
     pub(crate) stripes: u32,
+    pub(crate) passthrough: Passthrough,
 }
 
 impl Plan {
@@ -136,6 +137,7 @@ impl Plan {
             allow_other: false,
             trees: 1,
             stripes: 1,
+            passthrough: Passthrough::Off,
         }
     }
 
@@ -207,6 +209,7 @@ impl Cluster {
             names_bytes: self.plan.names_bytes,
             fuse_threads: 2,
             allow_other: self.plan.allow_other,
+            passthrough: self.plan.passthrough,
         }
     }
 

@@ -66,7 +66,7 @@ impl Root {
     pub(crate) fn start(program: &Path, book: &Book, node: u32, tree: &Path, dir: &Path) -> anyhow::Result<Root> {
         let mount = dir.join(format!("mount{node}"));
         std::fs::create_dir(&mount)?;
-        let mut command = Command::new(program);
+        let mut command = bornite_bench::command(program);
         command.arg("mount").arg(&mount).arg("--target").arg(tree).arg("--address-book").arg(&book.file);
         command.args(["--hostname", &format!("node{node}"), "--net", "tcp", "--fanout", "64"]);
         let mut root = Root(command.stdin(Stdio::null()).spawn().context("cannot start a daemon")?);

@@ -23,6 +23,8 @@ const FRAME_BYTES_MAX: usize = 16_384;
 const REGION_BYTES: usize = 64 << 20;
 /// Pulls come in pieces of this size, so many at a time.
 const CHUNK_BYTES: usize = 1 << 20;
+/// How long the other process gets to end.
+const END_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
 const WINDOW: usize = 4;
 /// A frame of this length ends a turn.
 const END_BYTES: usize = 1;
@@ -111,7 +113,8 @@ fn serve(kind: &str, provider: &str, sleeps: bool) -> anyhow::Result<()> {
 struct Couple {
     side: Box<dyn Side>,
     child: Child,
-    orders: ChildStdin,
+    /// Closed, the other process ends by itself.
+    orders: Option<ChildStdin>,
     _said: BufReader<ChildStdout>,
 }
 
@@ -130,12 +133,12 @@ impl Couple {
         said.read_line(&mut line)?;
         meet(&mut *side, &line)?;
         writeln!(orders, "{}", card(&*side))?;
-        Ok(Couple { side, child, orders, _said: said })
+        Ok(Couple { side, child, orders: Some(orders), _said: said })
     }
 
     /// One turn: the other process serves while `work` runs.
     fn turn<T>(&mut self, work: impl FnOnce(&mut dyn Side) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        writeln!(self.orders, "go")?;
+        writeln!(self.orders.as_mut().context("it was told to end")?, "go")?;
         let result = work(&mut *self.side)?;
         self.side.send(END_BYTES)?;
         self.side.receive()?;
@@ -185,6 +188,13 @@ impl Couple {
 
 impl Drop for Couple {
     fn drop(&mut self) {
+        self.orders = None;
+        // Killed, it would leave the memory that it shares (shm).
+        let end = Instant::now() + END_WITHIN;
+        while Instant::now() < end && self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            // It may wait for the last frame to be taken.
+            let _ = self.side.idle();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -10,11 +10,11 @@
 mod places;
 mod work;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bornite_bench::{Series, program, record, rounds};
+use bornite_bench::{Series, environment, program, record, rounds};
 use places::{Cpus, Place, serve_snapshot};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
             }
         }
     }
-    match std::env::var_os("BORNITE_DEMO_ENV").map(PathBuf::from).filter(|dir| dir.is_dir()) {
+    match environment() {
         Some(dir) => {
             let places = Place::all(&program, &std::fs::canonicalize(dir)?, &temp.path().join("b"))?;
             Cpus::All.apply(&places)?;

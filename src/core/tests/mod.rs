@@ -1,7 +1,9 @@
 //! Nodes on a wire in memory, with virtual time: the rules of fail-over, one by one.
 
 mod complete;
+mod doubt;
 mod failover;
+mod listings;
 mod share;
 
 use std::cmp::Reverse;
@@ -96,10 +98,18 @@ pub(super) struct Plan {
     pub(super) stripes: u32,
     pub(super) receives: usize,
     pub(super) detect_us: u64,
+    pub(super) dir_ttl_us: u64,
 }
 
-pub(super) const PLAN: Plan =
-    Plan { nodes: 16, fanout: None, trees: 1, stripes: 1, receives: 16 * REQUESTS_AT_PARENT_MAX, detect_us: DETECT_US };
+pub(super) const PLAN: Plan = Plan {
+    nodes: 16,
+    fanout: None,
+    trees: 1,
+    stripes: 1,
+    receives: 16 * REQUESTS_AT_PARENT_MAX,
+    detect_us: DETECT_US,
+    dir_ttl_us: 60 * S,
+};
 
 /// A frame that was sent.
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +152,10 @@ pub(super) struct Wire {
     pub(super) writes: u8,
     /// The names in every directory; none where its listings tell nothing.
     pub(super) listed: Option<&'static [&'static str]>,
+    /// What begins with "late" is missing.
+    pub(super) is_early: bool,
+    /// What begins with "turn" is a directory.
+    pub(super) is_turned: bool,
 }
 
 impl Wire {
@@ -168,6 +182,8 @@ impl Wire {
             rewrites: 0,
             writes: 0,
             listed: None,
+            is_early: false,
+            is_turned: false,
         }
     }
 
@@ -208,7 +224,7 @@ impl Wire {
             incarnation: place.life << 8 | u64::from(at),
             enoent_ttl: Duration::from_micros(ENOENT_US),
             complete_dirs: true,
-            dir_ttl: Duration::from_secs(60),
+            dir_ttl: Duration::from_micros(self.plan.dir_ttl_us),
             attr_ttl: None,
             detect: Duration::from_micros(self.plan.detect_us),
             receives: self.plan.receives,
@@ -359,7 +375,7 @@ impl Wire {
     }
 
     pub(super) fn attr(&self, path: &[u8]) -> Attr {
-        let is_dir = path.is_empty() || path.starts_with(b"dir");
+        let is_dir = path.is_empty() || path.starts_with(b"dir") || (self.is_turned && path.starts_with(b"turn"));
         let time = Timestamp { secs: 1, nanos: u32::from(self.writes) };
         Attr {
             mode: if is_dir { 0o040_755 } else { 0o100_644 },
@@ -385,11 +401,12 @@ impl Wire {
     fn answer(&mut self, op: BackendOp) -> BackendReply {
         const ENOENT: i32 = 2;
         let fill = 1 + self.rewrites;
+        let is_missing = |path: &[u8]| path.starts_with(b"no") || (self.is_early && path.starts_with(b"late"));
         match op {
-            BackendOp::Attr { path } if path.starts_with(b"no") => BackendReply::Attr(Err(ENOENT)),
+            BackendOp::Attr { path } if is_missing(&path) => BackendReply::Attr(Err(ENOENT)),
             BackendOp::Attr { path } => BackendReply::Attr(Ok(Found { attr: self.attr(&path), target: None })),
-            BackendOp::List { .. } => {
-                let mut names = ListingBuilder::default();
+            BackendOp::List { path, .. } => {
+                let mut names = listing(&path);
                 for name in self.listed.unwrap_or_default() {
                     assert!(names.push(ListEntry { name: name.as_bytes(), kind: Kind::File, backend_ino: 1 }));
                 }
@@ -467,8 +484,14 @@ impl Wire {
 
     fn send(&mut self, from: u32, to: u32, frame: Vec<u8>) {
         let (header, message) = wire::decode(&frame).expect("what a node sends is a frame");
-        let is_request =
-            matches!(message, Message::Attr { .. } | Message::List { .. } | Message::Chunk { .. } | Message::Statfs);
+        let is_request = matches!(
+            message,
+            Message::Attr { .. }
+                | Message::Look { .. }
+                | Message::List { .. }
+                | Message::Chunk { .. }
+                | Message::Statfs
+        );
         if is_request {
             // No two nodes can wait for each other.
             let topology = self.topology(from);
@@ -493,6 +516,16 @@ impl Wire {
         nodes.dedup();
         nodes
     }
+}
+
+/// The names in a directory: some 60 KiB of them where its own name ends in "long".
+fn listing(path: &[u8]) -> ListingBuilder {
+    let mut names = ListingBuilder::default();
+    for n in 0..if path.ends_with(b"long") { 300 } else { 0 } {
+        let name = format!("{n:0200}").into_bytes();
+        assert!(names.push(ListEntry { name: &name, kind: Kind::File, backend_ino: n }));
+    }
+    names
 }
 
 pub(super) fn is_entry(outcome: &Outcome) -> bool {
