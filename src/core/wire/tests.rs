@@ -1,0 +1,140 @@
+use super::*;
+use proptest::prelude::*;
+
+fn header() -> impl Strategy<Value = Header> {
+    (any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(from, job, incarnation, id)| Header {
+        from: NodeId(from),
+        job,
+        incarnation,
+        id,
+    })
+}
+
+#[derive(Clone, Debug)]
+struct Parts {
+    path: Vec<u8>,
+    bytes: Vec<u8>,
+    words: [u64; 6],
+    halves: [u32; 4],
+}
+
+fn parts() -> impl Strategy<Value = Parts> {
+    (
+        "([a-z]{1,9}(/[a-z. ]{3,9}){0,4})?",
+        prop::collection::vec(1u8..255, 0..4000),
+        any::<[u64; 6]>(),
+        any::<[u32; 4]>(),
+    )
+        .prop_map(|(path, bytes, words, halves)| Parts { path: path.into_bytes(), bytes, words, halves })
+}
+
+fn messages(p: &Parts) -> Vec<Message<'_>> {
+    let (path, bytes, [a, b, c, d, e, f], [g, h, i, j]) = (&p.path[..], &p.bytes[..], p.words, p.halves);
+    let mtime = Timestamp { secs: a as i64, nanos: g };
+    let attr = Attr {
+        mode: g,
+        uid: h,
+        gid: i,
+        blksize: j,
+        nlink: a,
+        rdev: b,
+        size: c,
+        blocks: d,
+        mtime,
+        ctime: mtime,
+        backend_ino: e,
+        backend_dev: f,
+        change: h,
+    };
+    let small = bytes.len() as u32;
+    vec![
+        Message::Probe { begun: a },
+        Message::Attr { path },
+        Message::Look { path },
+        Message::List { path, stamp: a, from: g, purpose: Purpose::Reading },
+        Message::List { path, stamp: b, from: h, purpose: Purpose::Absence },
+        Message::Unchanged { stamp: a, remaining_us: b, absent_us: c },
+        Message::Chunk { path, version: Version { ino: a, size: b, mtime, change: i }, index: h },
+        Message::Statfs,
+        Message::Release { grant: a },
+        Message::Sweep { tree: b as u8, path, down: a & 1 == 1 },
+        Message::Swept(Swept { reached: g, missing: h }),
+        Message::Alive { serving: a & 1 == 1, credits: g, begun: b },
+        Message::Found { attr, remaining_us: b, target: bytes },
+        Message::Absent { remaining_us: a },
+        Message::Failed { errno: 5 },
+        Message::Pending,
+        Message::Part {
+            stamp: a,
+            remaining_us: b,
+            absent_us: c,
+            from: g / 2,
+            total: (g / 2).saturating_add(small),
+            bytes,
+        },
+        Message::Inline { crc: g, bytes },
+        Message::Granted(Grant { grant: a, key: b, offset: c, len: g, crc: h }),
+        Message::Filesystem(Statfs {
+            blocks: a,
+            bfree: b,
+            bavail: c,
+            files: d,
+            ffree: e,
+            bsize: g,
+            frsize: h,
+            namelen: i,
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn messages_survive_the_wire(header in header(), parts in parts()) {
+        for message in messages(&parts) {
+            let frame = message.encode(&header);
+            prop_assert_eq!(decode(&frame), Ok((header, message)));
+        }
+    }
+
+    #[test]
+    fn decoding_is_total(frame in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = decode(&frame);
+    }
+
+    #[test]
+    fn decoding_damaged_frames_is_total(
+        header in header(), parts in parts(), at in any::<prop::sample::Index>(), to in any::<u8>(),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        for message in messages(&parts) {
+            let mut frame = message.encode(&header);
+            let n = frame.len();
+            frame[at.index(n)] = to;
+            frame.truncate(cut.index(n + 1));
+            if let Ok((header, message)) = decode(&frame) {
+                prop_assert_eq!(message.encode(&header), frame);
+            }
+        }
+    }
+}
+
+#[test]
+fn paths_are_checked() {
+    for good in [&b""[..], b"a", b"a/b", b"...", b"a b/\n/\xff"] {
+        assert!(path_is_valid(good), "{good:?}");
+    }
+    for bad in
+        [&b"/"[..], b"/a", b"a/", b"a//b", b".", b"..", b"a/../b", b"a/./b", b"a\0b", &[b'x'; 256], &[b'/'; 4096]]
+    {
+        assert!(!path_is_valid(bad), "{bad:?}");
+    }
+}
+
+#[test]
+fn absence_never_travels_as_a_failure() {
+    let header = Header { from: NodeId(0), job: 0, incarnation: 0, id: 0 };
+    let enoent = rustix::io::Errno::NOENT.raw_os_error();
+    for errno in [0, -1, enoent, 4096] {
+        assert!(decode(&Message::Failed { errno }.encode(&header)).is_err(), "errno {errno}");
+    }
+}
