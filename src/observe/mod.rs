@@ -8,6 +8,7 @@ pub mod log;
 pub mod machine;
 pub mod socket;
 pub mod status;
+pub mod summary;
 pub mod table;
 pub mod trace;
 
@@ -15,4 +16,5 @@ pub use log::{LogSink, LogSpec, Verbosity};
 pub use machine::Machine;
 pub use socket::{SocketDirs, mountpoint_key};
 pub use status::{CacheStatus, Invalidated, Request, Source, Status, StatusError, StatusServer, query, query_all};
+pub use summary::AbsentNames;
 pub use table::{Counter, Counters, Kind, Snapshot, Unit};

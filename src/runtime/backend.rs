@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
+use super::age::{is_old_enough, too_young};
 use super::completeness::Completeness;
 use super::mounts::{Mounts, Place};
 use crate::cache::chunks::CHUNK_BYTES;
@@ -36,9 +37,6 @@ const RECHECKS_MAX: u32 = 3;
 
 /// The device number of the target's filesystem, for all nodes. None has it: numbers of devices begin at 1.
 const TARGET_DEV: u64 = 0;
-
-/// How long a time of whole seconds must be over before it can tell a further change from the one it stands for.
-const RACY_US: i64 = 2_000_000;
 
 /// Tries of a walk that raced with a rename (`openat2` gives EAGAIN).
 const WALK_TRIES_MAX: u32 = 8;
@@ -512,31 +510,6 @@ fn trimmed(path: &Path) -> Box<[u8]> {
     let bytes = path.as_os_str().as_bytes();
     let end = bytes.iter().rposition(|b| *b != b'/').map_or(0, |at| at + 1);
     bytes[..end].into()
-}
-
-/// Refuses a time of whole seconds that is not over for long enough, by this node's clock. One that lies far ahead is
-/// somebody's choice, not a clock's.
-fn too_young(time: Timestamp) -> Result<(), ChunkFailure> {
-    if time.nanos != 0 {
-        return Ok(());
-    }
-    let age_us = age_us(time);
-    match u64::try_from(RACY_US.saturating_sub(age_us)) {
-        Ok(wait_us) if wait_us > 0 && age_us > -RACY_US => Err(ChunkFailure::TooYoung { wait_us }),
-        _ => Ok(()),
-    }
-}
-
-/// Whether a change that comes now gets another time than this one, whatever a filesystem's times count.
-fn is_old_enough(time: Timestamp) -> bool {
-    age_us(time) >= RACY_US
-}
-
-/// How long ago a time was by this node's clock, microseconds; negative for one that is to come.
-fn age_us(time: Timestamp) -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let nanos = now.tv_nsec - i64::from(time.nanos);
-    now.tv_sec.saturating_sub(time.secs).saturating_mul(1_000_000).saturating_add(nanos / 1_000)
 }
 
 fn kind_of(file_type: rustix::fs::FileType) -> Kind {

@@ -589,9 +589,10 @@ fn readdir(mut reply: impl Directory, names: &Names, dir: &Inode, cookie: u64, l
         }
     }
     const { assert!(COOKIE_MIN > 2) };
+    let children = names.children(dir);
     for (next, entry) in listing.after(cookie) {
         // The number that `stat` gives where it is known; else the backend's, which is never 0 on a real filesystem.
-        let ino = names.with_child(dir, entry.name, |inode| inode.ino.0).unwrap_or(entry.backend_ino.max(1));
+        let ino = children.with(entry.name, |inode| inode.ino.0).unwrap_or(entry.backend_ino.max(1));
         if reply.add(ino, next, entry.kind as u8, entry.name) {
             break;
         }
