@@ -214,7 +214,7 @@ fn evaluate(arguments: &[&str]) -> Vec<Row> {
 
 #[test]
 fn the_evaluation_has_its_shape_and_we_ask_the_backend_for_less() {
-    let rows = evaluate(&["--nodes", "8", "--ranks-per-node", "3", "--ttl", "100,1000,2000"]);
+    let rows = evaluate(&["--nodes", "4", "--ranks-per-node", "8", "--ttl", "100,1000,2000"]);
     let (copper, ours): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.rule == "copper");
     assert_eq!((copper.len(), ours.len()), (3, 3));
     for row in &rows {
@@ -222,6 +222,7 @@ fn the_evaluation_has_its_shape_and_we_ask_the_backend_for_less() {
     }
     // A large step from 100 ms to 1 s, little after.
     let steps = |of: fn(&Row) -> u64| (of(copper[0]) - of(copper[1]), of(copper[1]) - of(copper[2]));
+    assert!(copper[0].elapsed_us > copper[1].elapsed_us && ours[0].elapsed_us < copper[0].elapsed_us);
     for (large, little) in
         [steps(|row| row.stale_completed), steps(|row| row.backend_enoent), steps(|row| row.ttl_stores)]
     {
@@ -232,8 +233,10 @@ fn the_evaluation_has_its_shape_and_we_ask_the_backend_for_less() {
         let ttl_ms = copper.ttl_ms;
         let (theirs, ours_all) = (copper.backend_ops, ours.backend_ops);
         assert!(ours_all <= theirs, "{ours_all} operations of the backend, {theirs} by Copper's rule at {ttl_ms} ms");
-        // What is there has to be looked at once by whoever serves it; the rest is what absent names cost.
+        // What is there has to be looked at once by whoever serves it; the rest is what absent names cost. Most of those
+        // of this trace are missed by threes, the first two of which make a node ask for the directory's listing.
         let (theirs, ours) = (copper.backend_beyond, ours.backend_beyond);
-        assert!(3 * ours <= theirs || ttl_ms > 1_000, "{ours} beyond, {theirs} by Copper's rule at {ttl_ms} ms");
+        let part = if ttl_ms == 100 { 0.34 } else { 0.7 };
+        assert!(ours as f64 <= part * theirs as f64, "{ours} beyond, {theirs} by Copper's rule at {ttl_ms} ms");
     }
 }

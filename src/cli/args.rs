@@ -440,10 +440,10 @@ pub struct EnoentArgs {
     #[arg(long, value_name = "US", value_parser = number(MODEL_US), default_value = "10")]
     pub message_us: u64,
     /// The backend works on one operation for so many microseconds
-    #[arg(long, value_name = "US", value_parser = number(MODEL_US), default_value = "1000")]
+    #[arg(long, value_name = "US", value_parser = number(MODEL_US), default_value = "2000")]
     pub backend_us: u64,
     /// The backend works on so many operations at once; the others wait
-    #[arg(long, value_name = "N", value_parser = number(BACKEND_SLOTS), default_value = "4")]
+    #[arg(long, value_name = "N", value_parser = number(BACKEND_SLOTS), default_value = "1")]
     pub backend_slots: u64,
     /// Whether listings answer absent names by our rule
     #[arg(long, value_name = "on|off", hide_possible_values = true, default_value = "on")]

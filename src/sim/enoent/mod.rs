@@ -129,8 +129,8 @@ impl Default for EnoentConfig {
             request_us: 15,
             message_us: 10,
             kernel_us: 1,
-            backend_us: 1_000,
-            backend_slots: 4,
+            backend_us: 2_000,
+            backend_slots: 1,
             dir_ttl_us: 60_000_000,
             complete_dirs: true,
         }
