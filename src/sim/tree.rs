@@ -227,10 +227,10 @@ impl Tree {
         self.contents.get(version).map_or(&[], Vec::as_slice)
     }
 
-    /// Since when `entry` was at `path`, as far as it ever was.
+    /// Since when `entry` was at `path` the last time, as far as it ever was: with coarse times it may have come back.
     pub(super) fn since(&self, path: &[u8], entry: &Entry) -> Option<Micros> {
         let timeline = self.history.get(path)?;
-        timeline.iter().find(|(_, there)| there.as_ref() == Some(entry)).map(|(at, _)| *at)
+        timeline.iter().rfind(|(_, there)| there.as_ref() == Some(entry)).map(|(at, _)| *at)
     }
 
     /// Whether nothing was at `path` at that moment.
