@@ -122,6 +122,33 @@ fn new_names_are_seen_within_the_ttl_and_stay() {
 }
 
 #[test]
+fn a_file_that_a_job_makes_removes_and_makes_again_is_seen_in_each_state() {
+    needs_fuse!("a_file_that_a_job_makes_removes_and_makes_again_is_seen_in_each_state");
+    let ttl = Duration::from_millis(200);
+    let target = tempfile::tempdir().unwrap();
+    let cluster = Plan { enoent_ttl: ttl, attr_ttl: Some(ttl), ..Plan::new(4, target.path()) }.start();
+    let made = target.path().join("lock");
+    for round in 0..4 {
+        // Everybody sees that it is not there, then that it is, with these bytes, and never again the ones before.
+        for node in 0..4 {
+            let gone = || is_absent(&cluster.mount(node).join("lock"));
+            assert!(eventually(DEADLINE, gone), "round {round}: node {node} sees a file that was removed");
+        }
+        let text = format!("round {round}");
+        fs::write(target.path().join("new"), &text).unwrap();
+        fs::rename(target.path().join("new"), &made).unwrap();
+        for node in 0..4 {
+            let path = cluster.mount(node).join("lock");
+            let there = || !is_absent(&path);
+            assert!(eventually(DEADLINE, there), "round {round}: node {node} does not see a file that was made");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text, "node {node}");
+        }
+        fs::remove_file(&made).unwrap();
+    }
+    cluster.assert_only_root_asked();
+}
+
+#[test]
 fn without_a_ttl_every_miss_asks() {
     needs_fuse!("without_a_ttl_every_miss_asks");
     let target = tempfile::tempdir().unwrap();

@@ -83,6 +83,12 @@ fn files_of_every_size_are_read_without_a_request_at_every_depth() {
         assert_eq!(cluster.count(node, Counter::FuseRead), 0, "node {node}");
         assert_eq!(opens(cluster.counters(node)), (2 * sizes.len() as u64, 1), "the empty file has nothing to pass");
         assert_eq!(cluster.count(node, Counter::PassthroughFiles), sizes.len() as u64);
+        if node == 3 {
+            // It has no children: no byte is twice in its memory, not even while the largest file came.
+            cluster.quiet();
+            assert_eq!(cluster.count(node, Counter::CacheBytesUsed), 0);
+            assert!(cluster.count(node, Counter::CacheBytesMapped) <= 32 * MIB as u64);
+        }
     }
     cluster.assert_only_root_asked();
     assert_eq!(cluster.count(0, Counter::BackendReadBytes), sizes.iter().sum::<usize>() as u64, "each byte once");

@@ -134,7 +134,8 @@ fn large(
     }
     let counters = job.status(node)?.counters;
     let resident = process::memory(pid)?.rss_bytes.saturating_sub(before);
-    let memory = resident + counters.get(Counter::PassthroughBytes) + cached_bytes(&path)?;
+    // What is passed through is what fincore sees.
+    let memory = resident + counters.get(Counter::PassthroughBytes).max(cached_bytes(&path)?);
     note("200 MiB, memory of daemon and kernel for it", "MiB", memory as f64 / f64::from(1 << 20));
     Ok(())
 }

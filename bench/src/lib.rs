@@ -3,6 +3,7 @@
 //! Each benchmark runs its peers in the same run, prints a table, and writes raw figures with command, commit and machine to
 //! `bench/results`. Times on shared machines are noisy: medians and ratios are what to read.
 
+pub mod plot;
 pub mod process;
 
 use std::io::Read;

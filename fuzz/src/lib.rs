@@ -17,6 +17,8 @@ use bornite::core::limits::FRAME_BYTES_MAX;
 use bornite::core::wire;
 use bornite::job::{AddressBook, JobRecord};
 use bornite::observe::Request;
+use bornite::observe::trace::summary::summarize;
+use bornite::observe::trace::{self, Trace};
 use bornite_fabric::{Address, Net};
 use bornite_fuse::mountinfo;
 use bytes::Bytes;
@@ -25,7 +27,7 @@ use bytes::Bytes;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("address", address),
     ("book", book),
     ("config", config),
@@ -35,6 +37,7 @@ pub const TARGETS: [Target; 10] = [
     ("mountinfo", mountinfo),
     ("node", node),
     ("request", request),
+    ("trace", trace),
     ("wire", wire),
 ];
 
@@ -148,6 +151,25 @@ pub fn job_record(data: &[u8]) {
 pub fn request(data: &[u8]) {
     if let Some(request) = Request::parse(data) {
         assert_eq!(Request::parse(request.line().as_bytes()), Some(request));
+    }
+}
+
+/// Any bytes are a trace or are refused by an error of one line, also behind a right head and under a right checksum; a
+/// trace is what it encodes to, byte for byte, and adds up.
+pub fn trace(data: &[u8]) {
+    let mut whole = [&trace::MAGIC[..], &[trace::VERSION], data].concat();
+    whole.extend(crc32c::crc32c(&whole).to_le_bytes());
+    for bytes in [data, &whole] {
+        match Trace::decode(bytes) {
+            Ok(trace) => {
+                assert_eq!(trace.encode(), bytes, "it encodes to other bytes");
+                assert!(trace.paths().iter().all(|path| trace::path_is_valid(path)));
+                let summary = summarize(&trace);
+                assert_eq!(summary.requests, trace.events().len() as u64);
+                assert_eq!(summary.ops.iter().map(|op| op.count).sum::<u64>(), summary.requests);
+            }
+            Err(error) => assert_clear(&error.to_string(), "trace"),
+        }
     }
 }
 

@@ -266,7 +266,7 @@ impl World {
                     BackendOp::List { .. } if fails => BackendReply::List(Err(errno)),
                     BackendOp::List { .. } => {
                         let listing = self.listing(bytes);
-                        let (listing, is_complete) = (listing.build(self.stamps), bytes.u8() % 8 > 0);
+                        let (listing, is_complete) = (listing.build(self.stamps), !bytes.u8().is_multiple_of(8));
                         let settled = (bytes.u8() & 1 == 1).then(|| World::attr(bytes));
                         BackendReply::List(Ok(Listed { listing, is_complete, settled }))
                     }

@@ -25,10 +25,14 @@ impl KeyedHash {
 
     /// Hash of the path `parent/name` from the hash of `parent`: a child costs the hash of its name alone.
     pub(super) fn child(&self, parent: u64, name: &[u8]) -> u64 {
+        self.below(parent).child(name)
+    }
+
+    /// [`KeyedHash::child`] for many children of one parent.
+    pub(super) fn below(&self, parent: u64) -> Below {
         let mut hasher = self.keyed.clone();
         hasher.write_u64(parent);
-        hasher.write(name);
-        hasher.finish()
+        Below { hasher }
     }
 
     /// Hash of a whole path, component by component: equal to [`KeyedHash::child`] over its components from
@@ -42,6 +46,21 @@ impl KeyedHash {
 
     /// The hash of the root, path `b""`.
     pub(super) const ROOT: u64 = 0;
+}
+
+/// Hashes of the children of one parent.
+#[derive(Clone, Debug)]
+pub(super) struct Below {
+    hasher: DefaultHasher,
+}
+
+impl Below {
+    /// As [`KeyedHash::child`].
+    pub(super) fn child(&self, name: &[u8]) -> u64 {
+        let mut hasher = self.hasher.clone();
+        hasher.write(name);
+        hasher.finish()
+    }
 }
 
 impl BuildHasher for KeyedHash {
@@ -69,27 +88,41 @@ impl FoldedHash {
     /// Hash of a byte string.
     #[inline]
     pub(super) fn bytes(&self, bytes: &[u8]) -> u64 {
-        let [s0, s1, s2, s3] = self.secrets;
-        let (mut a, mut b) = (s0 ^ bytes.len() as u64, s1);
-        let mut rest = bytes;
-        while let Some((now, later)) = rest.split_first_chunk::<32>() {
-            let (left, right) = now.split_at(16);
-            a = fold(word(left, 0) ^ s2, word(left, 8) ^ a);
-            b = fold(word(right, 0) ^ s3, word(right, 8) ^ b);
-            rest = later;
-        }
-        if let Some((now, later)) = rest.split_first_chunk::<16>() {
-            a = fold(word(now, 0) ^ s2, word(now, 8) ^ a);
-            rest = later;
-        }
-        // At most 15 are left; where there are 8, both words hold some of them twice.
-        let (first, last) = match (rest.first_chunk::<8>(), rest.last_chunk::<8>()) {
-            (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
-            _ => (rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)), 0),
-        };
-        let mixed = fold(first ^ a, last ^ b);
-        fold(mixed ^ s3, s0 ^ b)
+        folded(self.secrets, bytes)
     }
+
+    /// The hash without a secret: anybody can tell which strings have hashes alike.
+    #[inline]
+    pub(super) fn open_bytes(bytes: &[u8]) -> u64 {
+        folded(OPEN_SECRETS, bytes)
+    }
+}
+
+/// Odd numbers without a pattern: the first bits of pi.
+const OPEN_SECRETS: [u64; 4] =
+    [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7345, 0xa409_3822_299f_31d1, 0x082e_fa98_ec4e_6c89];
+
+#[inline]
+fn folded([s0, s1, s2, s3]: [u64; 4], bytes: &[u8]) -> u64 {
+    let (mut a, mut b) = (s0 ^ bytes.len() as u64, s1);
+    let mut rest = bytes;
+    while let Some((now, later)) = rest.split_first_chunk::<32>() {
+        let (left, right) = now.split_at(16);
+        a = fold(word(left, 0) ^ s2, word(left, 8) ^ a);
+        b = fold(word(right, 0) ^ s3, word(right, 8) ^ b);
+        rest = later;
+    }
+    if let Some((now, later)) = rest.split_first_chunk::<16>() {
+        a = fold(word(now, 0) ^ s2, word(now, 8) ^ a);
+        rest = later;
+    }
+    // At most 15 are left; where there are 8, both words hold some of them twice.
+    let (first, last) = match (rest.first_chunk::<8>(), rest.last_chunk::<8>()) {
+        (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+        _ => (rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)), 0),
+    };
+    let mixed = fold(first ^ a, last ^ b);
+    fold(mixed ^ s3, s0 ^ b)
 }
 
 #[inline]

@@ -43,6 +43,8 @@ pub mod types;
 pub use arena::{Arena, ArenaConfig, SegmentInfo, Slot};
 pub use chunks::{CHUNK_BYTES, Chunk, FileData};
 pub use enoent::{EnoentConfig, EnoentMap, EnoentStats, Stored, Token};
-pub use names::{Inode, Names, NamesConfig, NamesStats, NamesWriter, PATH_BYTES_MAX, Proof, Shrunk, TimedListing};
+pub use names::{
+    Children, Inode, Names, NamesConfig, NamesStats, NamesWriter, PATH_BYTES_MAX, Proof, Shrunk, TimedListing,
+};
 pub use store::{ArenaStats, ChunkStore, NoMemory};
 pub use types::{Attr, AttrWire, Ino, Kind, ListEntry, Listing, ListingBuilder, Micros, Timestamp, Version};

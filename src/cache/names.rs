@@ -26,7 +26,7 @@ use hashbrown::HashMap;
 
 use super::chunks::FileData;
 use super::counters::Counters;
-use super::hash::KeyedHash;
+use super::hash::{Below, KeyedHash};
 use super::heap::{arc_bytes, heap_bytes};
 use super::index::{Index, IndexWriter};
 use super::numbers::{Numbers, Pages};
@@ -210,20 +210,13 @@ impl Names {
     /// this one's path before, and where the path would be longer than [`PATH_BYTES_MAX`].
     #[must_use]
     pub fn child(&self, parent: &Inode, name: &[u8]) -> Option<Arc<Inode>> {
-        self.with_child(parent, name, Arc::clone)
+        self.children(parent).with(name, Arc::clone)
     }
 
-    /// As [`Names::child`], without the cost of a reference count.
-    pub fn with_child<R>(&self, parent: &Inode, name: &[u8], with: impl FnOnce(&Arc<Inode>) -> R) -> Option<R> {
-        if parent.path.len() + 1 + name.len() > PATH_BYTES_MAX {
-            return None;
-        }
-        let hash = self.hash.child(parent.hash, name);
-        self.index.with(
-            hash,
-            |inode| [parent.ino, UNKNOWN].contains(&inode.parent) && is_child(&inode.path, &parent.path, name),
-            with,
-        )
+    /// [`Names::child`] for many names of one directory, without the cost of reference counts.
+    #[must_use]
+    pub fn children<'a>(&'a self, parent: &'a Inode) -> Children<'a> {
+        Children { names: self, parent, hash: self.hash.below(parent.hash) }
     }
 
     /// The inode of a number: the view of the path that was inserted last, or the retired one.
@@ -251,6 +244,31 @@ impl Names {
     }
 }
 
+/// The names in one directory, see [`Names::children`].
+#[derive(Debug)]
+pub struct Children<'a> {
+    names: &'a Names,
+    parent: &'a Inode,
+    hash: Below,
+}
+
+impl Children<'_> {
+    /// Calls `with` with what [`Names::child`] gives.
+    pub fn with<R>(&self, name: &[u8], with: impl FnOnce(&Arc<Inode>) -> R) -> Option<R> {
+        let parent = self.parent;
+        if parent.path.len() + 1 + name.len() > PATH_BYTES_MAX {
+            return None;
+        }
+        let is = |inode: &Inode| {
+            // Only in another directory may the name be two of a path.
+            let is_known = inode.parent == parent.ino;
+            (is_known || (inode.parent == UNKNOWN && !name.contains(&b'/')))
+                && is_child(&inode.path, &parent.path, name)
+        };
+        self.names.index.with(self.hash.child(name), is, with)
+    }
+}
+
 /// The path of the directory that `path` is in; none for the root.
 #[must_use]
 pub fn parent_path(path: &[u8]) -> Option<&[u8]> {
@@ -264,8 +282,8 @@ pub fn parent_path(path: &[u8]) -> Option<&[u8]> {
 /// Whether `path` is `parent/name`.
 fn is_child(path: &[u8], parent: &[u8], name: &[u8]) -> bool {
     match path.strip_suffix(name) {
-        Some(rest) if parent.is_empty() => rest.is_empty() && !name.contains(&b'/'),
-        Some(rest) => rest.strip_suffix(b"/") == Some(parent) && !name.contains(&b'/'),
+        Some(rest) if parent.is_empty() => rest.is_empty(),
+        Some(rest) => rest.strip_suffix(b"/") == Some(parent),
         None => false,
     }
 }

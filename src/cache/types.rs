@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::hash::FoldedHash;
 use super::heap::{arc_bytes, heap_bytes};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
 
@@ -291,7 +292,8 @@ impl Listing {
     /// The entries in the order of their cookies, from the one at `first` on.
     fn entries(&self, first: usize) -> impl Iterator<Item = (u64, ListEntry<'_>)> {
         self.by_cookie[first..].iter().filter_map(|&at| {
-            let (entry, _) = decode_entry(self.bytes.get(at as usize..)?)?;
+            // What a name may be was seen to when it was taken in.
+            let (entry, _) = unpack_entry(self.bytes.get(at as usize..)?)?;
             Some((cookie_of(entry.name), entry))
         })
     }
@@ -324,24 +326,29 @@ impl Listing {
     }
 }
 
+/// The entry at the start of `bytes` and its length, if it is one that a listing may have.
 fn decode_entry(bytes: &[u8]) -> Option<(ListEntry<'_>, usize)> {
-    let head = bytes.get(..ENTRY_HEAD)?;
-    let len = usize::from(head[1]);
-    let name = bytes.get(ENTRY_HEAD..ENTRY_HEAD + len)?;
+    let (entry, len) = unpack_entry(bytes)?;
+    let name = entry.name;
     if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') || name.contains(&0) {
         return None;
     }
+    Some((entry, len))
+}
+
+/// As [`decode_entry`], whatever the name is.
+fn unpack_entry(bytes: &[u8]) -> Option<(ListEntry<'_>, usize)> {
+    let head = bytes.get(..ENTRY_HEAD)?;
+    let len = usize::from(head[1]);
+    let name = bytes.get(ENTRY_HEAD..ENTRY_HEAD + len)?;
     let backend_ino = u64::from_le_bytes(head[2..ENTRY_HEAD].try_into().ok()?);
     Some((ListEntry { name, kind: Kind::from_d_type(head[0]), backend_ino }, ENTRY_HEAD + len))
 }
 
 /// Where a reading of a directory goes on after a name, as `d_off` of `getdents64`(2): at least [`COOKIE_MIN`], at most
-/// `i64::MAX`. FNV-1a of the name (Fowler, Noll, Vo), less a bit for the sign.
+/// `i64::MAX`. The same on every node and in every life of a daemon: a hash without a key.
 fn cookie_of(name: &[u8]) -> u64 {
-    let hash = name
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
-    (hash >> 1) | COOKIE_MIN
+    (FoldedHash::open_bytes(name) >> 1) | COOKIE_MIN
 }
 
 /// Smaller cookies are free for what every directory has, `.` and `..`.

@@ -42,6 +42,16 @@ pub const WARM_RUNS: RangeInclusive<u64> = 1..=100;
 pub const SIM_NODES: RangeInclusive<u64> = 1..=20_000;
 /// Range of `sim --seeds`.
 pub const SIM_SEEDS: RangeInclusive<u64> = 1..=10_000_000;
+/// Range of `sim enoent --nodes`, and of `trace replay --sim`.
+pub const ENOENT_NODES: RangeInclusive<u64> = 1..=4096;
+/// Range of the times of the model of `sim enoent`.
+pub const MODEL_US: RangeInclusive<u64> = 0..=3_600_000;
+/// Range of `sim enoent --backend-slots`.
+pub const BACKEND_SLOTS: RangeInclusive<u64> = 1..=65_536;
+/// Range of `trace replay --ranks` and `sim enoent --ranks-per-node`.
+pub const TRACE_RANKS: RangeInclusive<u64> = 1..=256;
+/// Range of `trace stats --top`.
+pub const TRACE_TOP: RangeInclusive<u64> = 1..=1_000_000;
 /// Range of `launch --ready-timeout-s`.
 pub const READY_TIMEOUT_S: RangeInclusive<u64> = 1..=3600;
 
@@ -103,7 +113,13 @@ pub enum Command {
     /// a seed that fails is printed with the command that repeats it. Needs neither libfabric nor /dev/fuse.
     #[command(after_help = "Exit codes: 0 all is well, 1 failure, 2 wrong usage, 3 the code panicked, 4 safety: a \
         wrong answer or a broken bound, 5 liveness: an answer that did not come in time.")]
+    #[command(args_conflicts_with_subcommands = true)]
     Sim(SimArgs),
+    /// Record what a command asks of a tree, and look at it or repeat it
+    ///
+    /// A trace holds operations, paths, results and times, no contents.
+    #[command(subcommand)]
+    Trace(TraceCommand),
     /// Print the completion script of a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -319,6 +335,9 @@ pub struct DoctorArgs {
 /// Arguments of `sim`.
 #[derive(Args, Clone, Debug)]
 pub struct SimArgs {
+    /// Another simulation.
+    #[command(subcommand)]
+    pub command: Option<SimCommand>,
     /// Number of nodes
     #[arg(long, value_name = "N", value_parser = number(SIM_NODES), default_value = "100")]
     pub nodes: u64,
@@ -376,6 +395,152 @@ pub enum SimFaults {
     All,
 }
 
+/// The commands of `sim`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SimCommand {
+    /// Evaluate the ENOENT TTL: a trace on every rank of many nodes, under Copper's rule and ours
+    ///
+    /// Copper's rule: every node remembers the exact absent path for a whole TTL from when it hears of it; kernels remember
+    /// nothing. Ours: the daemons' own core, the remaining TTL in every answer, kernels that remember names for it. All
+    /// times and counts are those of the simulation, not of a machine.
+    Enoent(EnoentArgs),
+}
+
+/// Arguments of `sim enoent`.
+#[derive(Args, Clone, Debug)]
+pub struct EnoentArgs {
+    /// What every rank does, as `bornite trace record` has written it
+    #[arg(long, value_name = "FILE")]
+    pub trace: PathBuf,
+    /// Number of nodes
+    #[arg(long, value_name = "N", value_parser = number(ENOENT_NODES), default_value = "128")]
+    pub nodes: u64,
+    /// Ranks on each node
+    #[arg(long, value_name = "N", value_parser = number(TRACE_RANKS), default_value = "12")]
+    pub ranks_per_node: u64,
+    /// TTLs of absent names, in milliseconds
+    #[arg(long, value_name = "MS,…", value_delimiter = ',', value_parser = number(ENOENT_TTL_MS), default_value = "100,1000,2000,5000,10000")]
+    pub ttl: Vec<u64>,
+    /// Children per parent [default: 2 to 7 by the number of nodes]
+    #[arg(long, value_name = "N", value_parser = number(FANOUT))]
+    pub fanout: Option<u64>,
+    /// Everything follows from it
+    #[arg(long, value_name = "S", default_value = "1")]
+    pub seed: u64,
+    /// Ranks begin within this time of each other, half of it between nodes, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = number(MODEL_US), default_value = "1000")]
+    pub skew_ms: u64,
+    /// A message between nodes takes so many microseconds
+    #[arg(long, value_name = "US", value_parser = number(MODEL_US), default_value = "30")]
+    pub net_us: u64,
+    /// A request of the kernel takes a node's processor for so many microseconds
+    #[arg(long, value_name = "US", value_parser = number(MODEL_US), default_value = "15")]
+    pub request_us: u64,
+    /// A message of another node takes it for so many microseconds
+    #[arg(long, value_name = "US", value_parser = number(MODEL_US), default_value = "10")]
+    pub message_us: u64,
+    /// The backend works on one operation for so many microseconds
+    #[arg(long, value_name = "US", value_parser = number(MODEL_US), default_value = "1000")]
+    pub backend_us: u64,
+    /// The backend works on so many operations at once; the others wait
+    #[arg(long, value_name = "N", value_parser = number(BACKEND_SLOTS), default_value = "4")]
+    pub backend_slots: u64,
+    /// Whether listings answer absent names by our rule
+    #[arg(long, value_name = "on|off", hide_possible_values = true, default_value = "on")]
+    pub complete_dirs: Switch,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The commands of `trace`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum TraceCommand {
+    /// Run a command and write down what it asked of a tree
+    ///
+    /// The tree is mounted for this run alone, by a daemon of its own that lets the kernel keep no name, so that each step
+    /// of each path is seen every time. COMMAND finds it in $BORNITE_MOUNT; entries of LD_LIBRARY_PATH and PYTHONPATH at or
+    /// below the target are pointed there. The exit code is COMMAND's.
+    Record(TraceRecordArgs),
+    /// Print the requests of a trace, one line each: start and duration in microseconds, operation, path, result
+    Show(TraceFileArgs),
+    /// Sum a trace up, and name the search-path entries that miss
+    Stats(TraceStatsArgs),
+    /// Repeat a trace's requests and compare the results
+    ///
+    /// Through a mount, or in any directory (--mount), or with simulated nodes (--sim). Exit code 1 where a result differs.
+    Replay(TraceReplayArgs),
+}
+
+/// Arguments of `trace record`.
+#[derive(Args, Clone, Debug)]
+pub struct TraceRecordArgs {
+    /// The file to write
+    #[arg(long, short, value_name = "FILE", default_value = "bornite.trace")]
+    pub output: PathBuf,
+    /// Directory to serve
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub target: PathBuf,
+    /// Where to mount: an empty directory [default: a new one in $TMPDIR or /tmp]
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+    /// Command to run
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `trace show`.
+#[derive(Args, Clone, Debug)]
+pub struct TraceFileArgs {
+    /// The trace
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print JSON, one object in each line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `trace stats`.
+#[derive(Args, Clone, Debug)]
+pub struct TraceStatsArgs {
+    /// The trace
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Show so many directories and names
+    #[arg(long, value_name = "N", value_parser = number(TRACE_TOP), default_value = "10")]
+    pub top: u64,
+    /// Print JSON, all of it
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `trace replay`.
+#[derive(Args, Clone, Debug)]
+#[command(group(clap::ArgGroup::new("where").required(true).args(["mount", "sim"])))]
+pub struct TraceReplayArgs {
+    /// The trace
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Ask this mount, or any directory
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+    /// Ask simulated nodes, as `bornite sim enoent` does
+    #[arg(long)]
+    pub sim: bool,
+    /// Ranks that ask at the same time, on each node of a simulation
+    #[arg(long, value_name = "N", value_parser = number(TRACE_RANKS), default_value = "1")]
+    pub ranks: u64,
+    /// Nodes of a simulation
+    #[arg(long, value_name = "N", value_parser = number(ENOENT_NODES), default_value = "4", requires = "sim")]
+    pub nodes: u64,
+    /// Pause between requests as it was recorded, divided by this; 0: no pause
+    #[arg(long, value_name = "FACTOR", value_parser = parse_speed, default_value = "0", conflicts_with = "sim")]
+    pub speed: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `completions`.
 #[derive(Args, Clone, Debug)]
 pub struct CompletionsArgs {
@@ -410,6 +575,15 @@ pub fn number(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String
         Ok(value) => Err(format!("{value} is not in {} to {}", range.start(), range.end())),
         Err(_) => Err(format!("it must be a whole number from {} to {}", range.start(), range.end())),
     }
+}
+
+/// Parses a factor: 0 or more, finite.
+///
+/// # Errors
+/// A text that says what is possible.
+pub fn parse_speed(text: &str) -> Result<f64, String> {
+    let speed = text.trim().parse::<f64>().ok().filter(|speed| speed.is_finite() && *speed >= 0.0);
+    speed.ok_or_else(|| "it must be a number, 0 or more".to_owned())
 }
 
 /// Parses a number of bytes within [`CACHE_BYTES`]: a whole number with an optional unit K, M, G or T (powers of 1024),

@@ -2,7 +2,7 @@
 //!
 //! Called by `main` and by nothing else. It reads the configuration, hands the other layers what they need of each other,
 //! and turns their errors into one line on standard error. Exit codes: 0 success, 1 failure, 2 wrong usage (or
-//! configuration); `launch` passes on its command's, `sim` has some of its own.
+//! configuration); `launch` and `trace record` pass on their command's, `sim` has some of its own.
 
 pub mod args;
 mod completions;
@@ -10,6 +10,7 @@ mod config;
 mod daemon;
 mod demo;
 mod doctor;
+mod enoent;
 mod invalidate;
 mod launch;
 mod memory;
@@ -18,6 +19,7 @@ mod output;
 mod signals;
 mod sim;
 mod status;
+mod trace;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Sim(args) => sim::sim(&args),
+        Command::Trace(command) => trace::trace(&command),
         Command::Completions(args) => completions::completions(&args),
         Command::ManPages(args) => completions::man_pages(&args),
     };

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::args::{SimArgs, SimFaults, SimSabotage};
+use super::args::{SimArgs, SimCommand, SimFaults, SimSabotage};
 use super::{UsageError, output};
 use crate::sim::{Counts, FaultLevel, Sabotage, SimConfig, SimError, run};
 
@@ -44,6 +44,9 @@ struct Failed {
 /// # Errors
 /// More trees than nodes, or standard output cannot be written. A seed that fails is told by the exit code.
 pub(super) fn sim(args: &SimArgs) -> anyhow::Result<ExitCode> {
+    if let Some(SimCommand::Enoent(args)) = &args.command {
+        return super::enoent::enoent(args);
+    }
     let level = match args.faults {
         SimFaults::None => FaultLevel::None,
         SimFaults::Net => FaultLevel::Net,

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::args::StatusArgs;
 use super::output;
-use crate::observe::{Counter, Request, Snapshot, SocketDirs, Status, Unit, query, query_all};
+use crate::observe::{AbsentNames, Counter, Request, Snapshot, SocketDirs, Status, Unit, query, query_all};
 
 /// Clients wait this long for all daemons together.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -131,6 +131,7 @@ fn table(counters: &Snapshot) -> String {
         writeln!(text, "{:<width$} {value:>16} {unit:<5}  {}", counter.name(), counter.help())
             .expect("a String takes every write");
     }
+    writeln!(text, "\n{}", AbsentNames(counters)).expect("a String takes every write");
     text
 }
 
@@ -173,7 +174,9 @@ mod tests {
     #[test]
     fn every_counter_has_a_line() {
         let text = table(&Snapshot::zero());
-        assert_eq!(text.lines().count(), Counter::ALL.len());
         assert!(text.lines().next().unwrap().starts_with("fuse_lookup "));
+        let rest: Vec<&str> = text.lines().skip(Counter::ALL.len()).collect();
+        assert_eq!(rest.len(), 2, "an empty line and the summary: {rest:?}");
+        assert!(rest[1].starts_with("absent names: 0 stale"), "{}", rest[1]);
     }
 }

@@ -88,7 +88,7 @@ impl Node {
         }
     }
 
-    /// This node's client has all bytes of a file elsewhere: unless other nodes may ask for them, they need not be here.
+    /// This node's client has what is here of a file elsewhere as well: unless other nodes may ask for it, it goes.
     pub fn passed_on(&mut self, ino: Ino) {
         let asked_by_others = self.trees.iter().any(|up| up.topology.children().next().is_some());
         if !asked_by_others

@@ -423,7 +423,12 @@ impl Node {
             Object::List(path) => {
                 let inode = self.names.current(path)?;
                 let is_absence = waiter.purpose() == Purpose::Absence && self.completes();
-                let until = |timed: &TimedListing| if is_absence { timed.absent_until } else { timed.expires };
+                // That it tells nothing of what it lacks holds as long as it does.
+                let until = |timed: &TimedListing| match timed.absent_until {
+                    Micros(0) => timed.expires,
+                    absent_until if is_absence => absent_until,
+                    _ => timed.expires,
+                };
                 let timed = inode.listing().filter(|timed| until(timed) > now)?;
                 inode.note_use();
                 Some(Outcome::from(&*timed))

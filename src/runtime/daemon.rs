@@ -28,6 +28,7 @@ use crate::cache::types::Ino;
 use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
 use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Swept, Topology};
+use crate::observe::trace::Recorder;
 use crate::observe::{Counter, Counters};
 
 /// The arena begins with this much and grows by the larger step.
@@ -206,6 +207,19 @@ impl Daemon {
     /// # Errors
     /// [`StartError`]; nothing is left behind.
     pub fn start(config: DaemonConfig, counters: Arc<Counters>) -> Result<Daemon, StartError> {
+        Daemon::start_recorded(config, counters, None)
+    }
+
+    /// As [`Daemon::start`]; with a recorder the kernel keeps no name, so that every lookup comes here, and the recorder
+    /// is told of each request and its answer.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_recorded(
+        config: DaemonConfig,
+        counters: Arc<Counters>,
+        recorder: Option<Arc<Recorder>>,
+    ) -> Result<Daemon, StartError> {
         let begin = Instant::now();
         let nodes = u32::try_from(config.nodes.len().max(1)).unwrap_or(u32::MAX);
         let me = NodeId(u32::try_from(config.me).unwrap_or(u32::MAX));
@@ -314,7 +328,7 @@ impl Daemon {
             ..MountOptions::new(&config.mountpoint)
         };
         let passthrough = Passthrough::new(bounds, reader.clone(), inbox.clone(), counters.clone());
-        let mounted = Mounted { handler, inbox: inbox.clone(), passthrough: passthrough.clone() };
+        let mounted = Mounted { handler, inbox: inbox.clone(), passthrough: passthrough.clone(), recorder };
         let session = Session::mount(Arc::new(mounted), options)?;
         if session.passes_through() {
             counters.set(Counter::PassthroughBytesCapacity, bounds.bytes_max);

@@ -111,10 +111,16 @@ impl Inbox {
     /// As `park`, for a chunk.
     pub(super) fn fetch(&self, object: Object, fetch: Fetch) {
         self.put(Item::Fetch(object, fetch));
+        self.wheel.help_and_ask();
+    }
+
+    /// As `fetch`, by a worker, which must not wait for the backend.
+    pub(super) fn fetch_more(&self, object: Object, fetch: Fetch) {
+        self.put(Item::Fetch(object, fetch));
         self.wheel.help(Keeps::Nothing);
     }
 
-    /// The kernel reads this file by itself from now on. A hint: it is dropped where the queue is full.
+    /// Bytes of this file are where the kernel will read them by itself. A hint: it is dropped where the queue is full.
     pub(super) fn passed_on(&self, ino: Ino) {
         if self.queue.push(Item::PassedOn(ino)).is_ok() {
             self.wheel.waker.wake();

@@ -147,6 +147,24 @@ impl<R: Replies> Handler<R> {
         self.names.by_ino(Ino(ino)).filter(|inode| !inode.is_retired())
     }
 
+    /// The path of `name` in the inode `ino`, or of the inode itself, for who writes down what is asked; none for an
+    /// inode that is not known.
+    #[must_use]
+    pub fn path_of(&self, ino: u64, name: Option<&[u8]>) -> Option<Vec<u8>> {
+        let mut path = match self.names.by_ino(Ino(ino)) {
+            Some(inode) => inode.path.to_vec(),
+            None if ino == Ino::ROOT.0 => Vec::new(),
+            None => return None,
+        };
+        if let Some(name) = name {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend(name);
+        }
+        Some(path)
+    }
+
     /// `listed`: until when the listing of its directory says that it is absent, asked only where the map does not know.
     fn lookup_path(
         &self,
@@ -571,9 +589,10 @@ fn readdir(mut reply: impl Directory, names: &Names, dir: &Inode, cookie: u64, l
         }
     }
     const { assert!(COOKIE_MIN > 2) };
+    let children = names.children(dir);
     for (next, entry) in listing.after(cookie) {
         // The number that `stat` gives where it is known; else the backend's, which is never 0 on a real filesystem.
-        let ino = names.with_child(dir, entry.name, |inode| inode.ino.0).unwrap_or(entry.backend_ino.max(1));
+        let ino = children.with(entry.name, |inode| inode.ino.0).unwrap_or(entry.backend_ino.max(1));
         if reply.add(ino, next, entry.kind as u8, entry.name) {
             break;
         }

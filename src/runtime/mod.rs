@@ -4,6 +4,7 @@
 //! the engine what they miss; a pool of workers does what would hold the engine up: the backend's system calls (but for the
 //! quick ones, which whoever has them makes itself), checksums, and large replies. A notify thread is the only one that invalidates in the kernel.
 
+mod age;
 mod asking;
 mod backend;
 mod clock;
@@ -21,6 +22,7 @@ mod mounts;
 mod passthrough;
 mod pool;
 pub mod replies;
+mod told;
 mod transport;
 mod wheel;
 

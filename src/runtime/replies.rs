@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bornite_fuse::{Attr, AttrReply, DataReply, DirectoryReply, EntryReply, Errno, Statfs, StatfsReply};
 
+use super::told::Told;
+
 /// The tokens of one kind of client.
 pub trait Replies: 'static {
     /// Answers a lookup.
@@ -69,64 +71,9 @@ pub trait Sizes: Refuse {
 pub(super) enum Kernel {}
 
 impl Replies for Kernel {
-    type Entry = EntryReply;
-    type Attributes = AttrReply;
-    type Data = DataReply;
-    type Directory = DirectoryReply;
-    type Sizes = StatfsReply;
-}
-
-/// Each token's own `error` is its answer.
-macro_rules! refuse {
-    ($($token:ty),*) => {$(
-        impl Refuse for $token {
-            fn error(self, errno: Errno) {
-                self.error(errno);
-            }
-        }
-    )*};
-}
-
-refuse!(EntryReply, AttrReply, DataReply, DirectoryReply, StatfsReply);
-
-impl Entry for EntryReply {
-    fn entry(self, attr: &Attr, ttl: Duration) {
-        self.entry(attr, ttl, ttl);
-    }
-
-    fn absent(self, ttl: Duration) {
-        self.absent(ttl);
-    }
-}
-
-impl Attributes for AttrReply {
-    fn attr(self, attr: &Attr, ttl: Duration) {
-        self.attr(attr, ttl);
-    }
-}
-
-impl Data for DataReply {
-    fn data(self, bytes: &[u8]) {
-        self.data(bytes);
-    }
-
-    fn data_of_two(self, head: &[u8], tail: &[u8]) {
-        self.data_of_two(head, tail);
-    }
-}
-
-impl Directory for DirectoryReply {
-    fn add(&mut self, ino: u64, next_cookie: u64, d_type: u8, name: &[u8]) -> bool {
-        self.add(ino, next_cookie, d_type, name)
-    }
-
-    fn finish(self) {
-        self.finish();
-    }
-}
-
-impl Sizes for StatfsReply {
-    fn statfs(self, sizes: &Statfs) {
-        self.statfs(sizes);
-    }
+    type Entry = Told<EntryReply>;
+    type Attributes = Told<AttrReply>;
+    type Data = Told<DataReply>;
+    type Directory = Told<DirectoryReply>;
+    type Sizes = Told<StatfsReply>;
 }

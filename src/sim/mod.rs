@@ -23,6 +23,7 @@ mod backend;
 mod carry;
 mod client;
 mod config;
+pub mod enoent;
 mod event;
 mod lives;
 mod network;

@@ -261,12 +261,12 @@ impl Oracle {
                 newest.asked, newest.told
             ));
         }
-        let since = tree.since(path, entry).ok_or("attributes that never were")?;
-        let seen = self.seen.entry((hearer.node, path.into())).or_insert(since);
-        if since < *seen && !hearer.may_turn_back {
-            return Err(format!("attributes of {since:?}, after others of {seen:?} on the same node"));
+        let (first, last) = tree.since(path, entry).ok_or("attributes that never were")?;
+        let seen = self.seen.entry((hearer.node, path.into())).or_insert(first);
+        if last < *seen && !hearer.may_turn_back {
+            return Err(format!("attributes of {last:?}, after others of {seen:?} on the same node"));
         }
-        *seen = since.max(*seen);
+        *seen = first.max(*seen);
         Ok(())
     }
 

@@ -249,6 +249,30 @@ fn parts_of_two_snapshots_are_never_mixed() {
 }
 
 #[test]
+fn complete_directories_are_as_old_as_the_ttl_allows() {
+    // Many look for the same names in one directory, in which names come and go within the same tick of its times.
+    let mut all = Counts::default();
+    for seed in 0..8 {
+        let mut config = plain(seed, 7);
+        config.tree.dirs = 1;
+        config.tree.files = 4;
+        config.tree.coarse_us = [0, 700_000][usize::try_from(seed % 2).unwrap()];
+        config.complete_dirs = true;
+        config.attr_ttl = [None, Some(Duration::from_millis(100))][usize::try_from(seed / 2 % 2).unwrap()];
+        config.enoent_ttl = Duration::from_millis(300);
+        config.backend_us = (20, 20_000);
+        config.clients_per_node = 8;
+        config.lookups_per_client = 100;
+        config.span_us = 6_000_000;
+        config.faults.changes = 400;
+        config.faults.sweeps = 10;
+        all.add(&must(config).counts);
+    }
+    let found = [all.listings_wanted, all.listings_renewed, all.listings_voided, all.listing_serves];
+    assert!(found.iter().all(|count| *count > 50), "{found:?}: the test shows nothing");
+}
+
+#[test]
 fn directories_that_go_and_come_back_are_neither_kept_nor_missed_too_long() {
     // The backend may be told of a name below a directory after it was told that there is none.
     for seed in 0..6 {

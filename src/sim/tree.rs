@@ -227,10 +227,12 @@ impl Tree {
         self.contents.get(version).map_or(&[], Vec::as_slice)
     }
 
-    /// Since when `entry` was at `path` the last time, as far as it ever was: with coarse times it may have come back.
-    pub(super) fn since(&self, path: &[u8], entry: &Entry) -> Option<Micros> {
+    /// Since when `entry` was at `path`, as far as it ever was: the first time and the last. Within one tick of the clock
+    /// a change may be undone without a trace.
+    pub(super) fn since(&self, path: &[u8], entry: &Entry) -> Option<(Micros, Micros)> {
+        let is_it = |(_, there): &&(Micros, Option<Entry>)| there.as_ref() == Some(entry);
         let timeline = self.history.get(path)?;
-        timeline.iter().rfind(|(_, there)| there.as_ref() == Some(entry)).map(|(at, _)| *at)
+        Some((timeline.iter().find(is_it)?.0, timeline.iter().rfind(is_it)?.0))
     }
 
     /// Whether nothing was at `path` at that moment.

@@ -52,6 +52,11 @@ pub(crate) trait World {
     /// A change of the backend happens now.
     fn change(&mut self, truth: &mut Truth, change: &Change);
 
+    /// Absent names that listings answered so far.
+    fn listed(&self) -> u64 {
+        0
+    }
+
     fn root(&mut self, node: usize) -> Self::Handle;
     fn lookup(&mut self, truth: &mut Truth, node: usize, dir: &Self::Handle, name: &[u8]) -> Told<Self::Handle>;
     /// Attributes, and until when they may be repeated.
@@ -115,6 +120,8 @@ pub(crate) struct Run<W: World> {
 pub(crate) struct Did {
     pub(crate) present: u64,
     pub(crate) absent: u64,
+    /// Those of them that listings answered, as far as the world can tell.
+    pub(crate) listed: u64,
     pub(crate) bytes: u64,
     pub(crate) listings: u64,
     pub(crate) links: u64,
@@ -126,6 +133,7 @@ impl Did {
     pub(crate) fn add(&mut self, other: Did) {
         self.present += other.present;
         self.absent += other.absent;
+        self.listed += other.listed;
         self.bytes += other.bytes;
         self.listings += other.listings;
         self.links += other.links;
@@ -151,6 +159,7 @@ impl<W: World> Run<W> {
         for (at, op) in ops.iter().enumerate() {
             self.op(op).map_err(|wrong| self.report(ops, at, &wrong))?;
         }
+        self.did.listed = self.world.listed();
         Ok(())
     }
 

@@ -446,6 +446,10 @@ impl World for Nodes {
         self.now += 1;
     }
 
+    fn listed(&self) -> u64 {
+        self.members.iter().map(|member| member.node.counters().listing_serves).sum()
+    }
+
     fn root(&mut self, _: usize) -> u64 {
         Ino::ROOT.0
     }

@@ -359,6 +359,20 @@ pub(crate) fn case(nodes: u8, ops: usize) -> impl Strategy<Value = Case> {
         // Two directories to begin with, or most of what follows would find no place.
         let mut before = vec![Change::Mkdir { at: Place(vec![0]) }, Change::Mkdir { at: Place(vec![0, 1]) }];
         before.extend(random);
-        Case { setting, before, ops }
+        Case { setting, before, ops: ops.into_iter().flat_map(searched).collect() }
     })
+}
+
+/// Who looks for a name that is seldom there goes on with others in the same directory, as along a search path.
+fn searched(op: Op) -> Vec<Op> {
+    match &op {
+        Op::Ask { node, ask: Ask::Stat(Place(path)) } if path.last().is_some_and(|name| *name >= 2) => (2..5)
+            .map(|name| {
+                let mut path = path.clone();
+                *path.last_mut().expect("it has one") = name;
+                Op::Ask { node: *node, ask: Ask::Stat(Place(path)) }
+            })
+            .collect(),
+        _ => vec![op],
+    }
 }

@@ -15,7 +15,7 @@ use libfabric_sys::Library;
 
 use super::{FRAME, FRAME_BYTES_MAX, RECEIVES, REGION_BYTES, Side, pages};
 
-/// An endpoint and what it needs. Ends with the process: nothing here is worth closing.
+/// An endpoint and what it needs. But for the endpoint it ends with the process: nothing else is worth closing.
 pub(super) struct Raw {
     domain: *mut sys::fid_domain,
     endpoint: *mut sys::fid_ep,
@@ -40,6 +40,14 @@ pub(super) struct Raw {
     sleeps: bool,
 }
 
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // SAFETY: the endpoint came from fi_endpoint, is closed once, and used no more; what is bound to it and posted at it is
+        // never freed. With shm this takes the memory away that it shares, which would stay in /dev/shm.
+        let _ = unsafe { sys::fi_close(self.endpoint.cast()) };
+    }
+}
+
 fn check(library: &Library, call: &str, code: i64) -> anyhow::Result<()> {
     if code < 0 {
         // SAFETY: fi_strerror answers a C string for every number.
@@ -59,7 +67,7 @@ impl Raw {
         let library = sys::load()?;
         let name = CString::new(provider)?;
         // SAFETY: one thread; every structure is the library's own or lives as long as the call; every object comes from
-        // the call before and is never closed; memory that is registered or posted is never freed.
+        // the call before and is not closed before the end; memory that is registered or posted is never freed.
         unsafe {
             let hints = (library.fi_dupinfo)(ptr::null());
             (*hints).caps = sys::FI_MSG | sys::FI_RMA;

@@ -308,6 +308,13 @@ impl Generations {
         self.rotations.load(Ordering::Relaxed)
     }
 
+    /// Does something while the lock is held.
+    #[cfg(test)]
+    pub(super) fn while_locked<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _keeper = self.lock();
+        work()
+    }
+
     fn sequence(&self, hash: u64) -> &AtomicU64 {
         &self.sequences[hash as usize & (self.sequences.len() - 1)]
     }

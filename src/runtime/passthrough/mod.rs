@@ -147,7 +147,7 @@ impl Passthrough {
             return fill.took(&inode, 0, &chunk);
         }
         for index in 0..LANES.min(chunks) {
-            fill.ask(Arc::clone(&inode), index, 0);
+            fill.ask(Arc::clone(&inode), index, 0, Inbox::fetch);
         }
     }
 
@@ -186,8 +186,8 @@ impl Fill {
         self.chunks == 1 && inode.attr.size <= REPLY_INLINE_BYTES as u64
     }
 
-    /// Asks for chunk `index` under the name of `inode`, after `gone` other names of it were gone.
-    fn ask(self: &Arc<Self>, inode: Arc<Inode>, index: u64, gone: u32) {
+    /// Asks by `by` for chunk `index` under the name of `inode`, after `gone` other names of it were gone.
+    fn ask(self: &Arc<Self>, inode: Arc<Inode>, index: u64, gone: u32, by: fn(&Inbox, Object, Fetch)) {
         // Sizes are below 2^52, as for reads.
         let Ok(number) = u32::try_from(index) else { return self.fail(inode.ino, Errno::EIO) };
         let object = Object::Chunk { path: inode.path.as_ref().into(), version: inode.attr.version(), index: number };
@@ -196,7 +196,7 @@ impl Fill {
             Ok(chunk) => fill.took(&inode, index, &chunk),
             Err(errno) => fill.lacks(&inode, index, gone, errno),
         };
-        self.owner.inbox.fetch(object, Fetch { is_short, done: Box::new(done) });
+        by(&self.owner.inbox, object, Fetch { is_short, done: Box::new(done) });
     }
 
     /// Chunk `index` is here.
@@ -212,13 +212,15 @@ impl Fill {
             }
             return;
         }
+        // Bytes that are in place need no second one, least of all while the rest of a large file comes.
+        self.owner.inbox.passed_on(inode.ino);
         // AcqRel: whoever finishes has seen all chunks put in place.
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             return self.finish(inode);
         }
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         if next < self.chunks {
-            self.ask(Arc::clone(inode), next, 0);
+            self.ask(Arc::clone(inode), next, 0, Inbox::fetch_more);
         }
     }
 
@@ -228,7 +230,7 @@ impl Fill {
             errno == Errno::ESTALE && gone < GONE_NAMES_MAX && !other.is_retired() && other.path != inode.path
         });
         match other {
-            Some(other) => self.ask(other, index, gone + 1),
+            Some(other) => self.ask(other, index, gone + 1, Inbox::fetch_more),
             None => self.fail(inode.ino, errno),
         }
     }
@@ -255,7 +257,6 @@ impl Fill {
             Filled::Open(kept, waiting) => {
                 owner.counters.add(Counter::PassthroughOpens, waiting.len() as u64);
                 waiting.into_iter().for_each(|reply| reply.passed(&kept.backing));
-                owner.inbox.passed_on(inode.ino);
             }
             Filled::Plain(waiting, error) => owner.opened_plainly(inode.ino, waiting, error),
             Filled::Gone(waiting) => waiting.into_iter().for_each(|reply| reply.error(Errno::ESTALE)),
