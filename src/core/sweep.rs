@@ -121,6 +121,10 @@ impl Node {
         }
         // That it is under way is said each time: who hears nothing goes around this node.
         self.send(header.from, header.id, &Message::Pending);
+        if down {
+            // Who is asked in place of one that passes it down may not have heard of it yet.
+            self.prefer(now, tree, header.from);
+        }
         let asker = Asker::Peer { node: header.from, id: header.id };
         if self.sweeps.len() < SWEEPS_MAX && self.sweeps.iter().all(|sweep| sweep.asker != asker) {
             self.begin_sweep(now, tree, path.into(), asker, down, Vec::new());

@@ -401,8 +401,8 @@ impl Node {
         }
     }
 
-    /// A candidate serves: it is asked if it is better than who is asked now.
-    fn prefer(&mut self, now: Micros, tree: usize, node: NodeId) {
+    /// A candidate serves, or passes an invalidation down: it is asked if it is better than who is asked now.
+    pub(super) fn prefer(&mut self, now: Micros, tree: usize, node: NodeId) {
         let up = &self.trees[tree];
         let Some(at) = up.allowed(self.has_begun(tree)).iter().position(|candidate| *candidate == node) else { return };
         let is_better = match up.target {

@@ -303,8 +303,9 @@ impl Oracle {
     }
 
     fn names(&self, hearer: &Hearer, path: &[u8], listing: &Arc<Listing>) -> Result<(), String> {
-        // A listing in parts takes several turns, and may be begun anew.
-        let in_parts = if listing.bytes().len() > PART_BYTES_MAX { REQUEST_DEADLINE_US } else { 0 };
+        // A listing in parts takes several turns, and may be begun anew; the last one may fit into one.
+        let is_long = |op: &Operation| matches!(&op.said, Said::Names(names) if names.bytes().len() > PART_BYTES_MAX);
+        let in_parts = if self.of(hearer, path).any(is_long) { REQUEST_DEADLINE_US } else { 0 };
         let is_it = |op: &&Operation| match &op.said {
             Said::Names(names) => names.bytes() == listing.bytes() && names.stamp == listing.stamp,
             _ => false,

@@ -50,10 +50,11 @@ impl Searches {
         longest
     }
 
-    /// An answer arrives.
+    /// An answer arrives. It may have been on its way when who gave it died: who waits for nothing else of it looks for nobody.
     pub(super) fn answered(&mut self, by: usize, of: usize, id: u64) {
-        if let Some(asked) = self.asked.get_mut(&(by, of)) {
-            asked.remove(&id);
+        let Some(asked) = self.asked.get_mut(&(by, of)) else { return };
+        if let Some(tree) = asked.remove(&id).filter(|tree| asked.values().all(|other| other != tree)) {
+            self.open.remove(&Search { by, dead: of, tree });
         }
     }
 
@@ -124,6 +125,22 @@ mod tests {
         let begun = |search: &Search| search.dead == 2;
         assert_eq!(searches.overdue(Micros(900), 100, begun), Some(Search { tree: 3, ..search }));
         assert_eq!(searches.overdue(Micros(900), 100, |search| begun(search) && search.tree == 1), None);
+    }
+
+    #[test]
+    fn an_answer_that_was_on_its_way_at_a_death_ends_the_search() {
+        let mut searches = Searches::default();
+        let search = Search { by: 5, dead: 2, tree: 1 };
+        searches.asked(Micros(10), search, 1, true);
+        searches.asked(Micros(10), search, 2, true);
+        searches.left(Micros(20), 2, |_| true, |_, _| false);
+        searches.answered(5, 2, 1);
+        assert_eq!(searches.overdue(Micros(900), 100, |_| true), Some(search), "the other one is still waited for");
+        searches.answered(5, 2, 2);
+        assert_eq!(searches.overdue(Micros(900), 100, |_| true), None);
+        // What is asked of it later is another search.
+        searches.asked(Micros(900), search, 3, false);
+        assert_eq!(searches.asked(Micros(990), Search { dead: 0, ..search }, 4, true), Some(90));
     }
 
     #[test]

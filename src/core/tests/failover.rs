@@ -83,6 +83,26 @@ fn who_knows_an_older_version_than_it_is_asked_for_does_not_call_the_newer_one_s
 }
 
 #[test]
+fn who_is_told_of_an_invalidation_asks_nobody_who_may_not_have_heard_of_it() {
+    let mut wire = Wire::new(PLAN);
+    let told = |outcome: &Outcome| match outcome {
+        Outcome::Entry(inode) => inode.attr.version(),
+        other => panic!("{other:?}"),
+    };
+    // The root cannot be reached, so node 2 asks the standby.
+    wire.is_cut = Box::new(|from, to| from == 0 || to == 0);
+    let old = told(&wire.must(2, "a").1);
+    assert_eq!(wire.node(2).asks().next().unwrap().now, Asked::Node(NodeId(1)));
+    // It can be again, by node 2 first, and invalidates the file before anybody has noticed.
+    wire.writes = 1;
+    wire.is_cut = Box::new(|from, to| from + to == 1);
+    wire.sweep(0, "a");
+    wire.run(MS);
+    assert!(wire.expired.contains(&(2, "a".to_owned())) && !wire.expired.contains(&(1, "a".to_owned())));
+    assert_ne!(told(&wire.must(2, "a").1), old);
+}
+
+#[test]
 fn a_backend_that_hangs_makes_nobody_look_elsewhere() {
     let mut wire = Wire::new(PLAN);
     wire.hangs_until = wire.now + 20 * S;
