@@ -105,15 +105,15 @@ const OPEN_SECRETS: [u64; 4] =
 #[inline]
 fn folded([s0, s1, s2, s3]: [u64; 4], bytes: &[u8]) -> u64 {
     let (mut a, mut b) = (s0 ^ bytes.len() as u64, s1);
-    let mut rest = bytes;
-    while let Some((now, later)) = rest.split_first_chunk::<32>() {
-        let (left, right) = now.split_at(16);
-        a = fold(word(left, 0) ^ s2, word(left, 8) ^ a);
-        b = fold(word(right, 0) ^ s3, word(right, 8) ^ b);
-        rest = later;
+    let (blocks, mut rest) = bytes.as_chunks::<32>();
+    for block in blocks {
+        let [w0, w1, w2, w3] = words(block);
+        a = fold(w0 ^ s2, w1 ^ a);
+        b = fold(w2 ^ s3, w3 ^ b);
     }
     if let Some((now, later)) = rest.split_first_chunk::<16>() {
-        a = fold(word(now, 0) ^ s2, word(now, 8) ^ a);
+        let [w0, w1] = words(now);
+        a = fold(w0 ^ s2, w1 ^ a);
         rest = later;
     }
     // At most 15 are left; where there are 8, both words hold some of them twice.
@@ -131,10 +131,11 @@ fn fold(a: u64, b: u64) -> u64 {
     (product ^ (product >> 64)) as u64
 }
 
-/// The word at `at`; 0 where there is none.
+/// `N` words of eight bytes each.
 #[inline]
-fn word(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
+fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
+    let (chunks, _) = bytes.as_chunks();
+    std::array::from_fn(|at| u64::from_le_bytes(chunks[at]))
 }
 
 #[cfg(test)]

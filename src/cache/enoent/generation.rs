@@ -276,15 +276,12 @@ impl Generation {
         if about.load(Ordering::Relaxed) & u64::from(u32::MAX) != key.len() as u64 {
             return None;
         }
-        let mut chunks = key.chunks_exact(8);
-        let mut is_same = true;
-        for (word, chunk) in words.iter().zip(&mut chunks) {
-            is_same &= word.load(Ordering::Relaxed) == whole(chunk);
-        }
-        let tail = chunks.remainder();
-        if !tail.is_empty() {
-            is_same &= words.last()?.load(Ordering::Relaxed) == part(tail);
-        }
+        let (chunks, tail) = key.as_chunks();
+        let differs = words
+            .iter()
+            .zip(chunks)
+            .fold(0, |differs, (word, chunk)| differs | (word.load(Ordering::Relaxed) ^ u64::from_le_bytes(*chunk)));
+        let is_same = differs == 0 && (tail.is_empty() || words.last()?.load(Ordering::Relaxed) == part(tail));
         is_same.then_some(state)
     }
 
@@ -299,8 +296,9 @@ impl Generation {
         let taken = self.filling.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         let offset = (taken & u64::from(u32::MAX)) as usize;
         self.words[offset].store(0, Ordering::Relaxed);
-        let chunks = key.chunks(8).map(|chunk| if chunk.len() == 8 { whole(chunk) } else { part(chunk) });
-        for (word, chunk) in self.words[offset + HEAD_WORDS..].iter().zip(chunks) {
+        let (chunks, tail) = key.as_chunks();
+        let all = chunks.iter().map(|chunk| u64::from_le_bytes(*chunk)).chain((!tail.is_empty()).then(|| part(tail)));
+        for (word, chunk) in self.words[offset + HEAD_WORDS..].iter().zip(all) {
             word.store(chunk, Ordering::Relaxed);
         }
         Some(offset)
@@ -309,10 +307,6 @@ impl Generation {
     fn set_slot(&self, offset: usize, at: usize, key: &[u8]) {
         self.words[offset + 1].store((at as u64) << 32 | key.len() as u64, Ordering::Relaxed);
     }
-}
-
-fn whole(chunk: &[u8]) -> u64 {
-    chunk.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 fn part(chunk: &[u8]) -> u64 {
