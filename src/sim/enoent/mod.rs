@@ -205,8 +205,9 @@ mod tests {
         Script { paths: paths.map(|(path, there)| (path.as_bytes().into(), there)).into(), steps }
     }
 
+    /// Without complete directories: the script reads the directory first, and its listing would answer all of it.
     fn config(nodes: u32, ranks_per_node: u32) -> EnoentConfig {
-        EnoentConfig { nodes, ranks_per_node, skew_us: 0, ..EnoentConfig::default() }
+        EnoentConfig { nodes, ranks_per_node, skew_us: 0, complete_dirs: false, ..EnoentConfig::default() }
     }
 
     fn told(config: &EnoentConfig, script: &Script, rule: Rule, ttl_ms: u64) -> Row {
@@ -248,6 +249,14 @@ mod tests {
             let row = told(&config(20, 3), &script, rule, 10_000);
             assert_eq!((row.backend_lookups, row.backend_enoent, row.backend_listings), (3, 1, 1), "{rule:?}");
         }
+    }
+
+    #[test]
+    fn a_directory_that_was_read_answers_what_it_lacks() {
+        let config = EnoentConfig { complete_dirs: true, ..config(20, 3) };
+        let row = told(&config, &script(&[0, 0]), Rule::Bornite, 10_000);
+        assert_eq!((row.backend_lookups, row.backend_enoent, row.backend_listings), (2, 0, 1), "{row:?}");
+        assert_eq!(row.ttl_stores, 0, "{row:?}");
     }
 
     #[test]
