@@ -256,7 +256,7 @@ mod tests {
         let config = EnoentConfig { complete_dirs: true, ..config(20, 3) };
         let row = told(&config, &script(&[0, 0]), Rule::Bornite, 10_000);
         assert_eq!((row.backend_lookups, row.backend_enoent, row.backend_listings), (2, 0, 1), "{row:?}");
-        assert_eq!(row.ttl_stores, 0, "{row:?}");
+        assert!(row.listing_serves > 0 && row.ttl_stores == 0, "{row:?}");
     }
 
     #[test]

@@ -280,6 +280,7 @@ impl Memory for Ours {
             row.ttl_stores += stats.stores;
             row.ttl_serves += stats.serves;
             row.stale_completed += stats.expires;
+            row.listing_serves += place.node.counters().listing_serves;
         }
         row.backend_enoent = self.backend_enoent;
         row.backend_lookups = self.backend_lookups;
