@@ -207,6 +207,7 @@ mod tests {
         Script { paths: paths.map(|(path, there)| (path.as_bytes().into(), there)).into(), steps }
     }
 
+    /// Without complete directories: the script reads the directory first, and its listing would answer all of it.
     fn config(nodes: u32, ranks_per_node: u32) -> EnoentConfig {
         EnoentConfig { nodes, ranks_per_node, skew_us: 0, complete_dirs: false, ..EnoentConfig::default() }
     }
@@ -265,6 +266,14 @@ mod tests {
         assert_eq!((beyond(&on, Rule::Copper), beyond(&config(7, 2), Rule::Bornite)), (40, 40));
         let ours = told(&on, &script, Rule::Bornite, 10_000);
         assert!(ours.backend_beyond < 10 && ours.listing_serves > 30, "{ours:?}");
+    }
+
+    #[test]
+    fn a_directory_that_was_read_answers_what_it_lacks() {
+        let config = EnoentConfig { complete_dirs: true, ..config(20, 3) };
+        let row = told(&config, &script(&[0, 0]), Rule::Bornite, 10_000);
+        assert_eq!((row.backend_lookups, row.backend_enoent, row.backend_listings), (2, 0, 1), "{row:?}");
+        assert!(row.listing_serves > 0 && row.ttl_stores == 0, "{row:?}");
     }
 
     #[test]
