@@ -284,7 +284,6 @@ mod kind {
 
 /// Bytes of a chunk that fit into one frame beside their header and checksum.
 pub const INLINE_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES - 4;
-
 /// Bytes of a packed listing that fit into one frame.
 pub const PART_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES - size_of::<PartHead>();
 
