@@ -80,6 +80,7 @@ pub(super) fn is_answer(message: &Message<'_>) -> bool {
             | Message::Absent { .. }
             | Message::Failed { .. }
             | Message::Part { .. }
+            | Message::Unchanged { .. }
             | Message::Inline { .. }
             | Message::Granted(_)
             | Message::Filesystem(_)
