@@ -3,7 +3,7 @@
 //! Measured on Debian 12: loading libfabric 1.17 loads psm2, whose constructor takes SIGINT, SIGTERM, SIGSEGV, SIGBUS,
 //! SIGILL and SIGABRT; the shm provider does so for its clean-up. A daemon that has asked for SIGTERM before would die
 //! of it without unmounting. Called by [`crate::Port::open`] only. A signal that arrives in between meets the library's
-//! handler.
+//! handler, unless all threads block it, as a daemon's do.
 #![allow(unsafe_code, reason = "sigaction takes and fills a C structure")]
 
 use std::mem::MaybeUninit;

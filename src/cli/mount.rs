@@ -137,7 +137,7 @@ fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyho
     // Before the first thread: it may change the environment that libfabric reads.
     let (net, notes) = runtime::choose_net(settings.net.as_deref()).map_err(|error| UsageError(error.to_string()))?;
     settings.net = net;
-    let interrupts = signals::catch(args.foreground_child)?;
+    let interrupts = signals::block(args.foreground_child)?;
     // Not resolved: only a root may touch the backend.
     settings.target = std::path::absolute(&settings.target)
         .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
