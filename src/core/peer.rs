@@ -181,6 +181,8 @@ impl Peer {
         self.previous = self.incarnation.replace(incarnation);
         self.probe_before = self.probe;
         self.serving = None;
+        // While it is sought it is asked at once, however long it was silent before.
+        self.pause_us = PROBE_PAUSE_MIN_US;
     }
 
     /// It answered a probe.
@@ -342,6 +344,20 @@ mod tests {
         assert!(!peer.is_back(Micros(60), 7, 1) && peer.is_ready());
         (0..3).for_each(|id| peer.asked(Micros(70), FlightId(id)));
         assert!(!peer.takes(), "it gave three credits");
+    }
+
+    #[test]
+    fn another_life_of_one_that_was_sought_for_long_is_asked_at_once() {
+        let mut peer = ready();
+        peer.set_role(Role::Sought);
+        let mut at = Micros(0);
+        for id in 2..12 {
+            at = peer.next_probe(DETECT_US).unwrap().max(Micros(1_000_000));
+            peer.probed(at, id);
+        }
+        assert_eq!(peer.next_probe(DETECT_US), Some(at.after_us(PROBE_PAUSE_MAX_US)));
+        assert!(peer.heard(at.after_us(PROBE_PAUSE_MIN_US), 8));
+        assert_eq!(peer.next_probe(DETECT_US), Some(at.after_us(PROBE_PAUSE_MIN_US)));
     }
 
     #[test]
