@@ -263,7 +263,11 @@ impl Node {
         self.counters.listings_renewed += 1;
         let renewed = TimedListing::new(timed.listing.clone(), expires);
         let renewed = renewed.complete(absent_until, timed.proof).told_to_all(self.tells_of_all());
-        let outcome = Outcome::from(&renewed);
+        let mut outcome = Outcome::from(&renewed);
+        // Its earlier time is no answer to who waits for a new one.
+        if let (Outcome::Listing { absent_until, .. }, Micros(0)) = (&mut outcome, until.1) {
+            *absent_until = Micros(0);
+        }
         if let Some(inode) = self.names.get(path) {
             self.writer.set_listing(inode.ino, renewed);
         }

@@ -60,9 +60,11 @@ pub(super) struct Peer {
     busy_since: Micros,
     /// How many requests it takes at once.
     credits: usize,
-    /// Its present life, and the one before.
+    /// Its present life, as far as is known, and the one before.
     incarnation: Option<u64>,
     previous: Option<u64>,
+    /// The last probe that went out before the present life was first heard.
+    probe_before: u64,
     /// What it said last about whether it serves; nothing in this life of it.
     serving: Option<bool>,
     /// It served once, in whichever life.
@@ -90,6 +92,7 @@ impl Peer {
             credits: 0,
             incarnation: None,
             previous: None,
+            probe_before: 0,
             serving: None,
             was_ready: false,
             heard: Micros(0),
@@ -155,12 +158,31 @@ impl Peer {
         if self.incarnation == Some(incarnation) {
             return false;
         }
-        self.previous = self.incarnation.replace(incarnation);
-        self.serving = None;
+        self.turn_to(incarnation);
         if self.previous.is_some() {
             log::info!("node {} was started again", self.node);
         }
         self.previous.is_some()
+    }
+
+    /// Takes note of the answer to probe `id`. True when it shows that the life taken for the earlier one is the present
+    /// one, as its answer to a later probe does: a frame that came late had been taken for a sign of another life.
+    pub(super) fn is_back(&mut self, now: Micros, incarnation: u64, id: u64) -> bool {
+        if self.previous != Some(incarnation) || id <= self.probe_before || id > self.probe {
+            return false;
+        }
+        self.heard = now;
+        self.silent_since = None;
+        self.turn_to(incarnation);
+        true
+    }
+
+    fn turn_to(&mut self, incarnation: u64) {
+        self.previous = self.incarnation.replace(incarnation);
+        self.probe_before = self.probe;
+        self.serving = None;
+        // While it is sought it is asked at once, however long it was silent before.
+        self.pause_us = PROBE_PAUSE_MIN_US;
     }
 
     /// It answered a probe.
@@ -318,7 +340,39 @@ mod tests {
         assert!(!peer.heard(Micros(60), 8));
         peer.answered(Micros(60), 8, 2, true, 3);
         assert!(peer.takes());
+        // Nor does the answer of that life to a probe that was sent before this one was heard.
+        assert!(!peer.is_back(Micros(60), 7, 1) && peer.is_ready());
         (0..3).for_each(|id| peer.asked(Micros(70), FlightId(id)));
         assert!(!peer.takes(), "it gave three credits");
+    }
+
+    #[test]
+    fn another_life_of_one_that_was_sought_for_long_is_asked_at_once() {
+        let mut peer = ready();
+        peer.set_role(Role::Sought);
+        let mut at = Micros(0);
+        for id in 2..12 {
+            at = peer.next_probe(DETECT_US).unwrap().max(Micros(1_000_000));
+            peer.probed(at, id);
+        }
+        assert_eq!(peer.next_probe(DETECT_US), Some(at.after_us(PROBE_PAUSE_MAX_US)));
+        assert!(peer.heard(at.after_us(PROBE_PAUSE_MIN_US), 8));
+        assert_eq!(peer.next_probe(DETECT_US), Some(at.after_us(PROBE_PAUSE_MIN_US)));
+    }
+
+    #[test]
+    fn a_late_frame_that_is_taken_for_another_life_is_found_out_by_the_next_probe() {
+        let mut peer = ready();
+        // A copy of what an earlier life said, of which nothing was heard before.
+        assert!(peer.heard(Micros(20), 6) && !peer.is_ready());
+        assert!(!peer.heard(Micros(30), 7), "this may be late as well");
+        peer.probed(Micros(40), 2);
+        assert!(!peer.is_back(Micros(50), 7, 1) && peer.silent_us(Micros(50)) == 10, "an answer from before");
+        assert!(!peer.is_back(Micros(50), 7, 3) && !peer.is_back(Micros(50), 5, 2));
+        assert!(peer.is_back(Micros(60), 7, 2) && peer.silent_us(Micros(60)) == 0);
+        peer.answered(Micros(60), 7, 2, true, 64);
+        assert!(peer.is_ready() && !peer.heard(Micros(70), 7));
+        // The copies that come after it turn nothing back.
+        assert!(!peer.heard(Micros(80), 6) && !peer.is_back(Micros(80), 6, 2) && peer.is_ready());
     }
 }

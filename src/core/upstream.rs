@@ -350,15 +350,18 @@ impl Node {
     pub(super) fn note_life(&mut self, now: Micros, header: &Header) {
         self.note_sweeper(header.from);
         let Some(peer) = self.peers.get_mut(&header.from) else { return };
-        if !peer.heard(now, header.incarnation) {
-            return;
+        if peer.heard(now, header.incarnation) {
+            self.note_another_life(now, header.from);
         }
-        // Another life: whether it serves yet is asked at once, and so is all that was asked of the one before.
-        for up in self.trees.iter_mut().filter(|up| up.asked() == Some(header.from)) {
+    }
+
+    /// Whether it serves yet is asked at once, and so is all that was asked of the life before.
+    fn note_another_life(&mut self, now: Micros, node: NodeId) {
+        for up in self.trees.iter_mut().filter(|up| up.asked() == Some(node)) {
             (up.since, up.suspected) = (Some(now), None);
         }
         self.watch_at = now;
-        self.ask_elsewhere(now, header.from, true);
+        self.ask_elsewhere(now, node, true);
     }
 
     /// A root answered: it was ready.
@@ -383,6 +386,10 @@ impl Node {
             self.counters.dropped += 1;
             return;
         };
+        if peer.is_back(now, header.incarnation, header.id) {
+            self.note_another_life(now, header.from);
+        }
+        let Some(peer) = self.peers.get_mut(&header.from) else { return };
         let was_ready = peer.is_ready();
         let credits = usize::try_from(credits).unwrap_or(usize::MAX);
         peer.answered(now, header.incarnation, header.id, serving, credits);

@@ -18,6 +18,8 @@ pub(super) struct Searches {
     /// By who asked and who was asked: the requests that are not answered, with their trees.
     asked: HashMap<(usize, usize), HashMap<u64, u32>>,
     open: HashMap<Search, Micros>,
+    /// When each node died or was stopped last.
+    gone: HashMap<usize, Micros>,
 }
 
 impl Searches {
@@ -28,7 +30,16 @@ impl Searches {
         if is_there {
             return self.found(now, by, tree);
         }
-        self.open.entry(search).or_insert(now);
+        if !self.open.contains_key(&search) {
+            // While it looked it had taken this one, which nothing was asked of, for alive: it has another go.
+            let gone = self.gone.get(&of).copied().unwrap_or_default();
+            for (other, since) in &mut self.open {
+                if other.by == by && other.tree == tree && *since <= gone {
+                    *since = now;
+                }
+            }
+            self.open.insert(search, now);
+        }
         None
     }
 
@@ -67,6 +78,7 @@ impl Searches {
         is_there: impl Fn(usize) -> bool,
         may_ask: impl Fn(usize, u32) -> bool,
     ) {
+        self.gone.insert(node, now);
         self.open.retain(|search, _| search.by != node);
         for (_, since) in self.open.iter_mut().filter(|(search, _)| may_ask(search.by, search.tree)) {
             *since = now;
@@ -141,6 +153,25 @@ mod tests {
         // What is asked of it later is another search.
         searches.asked(Micros(900), search, 3, false);
         assert_eq!(searches.asked(Micros(990), Search { dead: 0, ..search }, 4, true), Some(90));
+    }
+
+    #[test]
+    fn who_asks_one_that_died_during_the_search_has_another_go_once() {
+        let mut searches = Searches::default();
+        let search = Search { by: 5, dead: 2, tree: 1 };
+        let other = Search { dead: 3, ..search };
+        searches.left(Micros(10), 2, |_| true, |_, _| false);
+        searches.asked(Micros(20), search, 1, false);
+        searches.left(Micros(30), 3, |_| true, |_, _| true);
+        searches.asked(Micros(90), other, 2, false);
+        searches.asked(Micros(120), other, 2, false);
+        assert_eq!(searches.overdue(Micros(190), 100, |_| true), None);
+        assert_eq!(searches.overdue(Micros(191), 100, |_| true), Some(search), "again is no other go");
+        assert_eq!(searches.asked(Micros(200), Search { dead: 0, ..search }, 3, true), Some(110));
+        // One that was dead before has been found out before.
+        searches.asked(Micros(300), search, 4, false);
+        searches.asked(Micros(350), other, 5, false);
+        assert_eq!(searches.asked(Micros(380), Search { dead: 0, ..search }, 6, true), Some(80));
     }
 
     #[test]

@@ -95,6 +95,23 @@ fn a_listing_that_is_older_than_a_name_found_meanwhile_tells_nothing() {
 }
 
 #[test]
+fn a_listing_whose_time_is_over_answers_nobody_who_waits_for_it_to_be_renewed() {
+    let mut wire = chain(&["a"]);
+    for n in 0..5 {
+        assert_absent(&mut wire, 2, &format!("no{n}"), ENOENT_US);
+    }
+    let ino = wire.node(1).names.get(b"").expect("it was looked up").ino;
+    wire.node(1).writer.drop_listing(ino);
+    wire.run(2 * ENOENT_US);
+    // The node in between reads it again, at a root where it tells nothing of absent names any more.
+    wire.ask(1, Object::List(b""[..].into()));
+    wire.run(10 * MS);
+    let questions = asked(&mut wire, |wire| assert_absent(wire, 2, "no-late", ENOENT_US));
+    assert_eq!(questions, ["no-late"]);
+    assert_eq!(wire.counters()[2].listings_renewed, 1, "it was not told so: the test shows nothing");
+}
+
+#[test]
 fn a_directory_that_is_too_large_or_tells_nothing_is_not_asked_again_soon() {
     let mut wire = chain(&["a"]);
     wire.listed = None;
