@@ -128,6 +128,18 @@ impl Node {
         Some(Outcome::Absent { expires })
     }
 
+    /// Whether a complete listing says that nothing is at `path`, which is in memory: the listing is the newer of the two,
+    /// since a name that is found voids one that lacks it. Who has learnt from it that nothing is there is not to be told
+    /// of what was there before.
+    pub(super) fn is_denied(&self, path: &[u8]) -> bool {
+        let Some((dir, name)) = split(path) else { return false };
+        let denies = |timed: &TimedListing| timed.absent_until > Micros(0) && is_missing(&timed.listing, name);
+        self.completes()
+            && self.tells_of(dir, path)
+            && !is_hidden(name)
+            && self.names.with(dir, |inode| inode.listing().is_some_and(|timed| denies(&timed))) == Some(true)
+    }
+
     /// The directory whose listing may answer `path` in a moment, and until when that is waited for: it is under way, or
     /// the time of the one that is here is over, it has paid, and `path` is not in it.
     pub(super) fn waits_for(&self, now: Micros, path: &[u8]) -> Option<(Arc<[u8]>, Micros)> {

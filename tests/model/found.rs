@@ -162,3 +162,24 @@ fn a_directory_that_another_one_replaced_is_stale() {
         allowed(|_| {}, &before, &ops);
     }
 }
+
+#[test]
+fn a_name_that_a_listing_lacked_does_not_come_back_from_an_older_memory() {
+    let before = [Change::Mkdir { at: p("a") }, Change::Mkdir { at: p("a/b") }];
+    let ops = [
+        // The root knows of it, for a minute.
+        Op::Ask { node: 0, ask: Ask::Stat(p("a/b")) },
+        Op::Change(Change::Remove { at: p("a/b") }),
+        // Another node learns by a listing that it is gone.
+        Op::Ask { node: 1, ask: Ask::List { at: p("a"), room: 4096 } },
+        Op::Ask { node: 1, ask: Ask::Stat(p("a/b")) },
+        Op::Pass(50_000),
+        Op::Ask { node: 1, ask: Ask::Stat(p("a/b")) },
+    ];
+    let mut setting = Setting::new(2);
+    (setting.enoent_ttl_us, setting.dir_ttl_us) = (40_000, 60_000_000);
+    let case = Case { setting, before: before.to_vec(), ops: ops.to_vec() };
+    if let Err(wrong) = through_nodes(&case) {
+        panic!("{wrong}");
+    }
+}
