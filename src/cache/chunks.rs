@@ -87,6 +87,11 @@ impl Chunk {
         self.unused.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it was fetched before anybody asked for it, and nobody has used it since.
+    pub(super) fn is_unused(&self) -> bool {
+        self.unused.load(Ordering::Relaxed)
+    }
+
     /// When anything in its 1 MiB block of the arena was last used, give or take 10 ms: eviction takes whole blocks.
     #[must_use]
     pub fn last_use(&self) -> Micros {

@@ -5,18 +5,15 @@
 //! A reader may pin a chunk while it is being evicted: the chunk then leaves its file's table, its bytes stay until the
 //! reader lets go, and the eviction goes on to the next block.
 
+mod evict;
+
+use self::evict::is_unpinned;
 use super::arena::{Arena, ArenaConfig, ArenaWriter, SegmentInfo, Slot};
-use super::buddy::{BLOCK_UNITS, UNIT_BYTES, units_for};
 use super::chunks::{CHUNK_BYTES, Chunk, FileData};
 use super::sync::Arc;
-use super::types::Micros;
 
-/// Blocks among which the least recently used one is chosen; a larger arena is gone through window by window.
-const EVICTION_WINDOW: usize = 64;
 /// Chunks looked at in one step of the search for pins.
 const PIN_SEARCH_CHUNKS: usize = 1024;
-/// Counts of a published chunk that nobody pinned: the store's and the file table's.
-const UNPINNED_COUNT: usize = 2;
 
 /// No piece is free and nothing can be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -266,89 +263,6 @@ impl ChunkStore {
         self.published_bytes -= chunk.slot().capacity();
         self.chunks -= 1;
     }
-
-    /// Evicts the least recently used block of the nearest window that has one to evict, until the piece is there.
-    fn evict_a_block(&mut self, len_bytes: usize) -> Option<Slot> {
-        let blocks = self.published.len();
-        let mut seen = 0;
-        while seen < blocks {
-            let window = EVICTION_WINDOW.min(blocks - seen);
-            let mut coldest = [(Micros(0), 0); EVICTION_WINDOW];
-            for (at, place) in coldest[..window].iter_mut().enumerate() {
-                let block = (self.hand + at) % blocks;
-                *place = (self.arena.last_use(block), block);
-            }
-            coldest[..window].sort_unstable();
-            // Whether a block has a pin costs a look at each of its chunks, so only the coldest ones are asked.
-            let victim = coldest[..window].iter().map(|(_, block)| *block).find(|block| self.is_evictable(*block));
-            let Some(victim) = victim else {
-                self.hand = (self.hand + window) % blocks;
-                seen += window;
-                continue;
-            };
-            self.evict(victim, 0..BLOCK_UNITS);
-            if let Some(slot) = self.arena.alloc(len_bytes) {
-                self.hand = (self.hand + window) % blocks;
-                return Some(slot);
-            }
-            // A reader pinned something of it just now; the bound on turns holds whatever readers do.
-            seen += 1;
-        }
-        None
-    }
-
-    /// Where every block has something pinned in it: evicts what lies between pins, at the first place where that
-    /// frees a whole piece.
-    fn evict_a_range(&mut self, len_bytes: usize) -> Option<Slot> {
-        let units = units_for(len_bytes).next_power_of_two();
-        for block in 0..self.published.len() {
-            let mut busy = [false; BLOCK_UNITS];
-            for (unit, count) in self.arena.given_out(block) {
-                busy[unit..unit + count].fill(true);
-            }
-            for published in self.published[block].iter().filter(|published| is_unpinned(published)) {
-                let (_, unit) = self.arena.place(published.chunk.slot());
-                busy[unit..unit + published.chunk.slot().capacity() / UNIT_BYTES].fill(false);
-            }
-            let free = (0..BLOCK_UNITS).step_by(units).find(|&unit| !busy[unit..unit + units].contains(&true));
-            if let Some(unit) = free {
-                self.evict(block, unit..unit + units);
-                if let Some(slot) = self.arena.alloc(len_bytes) {
-                    return Some(slot);
-                }
-            }
-        }
-        None
-    }
-
-    /// Whether the block has chunks, and nothing in it is pinned or being filled.
-    fn is_evictable(&self, block: usize) -> bool {
-        let published = &self.published[block];
-        !published.is_empty() && published.len() == self.arena.pieces(block) && published.iter().all(is_unpinned)
-    }
-
-    /// Evicts the chunks that touch those units of a block, but for pinned ones.
-    fn evict(&mut self, block: usize, units: std::ops::Range<usize>) {
-        let arena = &self.arena;
-        let evicted = self.published[block].extract_if(.., |published| {
-            let slot = published.chunk.slot();
-            let (_, unit) = arena.place(slot);
-            unit < units.end && units.start < unit + slot.capacity() / UNIT_BYTES && is_unpinned(published)
-        });
-        for published in evicted {
-            self.chunks -= 1;
-            self.evicted_chunks += 1;
-            self.evicted_bytes += published.chunk.slot().capacity() as u64;
-            self.published_bytes -= published.chunk.slot().capacity();
-            published.file.take(published.index);
-        }
-        self.arena.reclaim();
-    }
-}
-
-/// A hint, exact but for readers that are just taking a pin: what they hold stays theirs whatever is decided on it.
-fn is_unpinned(published: &Published) -> bool {
-    Arc::strong_count(&published.chunk) == UNPINNED_COUNT
 }
 
 #[cfg(test)]
@@ -358,7 +272,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::types::{Timestamp, Version};
+    use super::super::types::{Micros, Timestamp, Version};
+    use super::evict::AHEAD_GRACE_US;
     use super::*;
 
     const MIB: usize = 1 << 20;
@@ -398,6 +313,33 @@ mod tests {
         store.forget(&file);
         assert!(file.chunk(2).is_none());
         assert_eq!((store.stats().chunks, store.stats().used_bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_was_fetched_ahead_outlives_what_was_read_at_the_same_time_but_not_for_ever() {
+        let mut store = store(4);
+        let file = file(1, 16);
+        let bytes = vec![7; MIB];
+        for index in 0..4 {
+            let chunk = put(&mut store, &file, index, &bytes).expect("room");
+            if index == 0 {
+                store.fetched_ahead(&chunk);
+            } else {
+                chunk.touch(Micros(20_000));
+            }
+        }
+        for index in 4..7 {
+            put(&mut store, &file, index, &bytes).expect("room").touch(Micros(40_000));
+        }
+        assert!(file.chunk(0).is_some(), "older than all others, and not used yet");
+        assert_eq!((1..4).filter(|&index| file.chunk(index).is_some()).count(), 0);
+
+        for index in 4..7 {
+            file.chunk(index).expect("here").touch(Micros(40_000 + 2 * AHEAD_GRACE_US));
+        }
+        put(&mut store, &file, 7, &bytes).expect("room");
+        assert!(file.chunk(0).is_none(), "nobody came for it");
+        assert_eq!((store.stats().ahead_used, store.stats().ahead_wasted), (0, 1));
     }
 
     #[test]

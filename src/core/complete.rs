@@ -118,10 +118,22 @@ impl Node {
         self.topology().stripes() == 1
     }
 
+    /// The directory whose listing may tell that nothing is at `path`, and the name in it.
+    fn told_in<'a>(&self, path: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        let (dir, name) = split(path)?;
+        (self.completes() && !is_hidden(name) && self.tells_of(dir, path)).then_some((dir, name))
+    }
+
+    /// The misses in `dir` that count now.
+    fn missed(&mut self, now: Micros, dir: &[u8]) -> &mut Missed {
+        let window_us = self.enoent_ttl_us().max(MISS_WINDOW_MIN_US);
+        self.misses.within(now, window_us, dir)
+    }
+
     /// That nothing is at `path`, if a complete listing says so, and nothing else was known of it.
     pub(super) fn listed_absent(&self, now: Micros, path: &[u8]) -> Option<Outcome> {
-        let (dir, name) = split(path)?;
-        if !self.completes() || !self.tells_of(dir, path) || self.names.with(path, |_| ()).is_some() {
+        let (dir, name) = self.told_in(path)?;
+        if self.names.with(path, |_| ()).is_some() {
             return None;
         }
         let expires = self.names.with(dir, |inode| self.names.absent_in(inode, name, now, true)).flatten()?;
@@ -132,20 +144,16 @@ impl Node {
     /// since a name that is found voids one that lacks it. Who has learnt from it that nothing is there is not to be told
     /// of what was there before.
     pub(super) fn is_denied(&self, path: &[u8]) -> bool {
-        let Some((dir, name)) = split(path) else { return false };
-        let denies = |timed: &TimedListing| timed.absent_until > Micros(0) && is_missing(&timed.listing, name);
-        self.completes()
-            && self.tells_of(dir, path)
-            && !is_hidden(name)
-            && self.names.with(dir, |inode| inode.listing().is_some_and(|timed| denies(&timed))) == Some(true)
+        let Some((dir, name)) = self.told_in(path) else { return false };
+        let listing = self.names.with(dir, |inode| inode.listing()).flatten();
+        listing.is_some_and(|timed| timed.absent_until > Micros(0) && is_missing(&timed.listing, name))
     }
 
     /// The directory whose listing may answer `path` in a moment, and until when that is waited for: it is under way, or
     /// the time of the one that is here is over, it has paid, and `path` is not in it.
     pub(super) fn waits_for(&self, now: Micros, path: &[u8]) -> Option<(Arc<[u8]>, Micros)> {
-        let (dir, name) = split(path)?;
-        if !self.completes() || is_hidden(name) || !self.tells_of(dir, path) || self.names.with(path, |_| ()).is_some()
-        {
+        let (dir, name) = self.told_in(path)?;
+        if self.names.with(path, |_| ()).is_some() {
             return None;
         }
         if let Some(begun) = self.flights.listing_since(dir) {
@@ -175,17 +183,13 @@ impl Node {
 
     /// Upstream said that nothing is at `path`: after some such answers its directory's listing is asked for.
     pub(super) fn note_miss(&mut self, now: Micros, path: &[u8]) {
-        let Some((dir, name)) = split(path) else { return };
-        if !self.completes() || !self.tells_of(dir, path) || is_hidden(name) || self.relief.is_active() {
-            return;
-        }
+        let Some((dir, name)) = self.told_in(path).filter(|_| !self.relief.is_active()) else { return };
         let Some(inode) = self.names.current(dir).filter(|inode| inode.attr.is_dir()) else { return };
         let before = inode.listing().filter(|timed| timed.absent_until > Micros(0));
         if before.as_ref().is_some_and(|timed| timed.absent_until > now) {
             return;
         }
-        let window_us = self.enoent_ttl_us().max(MISS_WINDOW_MIN_US);
-        let missed = self.misses.within(now, window_us, dir);
+        let missed = self.missed(now, dir);
         let hash = hash_of(name);
         if missed.pause > now || missed.names.contains(&hash) {
             return;
@@ -204,8 +208,7 @@ impl Node {
 
     /// The listing of a directory could not be had, or tells nothing of what it lacks: it is not asked for again soon.
     pub(super) fn pause_listing(&mut self, now: Micros, dir: &[u8]) {
-        let window_us = self.enoent_ttl_us().max(MISS_WINDOW_MIN_US);
-        let missed = self.misses.within(now, window_us, dir);
+        let missed = self.missed(now, dir);
         missed.names.clear();
         missed.pause = now.after_us(LISTING_PAUSE_US);
     }
@@ -220,8 +223,7 @@ impl Node {
         self.writer.drop_listing(inode.ino);
         self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir: true });
         if timed.absent_until > Micros(0) {
-            let window_us = self.enoent_ttl_us().max(MISS_WINDOW_MIN_US);
-            self.misses.within(now, window_us, dir).judge(timed.served());
+            self.missed(now, dir).judge(timed.served());
         }
     }
 

@@ -2,9 +2,9 @@
 //! than most of them.
 //!
 //! Only what is quick where the backend is: attributes, and reads of few bytes. Where one took longer than [`QUICK_US`],
-//! all are the workers' for a while, of whom many can wait at a time. And a backend may hang, and the thread with it. Therefore no more threads of a kind may do so than leave one to go on: FUSE threads need a
-//! [`Permit`], the engine's thread another one that takes its place (see [`super::wheel`]), and workers are replaced by
-//! their lane.
+//! all are the workers' for a while, of whom many can wait at a time. And a backend may hang, and the thread with it.
+//! Therefore no more threads of a kind may do so than leave one to go on: FUSE threads need a [`Permit`], the engine's
+//! thread another one that takes its place (see [`super::wheel`]), and workers are replaced by their lane.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -276,7 +276,6 @@ pub(super) struct Work {
     fetches: HashMap<u64, Fetch>,
     sweeps: HashMap<u64, Sender<Swept>>,
     last_job: u64,
-    /// Segments of the arena that a worker was given.
     /// By segment: bytes whose pages were made present, or are being.
     prefaulted: HashMap<u16, usize>,
     maintained: Micros,

@@ -512,7 +512,7 @@ fn is_other(outcome: &Outcome, errno: Errno) -> bool {
 }
 
 /// The inode under a name that it still has, as far as is known here, after `gone` names of it were gone.
-fn another_name(names: &Names, ino: u64, gone: u32) -> Option<Arc<Inode>> {
+pub(super) fn another_name(names: &Names, ino: u64, gone: u32) -> Option<Arc<Inode>> {
     names.by_ino(Ino(ino)).filter(|inode| gone < GONE_NAMES_MAX && !inode.is_retired())
 }
 

@@ -1,8 +1,9 @@
 //! The impure thin layer: threads, files, the fabric and the kernel around the core's [`Node`](crate::core::Node).
 //!
-//! One engine thread at a time owns the node, its writer handles and the fabric port. FUSE threads answer from memory and hand
-//! the engine what they miss; a pool of workers does what would hold the engine up: the backend's system calls (but for the
-//! quick ones, which whoever has them makes itself), checksums, and large replies. A notify thread is the only one that invalidates in the kernel.
+//! One engine thread at a time owns the node, its writer handles and the fabric port. FUSE threads answer from memory
+//! and hand the engine what they miss; a pool of workers does what would hold the engine up: the backend's system calls
+//! (but for the quick ones, which whoever has them makes itself), checksums, and large replies. A notify thread is the
+//! only one that invalidates in the kernel.
 
 mod age;
 mod asking;

@@ -17,7 +17,7 @@ pub(super) use table::Bounds;
 use table::{Filled, Kept, Opening, Table};
 
 use super::engine::{Fetch, Inbox};
-use super::handler::REPLY_INLINE_BYTES;
+use super::handler::{REPLY_INLINE_BYTES, another_name};
 use crate::cache::chunks::{CHUNK_BYTES, Chunk};
 use crate::cache::names::{Inode, Names};
 use crate::cache::types::{Ino, Kind};
@@ -28,9 +28,6 @@ use crate::observe::{Counter, Counters};
 /// Chunks of one file that are under way at once: as many as are fetched ahead of a reader, so that an open in this mode
 /// is as fast as a read of the whole file in the other.
 const LANES: u64 = READ_AHEAD_CHUNKS;
-
-/// Other names of a file that are tried where one is gone.
-const GONE_NAMES_MAX: u32 = 64;
 
 /// Of the memory for file data, the part that is for files passed through; the other is for chunks on their way here and
 /// to other nodes.
@@ -226,9 +223,8 @@ impl Fill {
 
     /// Chunk `index` cannot be had under this name.
     fn lacks(self: &Arc<Self>, inode: &Inode, index: u64, gone: u32, errno: Errno) {
-        let other = self.owner.names.by_ino(inode.ino).filter(|other| {
-            errno == Errno::ESTALE && gone < GONE_NAMES_MAX && !other.is_retired() && other.path != inode.path
-        });
+        let other = another_name(&self.owner.names, inode.ino.0, gone)
+            .filter(|other| errno == Errno::ESTALE && other.path != inode.path);
         match other {
             Some(other) => self.ask(other, index, gone + 1, Inbox::fetch_more),
             None => self.fail(inode.ino, errno),
