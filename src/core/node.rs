@@ -9,6 +9,7 @@ use super::bucket::Bucket;
 use super::budget::Relief;
 use super::complete::Misses;
 use super::config::{Counters, Load, NodeConfig};
+use super::foresee::Foresight;
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Purpose, Stage, Waiter};
 use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX};
 use super::output::Output;
@@ -88,6 +89,7 @@ pub struct Node {
     pub(super) sweep_runs: Vec<SweepRun>,
     pub(super) relief: Relief,
     pub(super) misses: Misses,
+    pub(super) foresight: Foresight,
     /// Of a root: what it has read of each file version that is not gone.
     pub(super) seen: HashMap<Ino, Seen>,
     /// Files, by device and inode number, that had other bytes under the same version, and how often, as far as this node
@@ -143,6 +145,7 @@ impl Node {
             sweep_runs: Vec::new(),
             relief: Relief::default(),
             misses: Misses::default(),
+            foresight: Foresight::default(),
             seen: HashMap::new(),
             changes: HashMap::new(),
             out: VecDeque::new(),
@@ -235,7 +238,11 @@ impl Node {
             self.answer(now, waiter, &outcome);
             return;
         }
+        let path = if let (Object::Attr(path), Waiter::Local(_)) = (&object, waiter) { Some(path.clone()) } else { None };
         self.begin(now, object, waiter);
+        if let Some(path) = path {
+            self.foresee(now, &path);
+        }
     }
 
     /// As [`Node::request`], whatever is known.
@@ -258,7 +265,7 @@ impl Node {
                 self.counters.ahead_dropped += 1;
                 return;
             }
-            self.counters.ahead += 1;
+            self.counters.ahead += u64::from(matches!(object, Object::Chunk { .. }));
             self.ahead += 1;
         }
         if matches!(object, Object::Chunk { .. }) {
@@ -473,6 +480,7 @@ impl Node {
         if is_absence && tells_nothing {
             self.pause_listing(now, flight.object.path());
         }
+        let is_own = flight.ahead || flight.waiters.iter().any(|waiter| matches!(waiter, Waiter::Local(_)));
         for waiter in flight.waiters {
             // Who reads the directory has other bounds, and is not content with what was renewed.
             if is_absence && waiter.purpose() == Purpose::Reading {
@@ -480,6 +488,12 @@ impl Node {
             } else {
                 self.answer(now, waiter, outcome);
             }
+        }
+        if let (true, Object::Attr(path), Outcome::Entry(inode)) = (is_own, &flight.object, outcome)
+            && self.will_be_read(inode)
+        {
+            let chunk = Object::Chunk { path: path.clone(), version: inode.attr.version(), index: 0 };
+            self.request(now, chunk, Waiter::Nobody);
         }
         self.pump_all(now);
     }

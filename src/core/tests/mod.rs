@@ -233,6 +233,7 @@ impl Wire {
             incarnation: place.life << 8 | u64::from(at),
             enoent_ttl: Duration::from_micros(ENOENT_US),
             complete_dirs: true,
+            foresight: true,
             dir_ttl: Duration::from_micros(self.plan.dir_ttl_us),
             attr_ttl: None,
             detect: Duration::from_micros(self.plan.detect_us),
