@@ -12,11 +12,13 @@
 //! - Nothing is asked for where memory or the line is short, and its own memory is bounded.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::complete::split;
-use super::flight::{Object, Waiter};
-use super::limits::{FORESEEN_MAX, RECENT_MISSES_MAX, RULES_MAX};
+use super::flight::{FlightId, Object, Purpose, Waiter};
+use super::limits::{FORESEEN_MAX, PENDING_US, RECENT_MISSES_MAX, REQUEST_DEADLINE_US, RULES_MAX};
 use super::node::Node;
+use super::topology::NodeId;
 use crate::cache::names::Inode;
 use crate::cache::types::{Kind, Micros};
 
@@ -186,12 +188,64 @@ impl Node {
         }
     }
 
-    /// Whether the first bytes of a file are to be asked for now that it was looked up.
-    pub(super) fn will_be_read(&self, inode: &Inode) -> bool {
-        self.config.foresight
-            && may_be_read(inode)
-            && Parts::of(&inode.path)
-                .is_some_and(|Parts { ending, .. }| self.foresight.reads.trusted().any(|known| **known == *ending))
+    /// Whether a file at `path` will be read by a client of this node once it is looked up.
+    fn is_read(&self, path: &[u8]) -> bool {
+        let is_known = |ending: &[u8]| self.foresight.reads.trusted().any(|known| **known == *ending);
+        self.config.foresight && Parts::of(path).is_some_and(|Parts { ending, .. }| is_known(ending))
+    }
+
+    /// What is at a path was asked for by a client of this node, or foreseen, and is known: if it will be read, its first
+    /// chunk is asked for.
+    pub(super) fn looked_up(&mut self, now: Micros, path: &Arc<[u8]>, inode: &Inode) {
+        if may_be_read(inode) && self.is_read(path) {
+            let chunk = Object::Chunk { path: path.clone(), version: inode.attr.version(), index: 0 };
+            self.request(now, chunk, Waiter::Nobody);
+        }
+    }
+
+    /// The number under which whoever is asked for attributes is to answer with the first chunk too, where somebody wants
+    /// that: a client that will read it, or a peer that has asked for it.
+    pub(super) fn number_for_bytes(&mut self, id: FlightId) -> Option<FlightId> {
+        let flight = self.flights.get(id)?;
+        let path = if let Object::Attr(path) = &flight.object { path.clone() } else { return None };
+        if flight.bytes.is_some() || flight.anew {
+            return flight.bytes;
+        }
+        let wants = |waiter: &Waiter| matches!(waiter, Waiter::Peer { bytes: 1.., .. });
+        let is_wanted = flight.waiters.iter().any(wants);
+        let is_own = flight.is_own();
+        let tree = flight.tree;
+        if !(is_wanted || is_own && self.is_read(&path)) || !self.may_fetch_ahead(tree) {
+            return None;
+        }
+        let bytes = FlightId(self.flights.next_id());
+        self.flights.get(id)?.bytes = Some(bytes);
+        Some(bytes)
+    }
+
+    /// A peer will answer with the first chunk of what it found under number `id`, which it was asked for with that.
+    pub(super) fn expect_bytes(&mut self, now: Micros, id: FlightId, node: NodeId, inode: &Inode) {
+        let path: Arc<[u8]> = Arc::from(&*inode.path);
+        let tree = self.tree_of(&path);
+        let object = Object::Chunk { path, version: inode.attr.version(), index: 0 };
+        let is_here = inode.data().is_none_or(|data| data.chunk(0).is_some());
+        if !may_be_read(inode) || is_here || self.flights.find(&object).is_some() {
+            return;
+        }
+        self.ahead += 1;
+        self.note_chunk_begun(true);
+        self.flights.start_as(id, now, object, tree, Waiter::Nobody, now.after_us(REQUEST_DEADLINE_US));
+        self.flights.arm(id, now.after_us(PENDING_US));
+        self.is_asked(now, id, node);
+    }
+
+    /// A peer was told what is at a path, and asked for its first chunk with that, to be answered under number `id`.
+    pub(super) fn follow_up(&mut self, now: Micros, node: NodeId, id: u64, inode: &Inode) {
+        if may_be_read(inode) {
+            let object = Object::Chunk { path: Arc::from(&*inode.path), version: inode.attr.version(), index: 0 };
+            let purpose = Purpose::Reading;
+            self.request(now, object, Waiter::Peer { node, id, stamp: 0, from: 0, purpose, bytes: 0 });
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use super::bucket::Bucket;
 use super::budget::Relief;
 use super::complete::Misses;
 use super::config::{Counters, Load, NodeConfig};
-use super::foresee::Foresight;
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Purpose, Stage, Waiter};
+use super::foresee::Foresight;
 use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX};
 use super::output::Output;
 use super::peer::Peer;
@@ -238,7 +238,8 @@ impl Node {
             self.answer(now, waiter, &outcome);
             return;
         }
-        let path = if let (Object::Attr(path), Waiter::Local(_)) = (&object, waiter) { Some(path.clone()) } else { None };
+        let path =
+            if let (Object::Attr(path), Waiter::Local(_)) = (&object, waiter) { Some(path.clone()) } else { None };
         self.begin(now, object, waiter);
         if let Some(path) = path {
             self.foresee(now, &path);
@@ -265,12 +266,10 @@ impl Node {
                 self.counters.ahead_dropped += 1;
                 return;
             }
-            self.counters.ahead += u64::from(matches!(object, Object::Chunk { .. }));
             self.ahead += 1;
         }
         if matches!(object, Object::Chunk { .. }) {
-            self.chunks += 1;
-            self.counters.chunks_in_flight_max = self.counters.chunks_in_flight_max.max(self.chunks as u64);
+            self.note_chunk_begun(waiter == Waiter::Nobody);
         }
         let listing = if let Object::Attr(path) = &object { self.waits_for(now, path) } else { None };
         let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
@@ -285,6 +284,12 @@ impl Node {
             }
             None => self.lead(now, id),
         }
+    }
+
+    pub(super) fn note_chunk_begun(&mut self, ahead: bool) {
+        self.counters.ahead += u64::from(ahead);
+        self.chunks += 1;
+        self.counters.chunks_in_flight_max = self.counters.chunks_in_flight_max.max(self.chunks as u64);
     }
 
     /// As `request` for what is at `path`, but nobody's memory may answer: the backend is asked, after this.
@@ -480,7 +485,7 @@ impl Node {
         if is_absence && tells_nothing {
             self.pause_listing(now, flight.object.path());
         }
-        let is_own = flight.ahead || flight.waiters.iter().any(|waiter| matches!(waiter, Waiter::Local(_)));
+        let is_own = flight.is_own();
         for waiter in flight.waiters {
             // Who reads the directory has other bounds, and is not content with what was renewed.
             if is_absence && waiter.purpose() == Purpose::Reading {
@@ -489,11 +494,8 @@ impl Node {
                 self.answer(now, waiter, outcome);
             }
         }
-        if let (true, Object::Attr(path), Outcome::Entry(inode)) = (is_own, &flight.object, outcome)
-            && self.will_be_read(inode)
-        {
-            let chunk = Object::Chunk { path: path.clone(), version: inode.attr.version(), index: 0 };
-            self.request(now, chunk, Waiter::Nobody);
+        if let (true, Object::Attr(path), Outcome::Entry(inode)) = (is_own, &flight.object, outcome) {
+            self.looked_up(now, path, inode);
         }
         self.pump_all(now);
     }
@@ -505,8 +507,11 @@ impl Node {
     fn answer(&mut self, now: Micros, waiter: Waiter, outcome: &Outcome) {
         match waiter {
             Waiter::Local(waiter) => self.out.push_back(Output::Complete { waiter, outcome: outcome.clone() }),
-            Waiter::Peer { node, id, stamp, from, purpose } => {
+            Waiter::Peer { node, id, stamp, from, purpose, bytes } => {
                 self.answer_peer(now, node, id, (stamp, from, purpose), outcome);
+                if let (Outcome::Entry(inode), true) = (outcome, bytes > 0) {
+                    self.follow_up(now, node, bytes, inode);
+                }
             }
             Waiter::Flight(id) => self.resume(now, id, outcome),
             Waiter::Nobody => {}

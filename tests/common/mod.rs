@@ -203,6 +203,7 @@ impl Cluster {
             detect: DETECT,
             enoent_ttl: self.plan.enoent_ttl,
             attr_ttl: self.plan.attr_ttl,
+            foresight: true,
             complete_dirs: self.plan.complete_dirs,
             dir_ttl: self.plan.dir_ttl,
             cache_bytes: self.plan.cache_bytes,
