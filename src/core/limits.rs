@@ -105,7 +105,7 @@ pub const AHEAD_MAX: usize = 32;
 pub const AHEAD_LINE_MAX: usize = 16;
 
 /// What was foreseen is judged when so much was looked up or foreseen after it.
-pub const FORESEEN_MAX: usize = 64;
+pub const FORESEEN_MAX: usize = 16;
 
 /// Names that clients missed lately, from one of which the next one may follow.
 pub const RECENT_MISSES_MAX: usize = 4;

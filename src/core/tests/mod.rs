@@ -3,6 +3,7 @@
 mod complete;
 mod doubt;
 mod failover;
+mod foresee;
 mod listings;
 mod share;
 
