@@ -16,7 +16,7 @@ pub mod record;
 pub mod signals;
 pub mod stop;
 
-pub use book::{AddressBook, BookEntry, BookError, write_book};
+pub use book::{AddressBook, BookEntry, BookError, JobBook, facility, read_nodefile, write_book};
 pub use command::CommandEnd;
 pub use daemon::{DaemonProcess, DaemonSpawn, Hooks, Readiness};
 pub use local::{LaunchError, LocalJob, LocalPlan, launch};
