@@ -46,7 +46,14 @@ pub struct ClusterRecord {
 
 impl ClusterRecord {
     /// A record of a launch that has made nothing yet.
-    pub fn new(launch: &str, host: &str, mountpoint: &Path, job_dir: &Path, launcher: Launcher, program: &Path) -> Self {
+    pub fn new(
+        launch: &str,
+        host: &str,
+        mountpoint: &Path,
+        job_dir: &Path,
+        launcher: Launcher,
+        program: &Path,
+    ) -> Self {
         ClusterRecord {
             format: FORMAT,
             launch: launch.to_owned(),

@@ -4,13 +4,12 @@
 //! PBS by `PBS_JOBID`, Flux by `FLUX_JOB_ID`. Hosts that the user names beat the scheduler's.
 
 use std::ffi::OsString;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::execute::{Ran, find_program, run_one};
 use super::{Kind, Mpi};
-use crate::job::book::check_host;
+use crate::job::book::{BookError, check_host, read_nodefile};
 
 /// How long a scheduler may take to name its nodes.
 const ASK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -19,8 +18,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum AllocationError {
     /// There is no scheduler and nobody named hosts.
-    #[error("this is no job: none of SLURM_JOB_ID, PBS_JOBID and FLUX_JOB_ID is set; run this inside of a job, name the hosts \
-             with --nodefile FILE or --hosts LIST, or use --local")]
+    #[error(
+        "this is no job: none of SLURM_JOB_ID, PBS_JOBID and FLUX_JOB_ID is set; run this inside of a job, name the hosts \
+             with --nodefile FILE or --hosts LIST, or use --local"
+    )]
     None,
     /// The allocation or the list is empty.
     #[error("{what} names no host; {next}")]
@@ -38,19 +39,16 @@ pub enum AllocationError {
         /// What is wrong with it.
         why: String,
     },
-    /// The file cannot be read.
-    #[error("node file {}: {source}; name a file that lists the job's hosts, one in a line", file.display())]
-    NodeFile {
-        /// The file.
-        file: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    /// The file of the hosts cannot be used.
+    #[error(transparent)]
+    NodeFile(#[from] BookError),
     /// PBS names no file.
     #[error("PBS_JOBID is set and PBS_NODEFILE is not: name the hosts with --nodefile FILE or --hosts LIST")]
     NoPbsFile,
     /// PBS has none of the launchers.
-    #[error("none of mpiexec, pbs_tmrsh and clush is in PATH; load the module of one of them, or name another --launcher")]
+    #[error(
+        "none of mpiexec, pbs_tmrsh and clush is in PATH; load the module of one of them, or name another --launcher"
+    )]
     NoPbsLauncher,
     /// A program that is asked for the hosts fails.
     #[error("cannot learn the hosts of the job: {what}: {why}")]
@@ -104,7 +102,8 @@ type Environment<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
 /// The scheduler that this process runs under, with the job's number.
 fn scheduler(environment: &Environment<'_>) -> Option<(Scheduler, String)> {
-    let variables = [(Scheduler::Slurm, "SLURM_JOB_ID"), (Scheduler::Pbs, "PBS_JOBID"), (Scheduler::Flux, "FLUX_JOB_ID")];
+    let variables =
+        [(Scheduler::Slurm, "SLURM_JOB_ID"), (Scheduler::Pbs, "PBS_JOBID"), (Scheduler::Flux, "FLUX_JOB_ID")];
     variables.into_iter().find_map(|(scheduler, variable)| {
         let value = environment(variable).filter(|value| !value.is_empty())?.to_string_lossy().into_owned();
         let id = match scheduler {
@@ -152,7 +151,11 @@ pub fn find(wanted: &Wanted, environment: &Environment<'_>) -> Result<Allocation
             }
             let words = ["scontrol".into(), "show".into(), "hostnames".into(), list];
             let said = ask(&words)?.stdout;
-            checked("scontrol show hostnames", said.lines().map(str::trim).filter(|l| !l.is_empty()), "is the job over?")?
+            checked(
+                "scontrol show hostnames",
+                said.lines().map(str::trim).filter(|l| !l.is_empty()),
+                "is the job over?",
+            )?
         }
         (None, None, Some((Scheduler::Pbs, _))) => {
             let file = environment("PBS_NODEFILE").filter(|file| !file.is_empty()).ok_or(AllocationError::NoPbsFile)?;
@@ -175,13 +178,10 @@ pub fn find(wanted: &Wanted, environment: &Environment<'_>) -> Result<Allocation
     Ok(Allocation { kind, mpi, job_id: scheduler.map(|(_, id)| id), hosts })
 }
 
-/// The hosts of a node file: the first word of each line, each host once (PBS has a line for each rank). Blank lines and
-/// those that begin with `#` are left out.
+/// The hosts of a node file, each once: PBS has a line for each rank.
 fn of_file(file: &Path) -> Result<Vec<String>, AllocationError> {
-    let text = std::fs::read(file).map_err(|source| AllocationError::NodeFile { file: file.to_path_buf(), source })?;
-    let text = String::from_utf8_lossy(&text);
-    let words = text.lines().filter_map(|line| line.split_whitespace().next()).filter(|word| !word.starts_with('#'));
-    checked(&format!("node file {}", file.display()), words, "it must list the job's hosts, one in a line")
+    let hosts = read_nodefile(file)?;
+    checked(&format!("node file {}", file.display()), hosts.iter().map(String::as_str), "list one host at least")
 }
 
 fn checked<'a>(
@@ -236,7 +236,7 @@ mod tests {
     fn the_node_file_of_pbs_counts_hosts_once() {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("nodes");
-        std::fs::write(&file, "x1.site.gov\r\nx1.site.gov\n\n# comment\nx2.site.gov slots=4\nX1.site.gov").unwrap();
+        std::fs::write(&file, "x1.site.gov\r\nx1.site.gov\n\n# comment\nx2.site.gov\nX1.site.gov").unwrap();
         let name = file.to_str().unwrap();
         let environment = [("PBS_JOBID", "123.aurora-pbs.site.gov"), ("PBS_NODEFILE", name)];
         // Any program that is here: it is not run.
@@ -252,16 +252,18 @@ mod tests {
         assert_eq!(of_file(&file).unwrap(), ["x1.site.gov", "x2.site.gov"]);
         std::fs::write(&file, "\n\n").unwrap();
         let text = of_file(&file).unwrap_err().to_string();
-        assert!(text.contains("names no host; it must list"), "{text}");
+        assert!(text.contains("names no host"), "{text}");
         let text = of_file(&temp.path().join("none")).unwrap_err().to_string();
-        assert!(text.contains("No such file") && text.contains("name a file"), "{text}");
+        assert!(text.contains("No such file"), "{text}");
         let text = find(&wanted(Kind::Ssh), &with(&environment[..1])).unwrap_err().to_string();
         assert!(text.starts_with("PBS_JOBID is set and PBS_NODEFILE is not"), "{text}");
     }
 
     #[test]
     fn hosts_that_a_launcher_would_take_for_options_are_refused() {
-        for (list, why) in [("-oProxyCommand=x", "begins with `-`"), ("a;b", "character ';'"), ("n[1-4]", "character '['")] {
+        for (list, why) in
+            [("-oProxyCommand=x", "begins with `-`"), ("a;b", "character ';'"), ("n[1-4]", "character '['")]
+        {
             let wanted = Wanted { hosts: Some(list.to_owned()), ..Wanted::default() };
             let text = find(&wanted, &with(&[])).unwrap_err().to_string();
             assert!(text.contains(why), "{list}: {text}");

@@ -44,9 +44,9 @@ impl Ran {
 
     /// How it failed, in one line: the last thing that it said, or its exit status.
     pub fn failure(&self) -> String {
-        let said = [&self.stderr, &self.stdout].into_iter().find_map(|text| {
-            text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
-        });
+        let said = [&self.stderr, &self.stdout]
+            .into_iter()
+            .find_map(|text| text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned));
         match (self.status, said) {
             (None, Some(said)) => format!("it does not end; last it said: {said}"),
             (None, None) => "it does not end and says nothing".to_owned(),
@@ -111,7 +111,10 @@ fn command(line: &[OsString]) -> io::Result<Command> {
     let (program, args) = line.split_first().expect("a command line has a program");
     let name = program.to_string_lossy();
     let path = find_program(&name).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, format!("{name} is not in PATH; load its module, or name another --launcher"))
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{name} is not in PATH; load its module, or name another --launcher"),
+        )
     })?;
     let mut command = Command::new(path);
     command.args(args).stdin(Stdio::null());
@@ -229,7 +232,8 @@ mod tests {
 
     #[test]
     fn helpers_are_heard_and_their_end_is_told() {
-        let lines: Vec<_> = (0..AT_ONCE + 3).map(|i| shell(&format!("echo out {i}; echo err {i} >&2; exit {}", i % 2))).collect();
+        let lines: Vec<_> =
+            (0..AT_ONCE + 3).map(|i| shell(&format!("echo out {i}; echo err {i} >&2; exit {}", i % 2))).collect();
         let ran = run_all(&lines, soon()).unwrap();
         assert_eq!(ran.len(), lines.len());
         for (i, ran) in ran.iter().enumerate() {
@@ -252,7 +256,8 @@ mod tests {
     fn the_background_has_a_session_of_its_own() {
         let temp = tempfile::tempdir().unwrap();
         let log = File::create(temp.path().join("log")).unwrap();
-        let mut background = Background::start(&shell("echo started; ps -o sid= -p $$ >/dev/null; exec sleep 60"), &log).unwrap();
+        let mut background =
+            Background::start(&shell("echo started; ps -o sid= -p $$ >/dev/null; exec sleep 60"), &log).unwrap();
         let pid = rustix::process::Pid::from_raw(background.identity.pid as i32).unwrap();
         assert_eq!(rustix::process::getsid(Some(pid)).unwrap(), pid);
         assert!(background.ended().unwrap().is_none());

@@ -356,8 +356,10 @@ mod tests {
         let all = shown(&launcher(Kind::Srun).everywhere(&words(), &options()));
         assert_eq!(
             all,
-            ["srun --jobid=77 --overlap --mpi=none -N 2 -n 2 --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0 --input=none \
-              --cpu-bind=mask_cpu:0x6 -w /job/logs/node_file.txt /opt/bornite mount --target /a b /m"]
+            [
+                "srun --jobid=77 --overlap --mpi=none -N 2 -n 2 --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0 --input=none \
+              --cpu-bind=mask_cpu:0x6 -w /job/logs/node_file.txt /opt/bornite mount --target /a b /m"
+            ]
         );
         let whole = Launcher { allocated: 2, ..launcher(Kind::Srun) };
         let all = shown(&whole.everywhere(&words(), &TaskOptions::default()));
@@ -388,10 +390,7 @@ mod tests {
                 "mpiexec -n 1 --ppn 1 --hosts n1"
             ]
         );
-        assert_eq!(
-            of(Mpi::OpenMpi)[1],
-            "mpiexec -n 1 --map-by ppr:1:node --bind-to none --host n1"
-        );
+        assert_eq!(of(Mpi::OpenMpi)[1], "mpiexec -n 1 --map-by ppr:1:node --bind-to none --host n1");
         assert_eq!(Mpi::of_version("HYDRA build details:\n Version: 4.0.2"), Mpi::Hydra);
         assert_eq!(Mpi::of_version("mpiexec (OpenRTE) 4.1.4"), Mpi::OpenMpi);
         assert_eq!(Mpi::of_version("mpiexec version 1.2.12"), Mpi::Pals);
@@ -408,10 +407,7 @@ mod tests {
             ))
         );
         let clush = shown(&launcher(Kind::Clush).everywhere(&words(), &TaskOptions::default()));
-        assert_eq!(
-            clush,
-            ["clush -N -S --hostfile /job/logs/node_file.txt /opt/bornite mount --target '/a b' /m"]
-        );
+        assert_eq!(clush, ["clush -N -S --hostfile /job/logs/node_file.txt /opt/bornite mount --target '/a b' /m"]);
         let pbs = launcher(Kind::PbsTmrsh).on_one(1, &words(), &TaskOptions::default());
         assert_eq!(pbs, ["pbs_tmrsh", "n3", "/opt/bornite", "mount", "--target", "/a b", "/m"].map(OsString::from));
         let flux = shown(&launcher(Kind::Flux).everywhere(&words(), &TaskOptions::default()));
