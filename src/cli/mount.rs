@@ -325,6 +325,7 @@ impl Source for Desk {
             address: daemon.address,
             state: daemon.state,
             asks: daemon.asks,
+            tree: daemon.tree,
             uptime_s: self.began.elapsed().as_secs_f64(),
             cache: CacheStatus {
                 capacity_bytes: counters.get(Counter::CacheBytesCapacity)
