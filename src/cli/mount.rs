@@ -179,7 +179,13 @@ fn serve(
     let phase = Arc::new(Mutex::new(Phase::Starting));
     let config = daemon_config(&settings, &node, mountpoint.clone());
     let (own_counters, own_phase) = (Arc::clone(&counters), Arc::clone(&phase));
-    let desk = Arc::new(Desk { config: config.clone(), counters: own_counters, phase: own_phase, began });
+    let desk = Arc::new(Desk {
+        config: config.clone(),
+        launch: args.launch_id.clone(),
+        counters: own_counters,
+        phase: own_phase,
+        began,
+    });
     let _status = StatusServer::start(&SocketDirs::of_user(), &mountpoint, desk)?;
     // Nobody else can serve this mount point from now on.
     place.as_mut().map(NodePlace::record).transpose()?;
@@ -297,6 +303,7 @@ pub(super) fn log_spec(settings: &Settings, background: bool, host: &str) -> Res
 /// What the status socket asks.
 struct Desk {
     config: DaemonConfig,
+    launch: Option<String>,
     counters: Arc<Counters>,
     phase: Arc<Mutex<Phase>>,
     began: Instant,
@@ -325,6 +332,7 @@ impl Source for Desk {
             address: daemon.address,
             state: daemon.state,
             asks: daemon.asks,
+            launch: self.launch.clone(),
             tree: daemon.tree,
             uptime_s: self.began.elapsed().as_secs_f64(),
             cache: CacheStatus {

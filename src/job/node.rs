@@ -219,7 +219,10 @@ pub fn stop_node(
     });
     let ending = end_daemons(&job, patience)?[0].1;
     let left = |why| StopError::Mounted { mountpoint: mountpoint.to_path_buf(), why };
-    clear_stale(mountpoint).map_err(left)?;
+    // A daemon that ended in order has removed the directories that were made for it.
+    if parent.exists() {
+        clear_stale(mountpoint).map_err(left)?;
+    }
     let mounted = mounts::is_mounted(mountpoint)
         .map_err(|source| StopError::Io { what: "read /proc/self/mountinfo".to_owned(), source })?;
     if mounted {

@@ -74,7 +74,9 @@ pub(crate) fn obstacle(programs: &[(&str, &str)]) -> Option<String> {
     let dirs: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
     let missing = programs.iter().find(|(program, _)| !dirs.iter().any(|dir| dir.join(program).is_file()));
     network::obstacle().or_else(|| {
-        missing.map(|(program, package)| format!("the program {program} is missing: install {package} (scripts/deps.sh does)"))
+        missing.map(|(program, package)| {
+            format!("the program {program} is missing: install {package} (scripts/deps.sh does)")
+        })
     })
 }
 
@@ -223,7 +225,9 @@ impl Nodes {
     /// The names in the `/tmp` of a node, without what all of them share.
     pub(crate) fn own_files(&self, node: usize) -> Vec<String> {
         let shared = |name: &str| {
-            [self.base.as_path(), bornite()].iter().any(|path| path.strip_prefix("/tmp").is_ok_and(|at| at.starts_with(name)))
+            [self.base.as_path(), bornite()]
+                .iter()
+                .any(|path| path.strip_prefix("/tmp").is_ok_and(|at| at.starts_with(name)))
         };
         let output = must(self.on(node, &["ls", "-A", "/tmp"]));
         output.lines().filter(|name| !shared(name)).map(str::to_owned).collect()

@@ -471,6 +471,7 @@ struct Roots<'a> {
 
 #[derive(serde::Deserialize)]
 struct StatusTree {
+    launch: Option<String>,
     tree: Option<TreeReady>,
 }
 
@@ -494,6 +495,9 @@ impl AskRoot for Roots<'_> {
             serde_json::from_str(object.unwrap_or_default())
                 .map_err(|error| format!("its status cannot be read: {error}"))?
         };
+        if status.launch.as_ref() != Some(&self.record.launch) {
+            return Err("a daemon that this launch has not started serves there".to_owned());
+        }
         status.tree.ok_or_else(|| "its daemon is starting".to_owned())
     }
 }

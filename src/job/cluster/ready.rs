@@ -17,6 +17,9 @@ const SAID: &str = "bornite: ";
 /// Most laggards that are named.
 const NAMED_MAX: usize = 20;
 
+/// Of a host whose daemon has written down nothing.
+const NO_LOG: &str = "it has no log, or an empty one (--log-level 4 says more)";
+
 /// How many nodes must serve.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MinReady {
@@ -150,8 +153,8 @@ impl Laggards {
             let why = match (failed.contains_key(&host), last_logged(logs, &host)) {
                 (true, _) => why,
                 (false, Some(line)) => format!("{why}{}its log ends: {line}", if why.is_empty() { "" } else { "; " }),
-                (false, None) if why.is_empty() => "it has written no log".to_owned(),
-                (false, None) => format!("{why}; it has written no log"),
+                (false, None) if why.is_empty() => NO_LOG.to_owned(),
+                (false, None) => format!("{why}; {NO_LOG}"),
             };
             (host, why)
         });
@@ -232,6 +235,9 @@ mod tests {
         let progress = Progress { ready: 0, late: [late("n1", ""), late("n2", ""), late("n3", "")].into() };
         let failed = [late("n3", "no /dev/fuse")].into();
         let text = Laggards::new(&progress, &failed, temp.path(), 5).to_string();
-        assert_eq!(text, "\n  n1: its log ends: two\n  n2: it has written no log\n  n3: no /dev/fuse\n  and 2 more");
+        assert_eq!(
+            text,
+            "\n  n1: its log ends: two\n  n2: it has no log, or an empty one (--log-level 4 says more)\n  n3: no /dev/fuse\n  and 2 more"
+        );
     }
 }
