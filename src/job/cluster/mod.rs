@@ -38,7 +38,7 @@ const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(50), Duration::fr
 /// How long a root on this host may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one on another host may take, through the launcher.
-const ASK_REMOTE_TIMEOUT: Duration = Duration::from_secs(30);
+const ASK_REMOTE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most that is read of what the launchers have written down.
 const LAUNCHER_LOG_BYTES_MAX: u64 = 16 << 20;
 
@@ -161,8 +161,8 @@ pub enum ClusterError {
         laggards: String,
     },
     /// Too few nodes served in time.
-    #[error("{ready} of {nodes} nodes are ready after {} s, and {wanted} are wanted:{laggards}\nlook at their logs in {}; wait longer with \
-             --ready-timeout-s, or go on without them with --min-ready", timeout.as_secs_f32(), logs.display())]
+    #[error("{ready} of {nodes} nodes are ready after {} s, and {wanted} are wanted; see their logs in {}, wait longer with \
+             --ready-timeout-s, or go on without the others with --min-ready:{laggards}", timeout.as_secs_f32(), logs.display())]
     NotReady {
         /// Nodes that serve.
         ready: usize,
