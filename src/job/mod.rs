@@ -7,6 +7,7 @@
 pub mod book;
 pub mod command;
 pub mod daemon;
+pub mod hsn;
 pub mod inherited;
 pub mod local;
 pub mod mounts;
