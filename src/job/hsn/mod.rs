@@ -189,7 +189,7 @@ fn parse_line(content: &str) -> Result<Option<Row>, String> {
     let mut fields = content.split('|').map(str::trim_ascii);
     let host = fields.next().unwrap_or_default();
     let fields: Vec<&str> = fields.collect();
-    if fields.len() % 3 != 0 || fields.len() > 3 * HSN_MAX {
+    if !fields.len().is_multiple_of(3) || fields.len() > 3 * HSN_MAX {
         return Err(format!("{} columns after the host, where there are three for each interface", fields.len()));
     }
     if host == HOSTNAME {
