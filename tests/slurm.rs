@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::time::Instant;
 
-use common::nodes::{self, Nodes, must, output, wait_for};
+use common::nodes::{self, Nodes, must, wait_for};
 use common::{can_mount, skipped, slurm};
 
 /// Where the jobs are mounted on every node.
@@ -96,6 +96,30 @@ fn serves_and_stops(nodes: &Nodes) {
     assert_eq!(book.iter().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(), expected);
     assert!(said.contains(&format!("stopped {count} nodes at {MOUNT}")) && said.contains("stopped: 0"), "{said}");
     assert_nothing_left(nodes, "after a stop");
+}
+
+/// Without a book the nodes are asked for their addresses, in an environment without any setting.
+fn discovers_addresses(nodes: &Nodes) {
+    let count = nodes.count();
+    let said = run(
+        nodes,
+        "
+        $BORNITE launch --net tcp --target $BASE/tree --cache-size 64M --cores 1 --output-dir $HOME/job || exit
+        cat $HOME/job/logs/copper_address_book_full_output.txt $HOME/job/logs/copper_address_book.txt
+        everywhere sh -c 'echo $(hostname): $(cat /tmp/root/bornite/dir/file)'
+        grep Cpus_allowed_list /proc/$(pgrep -x bornite | head -1)/status
+        $BORNITE stop --output-dir $HOME/job
+        ",
+    );
+    for node in 0..count {
+        let name = nodes::name(node);
+        assert!(said.contains(&format!("{name} ofi+tcp://{}:7471", nodes::address(90, node))), "{said}");
+        assert!(said.contains(&format!("{name}: what all of them read")), "{said}");
+        assert!(said.contains(&format!("{name} | {}", nodes::address(90, node))), "the helper's table: {said}");
+    }
+    assert!(said.contains("Cpus_allowed_list:\t1\n"), "{said}");
+    assert!(said.contains(&format!("stopped {count} nodes at {MOUNT}")), "{said}");
+    assert_nothing_left(nodes, "after a discovery");
 }
 
 /// With a command the job ends when it does, with its exit code.
@@ -238,6 +262,7 @@ fn jobs_of_4_nodes() {
     let nodes = cluster(4);
     for step in [
         serves_and_stops,
+        discovers_addresses,
         runs_a_command,
         may_be_cancelled,
         a_killed_launcher_is_survived,
@@ -257,5 +282,4 @@ fn a_job_of_16_nodes() {
         return;
     }
     serves_and_stops(&cluster(16));
-    let _ = output;
 }

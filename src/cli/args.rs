@@ -11,10 +11,16 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 // The build script reads this file by its path.
+#[path = "args/books.rs"]
+pub mod books;
 #[path = "args/jobs.rs"]
 mod jobs;
+#[path = "args/values.rs"]
+mod values;
+use books::{BookCommand, ListHsnArgs};
 #[allow(unused_imports, reason = "the build script needs no more than the commands")]
 pub use jobs::{BookSource, LaunchArgs, LauncherName, StopArgs};
+pub use values::{number, parse_size, parse_speed};
 
 /// Version and commit; the build script itself is compiled without a commit.
 pub const VERSION: &str = match option_env!("BUILT_VERSION") {
@@ -104,6 +110,17 @@ pub enum Command {
     /// first, then all nodes below it, their kernels included: what is opened afterwards is what is there now. What has
     /// not changed stays in memory, and files in use stay readable. Exit code 1 where a node did not answer.
     Invalidate(InvalidateArgs),
+    /// Make and check address books
+    ///
+    /// A book has one line `HOSTNAME SCHEME://ADDRESS` for each node, the root first; a facility's book has all nodes of a
+    /// machine.
+    #[command(subcommand)]
+    Book(BookCommand),
+    /// Print this host's high-speed interfaces as a table: IPv4 address, MAC and cxi endpoint address of each
+    ///
+    /// The interfaces hsn0, hsn1 and so on that are up; NA for what is not there. Cxi addresses are those of endpoints that are
+    /// opened through libfabric for a moment.
+    ListHsn(ListHsnArgs),
     /// Import a Python stack through four local nodes and show where the requests went
     Demo(DemoArgs),
     /// Check what this machine lacks, and with --fabric what its libfabric offers
@@ -543,54 +560,9 @@ pub struct ManPagesArgs {
     pub dir: PathBuf,
 }
 
-/// A parser of whole numbers within a range.
-pub fn number(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
-    move |text| match text.trim().parse::<u64>() {
-        Ok(value) if range.contains(&value) => Ok(value),
-        Ok(value) => Err(format!("{value} is not in {} to {}", range.start(), range.end())),
-        Err(_) => Err(format!("it must be a whole number from {} to {}", range.start(), range.end())),
-    }
-}
-
-/// Parses a factor: 0 or more, finite.
-///
-/// # Errors
-/// A text that says what is possible.
-pub fn parse_speed(text: &str) -> Result<f64, String> {
-    let speed = text.trim().parse::<f64>().ok().filter(|speed| speed.is_finite() && *speed >= 0.0);
-    speed.ok_or_else(|| "it must be a number, 0 or more".to_owned())
-}
-
-/// Parses a number of bytes within [`CACHE_BYTES`]: a whole number with an optional unit K, M, G or T (powers of 1024),
-/// with or without iB after it, in any case.
-///
-/// # Errors
-/// A text that says what is possible.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let form = || "it must be a whole number of bytes, or one with K, M, G or T (or KiB, MiB, …) after it".to_owned();
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| form())?;
-    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        "t" | "tib" => 40,
-        _ => return Err(form()),
-    };
-    let bytes = number.checked_mul(1 << shift).filter(|bytes| CACHE_BYTES.contains(bytes));
-    bytes.ok_or_else(|| {
-        let (least, most) = (CACHE_BYTES.start() >> 20, CACHE_BYTES.end() >> 40);
-        format!("{} is not in {least}M to {most}T", text.escape_debug())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
-    use proptest::prelude::*;
 
     use super::*;
 
@@ -609,39 +581,6 @@ mod tests {
             text += &format!("\n==== {} ====\n{}", sub.get_name().to_owned(), sub.render_long_help());
         }
         insta::assert_snapshot!(text);
-    }
-
-    #[test]
-    fn sizes_with_units() {
-        for (text, bytes) in [
-            ("16777216", 16 << 20),
-            ("16384K", 16 << 20),
-            ("512m", 512 << 20),
-            ("512 MiB", 512 << 20),
-            ("8G", 8 << 30),
-            ("8GIB", 8 << 30),
-            ("1T", 1 << 40),
-            ("33554432b", 32 << 20),
-        ] {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "G", "-1G", "1.5G", "8GB", "8 X", "0x10", "99999999999999999999"] {
-            let error = parse_size(text).unwrap_err();
-            assert!(error.contains("K, M, G or T"), "{text}: {error}");
-        }
-        for text in ["0", "16777215", "17T", "18446744073709551615", "18446744073709551615T"] {
-            let error = parse_size(text).unwrap_err();
-            assert_eq!(error, format!("{text} is not in 16M to 16T"));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_a_size_in_range_or_an_error(text in "[0-9]{0,25}[a-zA-Z ]{0,4}") {
-            if let Ok(bytes) = parse_size(&text) {
-                prop_assert!(CACHE_BYTES.contains(&bytes));
-            }
-        }
     }
 
     #[test]

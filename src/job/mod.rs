@@ -8,6 +8,7 @@ pub mod book;
 pub mod cluster;
 pub mod command;
 pub mod daemon;
+pub mod hsn;
 pub mod inherited;
 pub mod launcher;
 pub mod local;

@@ -12,16 +12,19 @@ use super::super::{UsageError, output, signals};
 use super::{check_trees, clear_stale, code_of_signal, mount_args};
 use crate::job;
 use crate::job::Hooks;
-use crate::job::book::facility;
+use crate::job::book::{self, DISCOVER_PORT, Discovery, facility};
 use crate::job::cluster::ready::MinReady;
 use crate::job::cluster::record::ClusterRecord;
 use crate::job::cluster::{ClusterError, ClusterPlan, Shared};
+use crate::job::hsn::Column;
 use crate::job::launcher::allocation::{self, AllocationError, Wanted};
 use crate::job::launcher::{Kind, parse_cores};
 use crate::job::node::NodeRecord;
 use crate::job::stop::Patience;
 
 const READY_TIMEOUT_S: u64 = 180;
+/// The network of the addresses that nodes are asked for, where nothing else is said: Copper's.
+const NET_DEFAULT: &str = "cxi";
 /// Directory of the jobs' directories, in the home directory.
 const JOBS_DIR: &str = "bornite-logs";
 
@@ -43,18 +46,26 @@ pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
         error => anyhow::Error::from(error),
     })?;
     check_trees(&args.daemon_options, allocation.hosts.len() as u64, "the number of the job's nodes,")?;
-    let book = match (args.book, &args.address_book) {
-        (None | Some(BookSource::Facility), Some(file)) => file.clone(),
+    let facility_book = match (args.book, &args.address_book) {
+        (None | Some(BookSource::Facility), Some(file)) => Some(file.clone()),
         (Some(BookSource::Facility), None) => {
             return Err(usage("--book facility", "it needs --address-book FILE".to_owned()).into());
         }
         (Some(BookSource::Discover), Some(_)) => {
             return Err(usage("--book discover", "it asks the nodes: leave out --address-book".to_owned()).into());
         }
-        (None | Some(BookSource::Discover), None) => {
-            return Err(usage("--address-book", "name the file with the nodes' addresses".to_owned()).into());
-        }
+        (None | Some(BookSource::Discover), None) => None,
     };
+    let column: Column = args
+        .daemon_options
+        .net
+        .as_deref()
+        .filter(|_| facility_book.is_none())
+        .unwrap_or(NET_DEFAULT)
+        .parse()
+        .map_err(|error| usage("--net", format!("{error}")))?;
+    let program = std::env::current_exe().context("cannot find this program's file")?;
+    let helper = [program.clone().into_os_string(), "list-hsn".into()];
     let mountpoint = absolute(&args.mount.clone().unwrap_or_else(default_mountpoint))?;
     let job_dir = match &args.output_dir {
         Some(dir) => absolute(dir)?,
@@ -62,12 +73,18 @@ pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
     };
     let interrupts = signals::catch(false)?;
     let plan = ClusterPlan {
-        book: Box::new(move |hosts, _, _| {
-            facility(&book, hosts, args.allow_missing).map_err(|error| error.to_string())
+        book: Box::new(|hosts, run| match &facility_book {
+            Some(file) => facility(file, hosts, args.allow_missing).map_err(|error| error.to_string()),
+            None => {
+                let discovery =
+                    Discovery { column, port: DISCOVER_PORT, hosts: Some(hosts), allow_missing: args.allow_missing };
+                let raw = book::gather(&helper, run).map_err(|error| error.to_string())?;
+                book::entries_of(&raw, "bornite list-hsn", &discovery).map_err(|error| error.to_string())
+            }
         }),
         mountpoint: mountpoint.clone(),
         job_dir: job_dir.clone(),
-        program: std::env::current_exe().context("cannot find this program's file")?,
+        program: program.clone(),
         daemon_args: Box::new(|shared| daemon_args(args, shared, &mountpoint)),
         cores: args.cores.clone(),
         min_ready,
@@ -128,7 +145,18 @@ fn daemon_args(args: &LaunchArgs, shared: Shared<'_>, mountpoint: &Path) -> Vec<
     let mut options = args.daemon_options.clone();
     // A daemon's own directory is another one.
     options.target = options.target.map(|target| std::path::absolute(&target).unwrap_or(target));
+    options.net = options.net.map(|net| daemons_net(&net));
     mount_args(&options, &[], &known, mountpoint)
+}
+
+/// The network of a daemon, by the column of a table that its address is of: `cxi3` is the device, `hsn0` is tcp.
+fn daemons_net(net: &str) -> String {
+    let is_numbered = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+    match (net.strip_prefix("cxi"), net.strip_prefix("hsn")) {
+        (Some(number), _) if is_numbered(number) => format!("cxi://cxi{number}"),
+        (_, Some(number)) if is_numbered(number) => "tcp".to_owned(),
+        _ => net.to_owned(),
+    }
 }
 
 /// Some names, and how many more there are.
@@ -240,6 +268,15 @@ mod tests {
         assert_eq!(mount.output_dir.as_deref(), Some(Path::new("/job")));
         assert_eq!(mount.daemon_options.fanout, Some(3));
         assert!(!mount.foreground_child && mount.hostname.is_none());
+    }
+
+    #[test]
+    fn columns_are_networks_of_daemons() {
+        for (column, net) in
+            [("cxi", "cxi"), ("cxi3", "cxi://cxi3"), ("cxi://cxi1", "cxi://cxi1"), ("hsn2", "tcp"), ("tcp", "tcp")]
+        {
+            assert_eq!(daemons_net(column), net);
+        }
     }
 
     #[test]

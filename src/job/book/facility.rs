@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(names(&pick(book, "x1.b", false).unwrap()), ["x1.b"]);
         assert_eq!(
             pick(book, "x2", false).unwrap_err().to_string(),
-            "address book book.txt: host x2 fits x2.a, x2.b; name one of them with --hostname"
+            "address book book.txt: host x2 fits x2.a, x2.b; name one of them in full with --hostname or in the node file"
         );
         // Nothing says which of two domains the book means.
         assert_eq!(

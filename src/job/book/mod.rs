@@ -7,6 +7,7 @@
 //! Whoever starts a job over nodes makes the job's book of a facility's by [`facility`] and writes it by [`write_book`];
 //! [`read_nodefile`] gives the hosts that a scheduler names in a file.
 
+mod discover;
 mod facility;
 mod hosts;
 mod scan;
@@ -15,6 +16,9 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+pub use discover::{
+    BOOK_FILE, DISCOVER_PORT, DiscoverError, Discovery, RAW_FILE, RunEverywhere, entries_of, gather, write_discovered,
+};
 pub use facility::{AddressCheck, JobBook, facility, facility_checked, facility_of_text};
 pub use hosts::{parse_nodefile, read_nodefile};
 
@@ -74,7 +78,7 @@ pub enum BookError {
         nodes: usize,
     },
     /// The host asked for fits more than one entry by its short name.
-    #[error("address book {}: host {host} fits {entries}; name one of them with --hostname", file.display())]
+    #[error("address book {}: host {host} fits {entries}; name one of them in full with --hostname or in the node file", file.display())]
     Ambiguous {
         /// The file.
         file: PathBuf,
@@ -275,17 +279,20 @@ impl AddressBook {
 /// # Errors
 /// [`BookError::Io`].
 pub fn write_book(file: &Path, entries: &[BookEntry]) -> Result<(), BookError> {
-    let failed = |source| BookError::Io { file: file.to_path_buf(), source };
     let mut text = String::new();
     for entry in entries {
         writeln!(text, "{entry}").expect("a String takes every write");
     }
-    let mut name = file.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?.to_owned();
+    write_whole(file, text.as_bytes()).map_err(|source| BookError::Io { file: file.to_path_buf(), source })
+}
+
+/// Writes a file, replacing it in one step; it is there whole or not at all.
+fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = file.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
     name.push(format!(".{}", std::process::id()));
     let temporary = file.with_file_name(name);
-    std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, file)).map_err(|error| {
+    std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, file)).inspect_err(|_| {
         let _ = std::fs::remove_file(&temporary);
-        failed(error)
     })
 }
 
@@ -421,7 +428,7 @@ mod tests {
         assert_eq!(book.position("x3.b").unwrap(), 3);
         assert_eq!(
             book.position("x3").unwrap_err().to_string(),
-            "address book book.txt: host x3 fits x3.a, x3.b; name one of them with --hostname"
+            "address book book.txt: host x3 fits x3.a, x3.b; name one of them in full with --hostname or in the node file"
         );
         // Two different domains are two different hosts.
         assert!(matches!(book.position("x1.other").unwrap_err(), BookError::NoHost { .. }));

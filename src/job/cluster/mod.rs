@@ -9,6 +9,7 @@ pub mod ready;
 pub mod record;
 mod stop;
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -18,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::RecvTimeoutError;
 
-use super::book::{BookEntry, BookError, JobBook, is_same_host, write_book};
+use super::book::{BOOK_FILE, BookEntry, BookError, JobBook, RAW_FILE, RunEverywhere, is_same_host, write_book};
 use super::command::{self, CommandEnd};
 use super::daemon::Hooks;
 use super::launcher::allocation::Allocation;
-use super::launcher::execute::{Background, Ran, run_all, run_one};
+use super::launcher::execute::{Background, Ran, gather, run_one};
 use super::launcher::{Launcher, TaskOptions};
 use super::local::{LaunchError, make_dirs};
 use super::record::RecordError;
@@ -44,8 +45,6 @@ const LAUNCHER_LOG_BYTES_MAX: u64 = 16 << 20;
 
 /// Files of a job, below `logs` of its directory.
 mod names {
-    /// The address book, by the name that it has elsewhere too.
-    pub(super) const BOOK: &str = "copper_address_book.txt";
     /// The hosts, one in a line.
     pub(super) const NODE_FILE: &str = "node_file.txt";
     /// The secret that the daemons share.
@@ -67,10 +66,8 @@ pub struct Shared<'a> {
     pub secret: &'a Path,
 }
 
-/// Runs a command on every host of the job and returns what all of them said on standard output.
-pub type Gather<'a> = dyn FnMut(&[OsString]) -> Result<String, String> + 'a;
-/// Makes the address book for the hosts of an allocation.
-pub type MakeBook<'a> = dyn Fn(&[String], &Path, &mut Gather<'_>) -> Result<JobBook, String> + 'a;
+/// Makes the address book: for these hosts, by asking them if need be. What they say is kept in the job's logs.
+pub type MakeBook<'a> = dyn Fn(&[String], RunEverywhere<'_>) -> Result<JobBook, String> + 'a;
 
 /// What to launch.
 pub struct ClusterPlan<'a> {
@@ -80,7 +77,7 @@ pub struct ClusterPlan<'a> {
     pub mountpoint: PathBuf,
     /// Where book, secret, record and logs go, absolute; made if it is missing.
     pub job_dir: PathBuf,
-    /// The address book: hosts, the job's directory, and a way to ask them.
+    /// The address book.
     pub book: Box<MakeBook<'a>>,
     /// The program of a daemon, by the same path on every node.
     pub program: PathBuf,
@@ -274,18 +271,26 @@ impl ClusterJob {
         make_dirs(&logs, 0o755, &mut self.record.made)?;
         self.record.write()?;
         let node_file = logs.join(names::NODE_FILE);
-        self.write_file(&node_file, 0o644, &lines(&plan.allocation.hosts))?;
+        self.write_file(&node_file, 0o644, lines(&plan.allocation.hosts))?;
         let all = self.record.launcher.clone();
-        let mut gather = |words: &[OsString]| gather(&all, words, plan.ready_timeout);
-        let book =
-            (plan.book)(&plan.allocation.hosts, &self.record.job_dir, &mut gather).map_err(ClusterError::NoBook)?;
+        let said = RefCell::new(None);
+        let run = |words: &[OsString]| {
+            let raw = gather(&all, words, Instant::now() + plan.ready_timeout)?;
+            *said.borrow_mut() = Some(raw.clone());
+            Ok(raw)
+        };
+        let book = (plan.book)(&plan.allocation.hosts, &run);
+        if let Some(raw) = said.into_inner() {
+            self.write_file(&logs.join(RAW_FILE), 0o644, raw)?;
+        }
+        let book = book.map_err(ClusterError::NoBook)?;
         self.keep_hosts_of(&book, plan)?;
-        self.write_file(&node_file, 0o644, &lines(&self.record.launcher.hosts))?;
-        let book_file = logs.join(names::BOOK);
+        self.write_file(&node_file, 0o644, lines(&self.record.launcher.hosts))?;
+        let book_file = logs.join(BOOK_FILE);
         self.own(&book_file)?;
         write_book(&book_file, &book.entries)?;
         let secret = logs.join(names::SECRET);
-        self.write_file(&secret, 0o600, &random_hex(SECRET_BYTES)?)?;
+        self.write_file(&secret, 0o600, random_hex(SECRET_BYTES)?)?;
         let log = logs.join(names::LAUNCHER_LOG);
         self.write_file(&log, 0o644, "")?;
         if let Some(signal) = self.hooks.interrupts.try_iter().next() {
@@ -340,12 +345,12 @@ impl ClusterJob {
         Ok(self.record.write()?)
     }
 
-    fn write_file(&mut self, path: &Path, mode: u32, text: &str) -> Result<(), ClusterError> {
+    fn write_file(&mut self, path: &Path, mode: u32, text: impl AsRef<[u8]>) -> Result<(), ClusterError> {
         self.own(path)?;
         // A file that is there already would keep its mode.
         let _ = std::fs::remove_file(path);
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-        file.and_then(|mut file| file.write_all(text.as_bytes()))
+        file.and_then(|mut file| file.write_all(text.as_ref()))
             .map_err(|source| ClusterError::Io { what: format!("write {}", path.display()), source })
     }
 
@@ -424,16 +429,7 @@ fn begin(plan: &ClusterPlan<'_>, made: &mut Vec<PathBuf>) -> Result<ClusterRecor
         *made = kept;
         make_dirs(&plan.job_dir, 0o755, made)?;
     }
-    let hosts = plan.allocation.hosts.clone();
-    let launcher = Launcher {
-        kind: plan.allocation.kind,
-        mpi: plan.allocation.mpi,
-        job_id: plan.allocation.job_id.clone(),
-        allocated: hosts.len(),
-        ranks: (0..hosts.len()).collect(),
-        node_file: plan.job_dir.join("logs").join(names::NODE_FILE),
-        hosts,
-    };
+    let launcher = Launcher::new(&plan.allocation, plan.job_dir.join("logs").join(names::NODE_FILE));
     let launch = random_hex(8)?;
     let mut record = ClusterRecord::new(&launch, &host, &plan.mountpoint, &plan.job_dir, launcher, &plan.program);
     record.made.clone_from(made);
@@ -508,17 +504,6 @@ fn on_host(launcher: &Launcher, host: usize, program: &Path, args: &[OsString], 
     words.extend(args.iter().cloned());
     let options = TaskOptions { cores: None, environment: std::env::vars_os().collect() };
     run_one(launcher.on_one(host, &words, &options), until).map_err(|error| error.to_string())
-}
-
-/// What a command says on all hosts.
-fn gather(launcher: &Launcher, words: &[OsString], timeout: Duration) -> Result<String, String> {
-    let options = TaskOptions { cores: None, environment: std::env::vars_os().collect() };
-    let ran =
-        run_all(&launcher.everywhere(words, &options), Instant::now() + timeout).map_err(|error| error.to_string())?;
-    match ran.iter().find(|ran| !ran.is_ok()) {
-        Some(failed) => Err(format!("{}: {}", launcher.kind.program(), failed.failure())),
-        None => Ok(ran.into_iter().map(|ran| ran.stdout).collect()),
-    }
 }
 
 /// The end of what the launchers have written down.

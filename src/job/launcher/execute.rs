@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
 
+use super::allocation::Allocation;
+use super::{Launcher, TaskOptions};
 use crate::job::inherited::Withheld;
 use crate::job::process::ProcessIdentity;
 
@@ -105,6 +108,33 @@ pub fn run_all(lines: &[Vec<OsString>], until: Instant) -> io::Result<Vec<Ran>> 
 /// As [`run_all`].
 pub fn run_one(line: Vec<OsString>, until: Instant) -> io::Result<Ran> {
     Ok(run_all(&[line], until)?.swap_remove(0))
+}
+
+/// What a command says on standard output on all hosts of a job, in any order.
+///
+/// # Errors
+/// In one line: the launcher cannot be started, it fails on a host, or it takes longer than `until`.
+pub fn gather(launcher: &Launcher, words: &[OsString], until: Instant) -> Result<Vec<u8>, String> {
+    let options = TaskOptions { cores: None, environment: std::env::vars_os().collect() };
+    let ran = run_all(&launcher.everywhere(words, &options), until).map_err(|error| error.to_string())?;
+    match ran.iter().find(|ran| !ran.is_ok()) {
+        Some(failed) => Err(format!("{}: {}", launcher.kind.program(), failed.failure())),
+        None => Ok(ran.into_iter().flat_map(|ran| ran.stdout.into_bytes()).collect()),
+    }
+}
+
+/// As [`gather`], for an allocation that has no directory yet: the launcher's list of hosts is a file of this host's.
+///
+/// # Errors
+/// As [`gather`]; the file cannot be made.
+pub fn run_everywhere(allocation: &Allocation, words: &[OsString], until: Instant) -> Result<Vec<u8>, String> {
+    let failed = |error: io::Error| format!("cannot make a list of the hosts: {error}");
+    let list: String = allocation.hosts.iter().map(|host| format!("{host}\n")).collect();
+    // Only this user's launcher reads it, by the descriptor of this process.
+    let mut file = File::from(rustix::fs::memfd_create("hosts", MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?);
+    file.write_all(list.as_bytes()).map_err(failed)?;
+    let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
+    gather(&Launcher::new(allocation, path), words, until)
 }
 
 fn command(line: &[OsString]) -> io::Result<Command> {

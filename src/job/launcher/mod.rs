@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use allocation::Allocation;
+
 /// The variables that a daemon's environment needs on another node: ours, libfabric's, and where libraries are.
 const CARRIED_PREFIXES: [&str; 3] = ["BORNITE_", "FI_", "SLINGSHOT_"];
 const CARRIED: [&str; 2] = ["LIBFABRIC_PATH", "LD_LIBRARY_PATH"];
@@ -112,6 +114,19 @@ pub struct TaskOptions<'a> {
 }
 
 impl Launcher {
+    /// How to reach all nodes of an allocation; `node_file` lists them.
+    pub fn new(allocation: &Allocation, node_file: PathBuf) -> Launcher {
+        Launcher {
+            kind: allocation.kind,
+            mpi: allocation.mpi,
+            job_id: allocation.job_id.clone(),
+            allocated: allocation.hosts.len(),
+            hosts: allocation.hosts.clone(),
+            ranks: (0..allocation.hosts.len()).collect(),
+            node_file,
+        }
+    }
+
     /// The command lines that together run `words` once on every host of the job. The first word of each is a program to be
     /// looked for in PATH.
     pub fn everywhere(&self, words: &[OsString], options: &TaskOptions<'_>) -> Vec<Vec<OsString>> {
