@@ -122,6 +122,17 @@ fn discovers_addresses(nodes: &Nodes) {
     assert_nothing_left(nodes, "after a discovery");
 }
 
+/// A launch on a host that is not of the job asks the root through the launcher.
+fn may_be_launched_from_outside(nodes: &Nodes) {
+    let count = nodes.count().to_string();
+    let script = format!("{PROLOGUE}\nexec 2>&1\n$LAUNCH && hostname && $BORNITE stop; echo stopped: $?");
+    let said = must(nodes.on_head(&["salloc", "-Q", "-N", &count, "bash", "-c", &script]));
+    println!("--- salloc\n{said}");
+    assert!(said.contains(&format!("{count} of {count} nodes are ready")), "{said}");
+    assert!(said.contains("head\n") && said.contains("stopped: 0"), "{said}");
+    assert_nothing_left(nodes, "after a launch from outside");
+}
+
 /// With a command the job ends when it does, with its exit code.
 fn runs_a_command(nodes: &Nodes) {
     let said = run(
@@ -263,6 +274,7 @@ fn jobs_of_4_nodes() {
     for step in [
         serves_and_stops,
         discovers_addresses,
+        may_be_launched_from_outside,
         runs_a_command,
         may_be_cancelled,
         a_killed_launcher_is_survived,

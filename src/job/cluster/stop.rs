@@ -128,13 +128,19 @@ fn stop_nodes(record: &ClusterRecord) -> Result<Result<(), String>, ClusterStopE
     words.extend(["--launch-id".into(), record.launch.clone().into(), "--mount".into()]);
     words.push(record.mountpoint.clone().into_os_string());
     let options = TaskOptions { cores: None, environment: std::env::vars_os().collect() };
-    let lines = record.launcher.everywhere(&words, &options);
-    let ran = run_all(&lines, Instant::now() + NODES_TIMEOUT)
-        .map_err(|source| ClusterStopError::Io { what: "stop the nodes".to_owned(), source })?;
-    Ok(match ran.iter().filter(|ran| !ran.is_ok()).map(what_failed).collect::<Vec<_>>() {
-        failed if failed.is_empty() => Ok(()),
-        failed => Err(failed.join("; ")),
-    })
+    let run = |lines: &[Vec<OsString>]| {
+        let ran = run_all(lines, Instant::now() + NODES_TIMEOUT);
+        let ran = ran.map_err(|source| ClusterStopError::Io { what: "stop the nodes".to_owned(), source })?;
+        Ok::<_, ClusterStopError>(ran.iter().filter(|ran| !ran.is_ok()).map(what_failed).collect::<Vec<_>>())
+    };
+    let launcher = &record.launcher;
+    let mut failed = run(&launcher.everywhere(&words, &options))?;
+    if !failed.is_empty() && launcher.is_collective() {
+        // A dead node is enough to fail all at once; each of the others is reached by itself.
+        let lines: Vec<_> = (0..launcher.hosts.len()).map(|host| launcher.on_one(host, &words, &options)).collect();
+        failed = run(&lines)?;
+    }
+    Ok(if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) })
 }
 
 /// What nodes say of themselves, else what the launcher says.
