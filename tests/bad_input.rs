@@ -2,6 +2,8 @@
 //! 1 or 2, and nothing left behind. All texts are in one snapshot.
 
 mod common;
+#[path = "bad_input/job_books.rs"]
+mod job_books;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -293,6 +295,8 @@ fn every_refusal_is_one_clear_line_and_leaves_nothing() {
     mount_points(&mut texts);
     targets_and_logs(&mut texts);
     books(&mut texts);
+    job_books::facility(&mut texts);
+    job_books::discover(&mut texts);
     networks(&mut texts);
     jobs_and_questions(&mut texts);
     running_daemons(&mut texts);

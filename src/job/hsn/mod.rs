@@ -80,6 +80,13 @@ pub struct Row {
     pub nics: Vec<Nic>,
 }
 
+impl Row {
+    /// What tells hosts apart: case is no matter (RFC 4343).
+    fn key(&self) -> String {
+        self.host.to_ascii_lowercase()
+    }
+}
+
 /// Rows of several hosts, sorted by name, each host once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -120,7 +127,7 @@ pub enum TableError {
 impl Table {
     /// A table of these rows; of two with the same host the last one stays.
     pub fn new(rows: impl IntoIterator<Item = Row>) -> Table {
-        let by_host: BTreeMap<String, Row> = rows.into_iter().map(|row| (row.host.clone(), row)).collect();
+        let by_host: BTreeMap<String, Row> = rows.into_iter().map(|row| (row.key(), row)).collect();
         Table { rows: by_host.into_values().collect() }
     }
 
@@ -141,10 +148,10 @@ impl Table {
                 TableError::Line { line, why, text: shown }
             };
             let Some(row) = parse_line(content).map_err(bad)? else { continue };
-            match rows.get(&row.host) {
-                Some((_, known)) if *known == row => {}
+            match rows.get(&row.key()) {
+                Some((_, known)) if known.nics == row.nics => {}
                 Some((first, _)) => return Err(TableError::TwoRows { line, first: *first, host: row.host }),
-                None => drop(rows.insert(row.host.clone(), (line, row))),
+                None => drop(rows.insert(row.key(), (line, row))),
             }
         }
         if rows.is_empty() {
@@ -196,7 +203,7 @@ fn parse_line(content: &str) -> Result<Option<Row>, String> {
         let known = fields.iter().zip(header_names()).all(|(field, name)| **field == name);
         return if known { Ok(None) } else { Err("its header has other columns".to_owned()) };
     }
-    check_host(host)?;
+    check_host(host).map_err(|why| if fields.is_empty() { "neither columns nor a host".to_owned() } else { why })?;
     let mut nics: Vec<Nic> = Vec::with_capacity(fields.len() / 3);
     for group in fields.chunks(3) {
         nics.push(Nic {
@@ -289,8 +296,7 @@ x1 | 10.90.0.1 | 02:00:00:00:00:01 | ofi+cxi://0x00916600";
         let error = |text: &str| Table::parse(text).unwrap_err().to_string();
         assert_eq!(
             error("hostname | hsn0 | mac0 | cxi0\nsrun: error: x1: task 0: Killed\n"),
-            "line 2 is no row of a table of interfaces (character ':' in the host name \"srun: error: x1: task 0: Killed\"): \
-             \"srun: error: x1: task 0: Killed\""
+            "line 2 is no row of a table of interfaces (neither columns nor a host): \"srun: error: x1: task 0: Killed\""
         );
         assert!(error("x1 | 10.90.0.1\n").contains("1 columns after the host"));
         assert!(error("x1 | 10.90.0.300 | NA | NA").contains("\"10.90.0.300\" is no IPv4 address"));
@@ -298,6 +304,7 @@ x1 | 10.90.0.1 | 02:00:00:00:00:01 | ofi+cxi://0x00916600";
         assert!(error("x1 | NA | NA | 0xfg").contains("\"0xfg\" is no cxi address"));
         assert!(error("hostname | cxi0 | mac0 | hsn0").contains("its header has other columns"));
         assert!(error(&"é".repeat(1000)).len() < 2200);
+        assert!(error("x1 | 1.0.0.1 | NA | NA\nX1 | NA | NA | NA").starts_with("line 2 has another row for X1"));
         assert_eq!(error(" \n\r\n"), "it has no row of a host");
         assert_eq!(error("hostname | hsn0 | mac0 | cxi0\n"), "it has no row of a host");
         assert!(
