@@ -7,12 +7,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use super::args::books::{BookCommand, BookDiscoverArgs, BookFacilityArgs, BookLauncher};
 use super::{UsageError, output};
 use crate::job::book::{
-    self, BookEntry, DiscoverError, Discovery, JobBook, RunEverywhere, facility_checked, read_nodefile,
+    self, BookEntry, BookError, DiscoverError, Discovery, JobBook, RunEverywhere, facility_checked, read_nodefile,
 };
 use crate::job::hsn::Column;
 use crate::job::write_book;
@@ -44,7 +44,12 @@ fn facility(args: &BookFacilityArgs) -> anyhow::Result<ExitCode> {
     tell_missing(&picked, &args.book.display().to_string());
     match &args.output {
         Some(file) => {
-            write_book(file, &picked.entries).with_context(|| format!("cannot write {}", file.display()))?;
+            write_book(file, &picked.entries).map_err(|error| match error {
+                BookError::Io { file, source } => {
+                    anyhow!("cannot write {}: {source}; choose another file with --output", file.display())
+                }
+                other => other.into(),
+            })?;
         }
         None => print_book(&picked.entries)?,
     }
