@@ -48,6 +48,14 @@ pub struct Counters {
     pub probes: u64,
     /// Those of them that were heartbeats.
     pub heartbeats: u64,
+    /// Probes of a node that was looked for that had no answer: it was unreachable.
+    pub probes_unanswered: u64,
+    /// Probes of such a node that it answered, but did not serve yet.
+    pub probes_not_serving: u64,
+    /// Times that such a node said that it serves.
+    pub confirmed: u64,
+    /// Microseconds from the start until one of those that may be asked served; 0 before that.
+    pub parent_us: u64,
     /// Nodes that were suspected because they were silent.
     pub suspicions: u64,
     /// Nodes that were given up, and another one or the backend asked instead.

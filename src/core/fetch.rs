@@ -282,6 +282,21 @@ impl Node {
         Outcome::Failed { errno }
     }
 
+    /// The first answer of another node has come: from here on the tree works for this one.
+    fn say_first_answer(&self, now: Micros, object: &Object) {
+        let kind = match object {
+            Object::Attr(_) => "lstat",
+            Object::Chunk { .. } => "readfile",
+            Object::List(_) => "readdir",
+            Object::Statfs => return,
+        };
+        log::info!(
+            "first successful parent rpc_{kind} completed after {} us since provider startup; path=/{}",
+            now.0.saturating_sub(self.started.0),
+            String::from_utf8_lossy(object.path())
+        );
+    }
+
     /// A node that was asked answered.
     pub(super) fn reply(&mut self, now: Micros, header: &Header, message: Message<'_>) {
         let id = FlightId(header.id);
@@ -306,6 +321,10 @@ impl Node {
             return;
         }
         self.note_answer(tree);
+        let is_first = !matches!((&object, message), (_, Message::Failed { .. }) | (Object::Statfs, _));
+        if is_first && !std::mem::replace(&mut self.has_answer, true) {
+            self.say_first_answer(now, &object);
+        }
         let outcome = match (&object, message) {
             (_, Message::Failed { errno }) => self.failed(&object, errno),
             (Object::Attr(_), Message::Found { attr, remaining_us, target }) => {

@@ -272,6 +272,10 @@ impl Flights {
         self.by_object.get(object).copied()
     }
 
+    pub(super) fn peek(&self, id: FlightId) -> Option<&Flight> {
+        self.table.get(&id)
+    }
+
     pub(super) fn get(&mut self, id: FlightId) -> Option<&mut Flight> {
         self.table.get_mut(&id)
     }

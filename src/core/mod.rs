@@ -13,7 +13,7 @@
 //! request per object, waiters parked), `fetch` (asking upstream), `upstream` (whom it asks, and fail-over), `peer` (who
 //! is there), `ready` (which nodes are ready, for who waits for all), `bucket` (a rate), `serve` (answering peers), `verify`
 //! (a root's watch over its files), `sweep` (invalidation), `complete` (listings that answer absent names), `foresee` (what
-//! clients will ask for next), `budget` (room for names), `limits` (every bound, in one place).
+//! clients will ask for next), `budget` (room for names), `memory` (the arena), `limits` (every bound, in one place).
 
 mod bucket;
 mod budget;
@@ -23,6 +23,7 @@ mod fetch;
 mod flight;
 mod foresee;
 pub mod limits;
+mod memory;
 mod node;
 mod output;
 mod peer;

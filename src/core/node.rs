@@ -13,7 +13,7 @@ use super::flight::{Flight, FlightId, Flights, Object, Outcome, Purpose, Stage, 
 use super::foresee::Foresight;
 use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX};
 use super::output::Output;
-use super::peer::Peer;
+use super::peer::{Peer, Tally};
 use super::ready::Ready;
 use super::serve::Sharers;
 use super::sweep::{Sweep, SweepRun};
@@ -73,6 +73,9 @@ pub struct Node {
     pub(super) begun: u64,
     pub(super) bucket: Bucket,
     pub(super) switches: u64,
+    pub(super) started: Micros,
+    /// Another node answered a request.
+    pub(super) has_answer: bool,
     pub(super) serving: bool,
     pub(super) ready: Ready,
     /// Who asks this node.
@@ -82,7 +85,7 @@ pub struct Node {
     /// Keys of the arena's segments as they go on the wire.
     pub(super) keys: Vec<Option<u64>>,
     /// The segment of the arena that is not used yet.
-    spare: Option<u16>,
+    pub(super) spare: Option<u16>,
     pub(super) grants: BTreeMap<u64, Granted>,
     /// Grants of others that are to be released, and when at the latest.
     pub(super) owed: (Vec<(NodeId, u64)>, Micros),
@@ -135,6 +138,8 @@ impl Node {
             begun: 0,
             bucket: Bucket::default(),
             switches: 0,
+            started: Micros(0),
+            has_answer: false,
             serving: false,
             ready: Ready::default(),
             sharers,
@@ -165,7 +170,14 @@ impl Node {
     /// What was counted since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters { listing_serves: self.names.stats().listing_serves, ..self.counters }
+        let sum = |of: fn(&Tally) -> u64| self.peers.values().map(|peer| of(&peer.tally)).sum();
+        Counters {
+            listing_serves: self.names.stats().listing_serves,
+            probes_unanswered: sum(|tally| tally.unanswered),
+            probes_not_serving: sum(|tally| tally.not_serving),
+            confirmed: sum(|tally| tally.confirmed),
+            ..self.counters
+        }
     }
 
     /// How the arena is filled.
@@ -196,6 +208,12 @@ impl Node {
             grants: self.grants.len(),
             grants_of_peer: self.sharers.grants_max(),
         }
+    }
+
+    /// Times in the log count from now on, and peers are called by these names in it.
+    pub fn begin_log(&mut self, now: Micros, name: impl Fn(NodeId) -> String) {
+        self.started = now;
+        self.peers.values_mut().for_each(|peer| peer.set_name(name(peer.node)));
     }
 
     /// From now on probes are answered with "ready".
@@ -642,45 +660,6 @@ impl Node {
     pub(super) fn learn_statfs(&mut self, now: Micros, statfs: Statfs) -> Outcome {
         self.statfs = Some((statfs, now.after_us(STATFS_TTL_US)));
         Outcome::Statfs(statfs)
-    }
-
-    /// A piece of the arena for `len` bytes; tells the runtime of segments made for it.
-    pub(super) fn alloc(&mut self, len: usize) -> Option<Slot> {
-        let slot = self.store.alloc(len).ok();
-        while let Some(segment) = self.store.new_segments() {
-            let spare = !self.store.is_in_use(segment.index);
-            self.spare = spare.then_some(segment.index);
-            self.out.push_back(Output::Register { segment: segment.index, spare });
-        }
-        if let Some(segment) = self.spare.take_if(|segment| self.store.is_in_use(*segment))
-            && !self.is_registered(segment)
-        {
-            self.out.push_back(Output::Register { segment, spare: false });
-        }
-        slot
-    }
-
-    /// Whether a segment of the arena is registered.
-    #[must_use]
-    pub fn is_registered(&self, segment: u16) -> bool {
-        self.keys.get(usize::from(segment)).is_some_and(Option::is_some)
-    }
-
-    /// A segment of the arena is registered under `key`.
-    pub fn registered(&mut self, segment: u16, key: u64) {
-        let at = usize::from(segment);
-        if self.keys.len() <= at {
-            self.keys.resize(at + 1, None);
-        }
-        self.keys[at] = Some(key);
-    }
-
-    /// The chunk that a peer may read under `key` at `offset` now: what an RDMA read would find there.
-    #[must_use]
-    pub fn granted(&self, key: u64, offset: u64) -> Option<&Arc<Chunk>> {
-        self.grants.values().map(|granted| &granted.chunk).find(|chunk| {
-            chunk.offset() == offset && self.keys.get(usize::from(chunk.segment())).copied().flatten() == Some(key)
-        })
     }
 }
 
