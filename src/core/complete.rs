@@ -23,7 +23,7 @@ use super::limits::{
 };
 use super::node::Node;
 use super::output::Output;
-use crate::cache::names::{TimedListing, is_hidden, is_missing, parent_path};
+use crate::cache::names::{Inode, TimedListing, is_hidden, is_missing, parent_path};
 use crate::cache::types::{Attr, Micros};
 
 /// A directory in which names were missed.
@@ -140,13 +140,11 @@ impl Node {
         Some(Outcome::Absent { expires })
     }
 
-    /// Whether a complete listing says that nothing is at `path`, which is in memory: the listing is the newer of the two,
-    /// since a name that is found voids one that lacks it. Who has learnt from it that nothing is there is not to be told
-    /// of what was there before.
-    pub(super) fn is_denied(&self, path: &[u8]) -> bool {
-        let Some((dir, name)) = self.told_in(path) else { return false };
-        let listing = self.names.with(dir, |inode| inode.listing()).flatten();
-        listing.is_some_and(|timed| timed.absent_until > Micros(0) && is_missing(&timed.listing, name))
+    /// Whether a complete listing has said that nothing is at the path of `inode`, since that was learnt. Who has learnt
+    /// from it that nothing is there is not to be told of what was there before.
+    pub(super) fn is_denied(&self, inode: &Inode) -> bool {
+        let Some((dir, name)) = self.told_in(&inode.path) else { return false };
+        self.names.with(dir, |dir| self.names.denies(dir, inode, name)).unwrap_or(false)
     }
 
     /// The directory whose listing may answer `path` in a moment, and until when that is waited for: it is under way, or

@@ -411,7 +411,7 @@ impl Node {
     pub(super) fn recall(&self, now: Micros, object: &Object, waiter: Waiter) -> Option<Outcome> {
         match object {
             Object::Attr(path) => match self.names.current(path).filter(|inode| inode.is_fresh(now)) {
-                Some(_) if self.is_denied(path) => None,
+                Some(inode) if self.is_denied(&inode) => None,
                 Some(inode) => {
                     inode.note_use();
                     Some(Outcome::Entry(inode))
