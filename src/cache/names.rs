@@ -583,7 +583,9 @@ fn is_same(old: &Attr, new: &Attr) -> bool {
     old.kind() == new.kind() && same_inode && (new.is_dir() || old.version() == new.version())
 }
 
-fn is_unchanged_dir(old: &Attr, new: &Attr) -> bool {
+/// Whether a directory has the names that it had, as far as its times tell.
+#[must_use]
+pub fn is_unchanged_dir(old: &Attr, new: &Attr) -> bool {
     let what = |attr: &Attr| (attr.mtime, attr.ctime, attr.backend_ino, attr.backend_dev);
     what(old) == what(new)
 }

@@ -1,7 +1,9 @@
 //! What the model found, in the fewest steps. Each case failed before it was mended.
 
+use super::common;
 use super::ops::{Ask, CHUNK, Case, Change, Op, Place, Setting};
-use super::through_nodes;
+use super::{through_mounts, through_nodes};
+use crate::needs_fuse;
 
 fn p(path: &str) -> Place {
     Place::of(path)
@@ -212,5 +214,28 @@ fn a_name_that_a_listing_lacked_does_not_come_back_when_its_directory_changes() 
         if let Err(wrong) = through_nodes(&case) {
             panic!("{wrong}");
         }
+    }
+}
+
+#[test]
+fn a_listing_that_another_reader_began_before_a_change_gives_no_name_after_it() {
+    needs_fuse!("a_listing_that_another_reader_began_before_a_change_gives_no_name_after_it");
+    let before = [Change::Mkdir { at: p("a") }, Change::Mkdir { at: p("a/b") }, write("a/a", 0)];
+    let ops = vec![
+        keep("a"),
+        // The kernel keeps these names, and waits for the rest of them.
+        ask(Ask::Stream { slot: 0, room: 70 }),
+        Op::Change(Change::Remove { at: p("a/b") }),
+        // It is told that the directory changed.
+        ask(Ask::Stat(p("a"))),
+        Op::Pass(100_000),
+        // The end of this reading is the rest: what is read after it, from the middle on, is what was kept.
+        ask(Ask::List { at: p("a"), room: 320 }),
+    ];
+    let mut setting = Setting::new(1);
+    (setting.enoent_ttl_us, setting.dir_ttl_us) = (0, 0);
+    let case = Case { setting, before: before.to_vec(), ops };
+    if let Err(wrong) = through_mounts(&case) {
+        panic!("{wrong}");
     }
 }
