@@ -24,9 +24,9 @@ use super::wire::{self, Header, Message, Statfs};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::{CHUNK_BYTES, Chunk};
 use crate::cache::enoent::{EnoentMap, Stored};
-use crate::cache::names::{Inode, Names, NamesWriter, Proof, TimedListing};
+use crate::cache::names::{Inode, Names, NamesWriter, TimedListing, is_unchanged_dir};
 use crate::cache::store::ChunkStore;
-use crate::cache::types::{Attr, Ino, Listing, Micros, Version};
+use crate::cache::types::{Attr, Ino, Micros, Version};
 
 pub(super) const E2BIG: i32 = rustix::io::Errno::TOOBIG.raw_os_error();
 pub(super) const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
@@ -448,7 +448,7 @@ impl Node {
     pub(super) fn recall(&self, now: Micros, object: &Object, waiter: Waiter) -> Option<Outcome> {
         match object {
             Object::Attr(path) => match self.names.current(path).filter(|inode| inode.is_fresh(now)) {
-                Some(_) if self.is_denied(path) => None,
+                Some(inode) if self.is_denied(&inode) => None,
                 Some(inode) => {
                     inode.note_use();
                     Some(Outcome::Entry(inode))
@@ -558,6 +558,12 @@ impl Node {
         self.note_change(&attr);
         let before = self.names.get(path);
         let inode = self.writer.insert(path, attr, target, expires);
+        let is_same = |before: &Arc<Inode>| before.ino == inode.ino;
+        if attr.is_dir()
+            && before.as_ref().is_some_and(|before| is_same(before) && !is_unchanged_dir(&before.attr, &attr))
+        {
+            self.expire_names_in(&inode);
+        }
         if let Some(before) = before.filter(|before| before.ino != inode.ino) {
             // Written in place, it is changed under its other names too; replaced, it lives on there.
             let identity = |inode: &Inode| (inode.attr.backend_dev, inode.attr.backend_ino);
@@ -605,32 +611,6 @@ impl Node {
             }
         }
         self.out.push_back(Output::Invalidate { ino: inode.ino, path: inode.path.clone() });
-    }
-
-    /// The listing is kept even when its time is over: who reads it in parts goes on with the one that was begun.
-    ///
-    /// `until`: when its time is over for who reads the directory, and for who asks for a name that it lacks.
-    pub(super) fn learn_listing(
-        &mut self,
-        id: FlightId,
-        path: &[u8],
-        listing: Listing,
-        until: (Micros, Micros),
-        proof: Option<Proof>,
-    ) -> Outcome {
-        // One that is older than a name which was found meanwhile is for who waits for it, and for nobody else.
-        let is_old = self.flights.get(id).is_some_and(|flight| !flight.has_found(&listing));
-        let until = if is_old { (Micros(0), Micros(0)) } else { until };
-        let timed = TimedListing::new(Arc::new(listing), until.0);
-        let timed = match self.completes() {
-            true => timed.complete(until.1, proof).told_to_all(self.tells_of_all()),
-            false => timed,
-        };
-        let outcome = Outcome::from(&timed);
-        if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.is_dir()) {
-            self.writer.set_listing(inode.ino, timed);
-        }
-        outcome
     }
 
     pub(super) fn learn_chunk(&mut self, object: &Object, slot: Slot, len: usize, crc: u32) -> Outcome {
