@@ -423,7 +423,7 @@ impl Wire {
             blocks: 8,
             mtime: time,
             ctime: Timestamp { secs: 1, nanos: u32::from(self.writes) + u32::from(self.rewrites) },
-            backend_ino: path.iter().fold(7, |sum, byte| sum * 31 + u64::from(*byte)),
+            backend_ino: path.iter().fold(7u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte))),
             backend_dev: 1,
             change: 0,
         }
