@@ -210,7 +210,6 @@ impl Nodes {
                 incarnation: 1,
                 enoent_ttl: us(setting.enoent_ttl_us),
                 complete_dirs: true,
-
                 foresight: true,
                 dir_ttl: us(setting.dir_ttl_us),
                 attr_ttl: setting.attr_ttl_us.map(us),
