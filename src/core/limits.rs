@@ -81,6 +81,12 @@ pub const PROBE_PAUSE_MAX_US: u64 = 1_000_000;
 /// After this long without success the node says that its parent does not come; probing goes on.
 pub const PROBE_BUDGET_US: u64 = 120_000_000;
 
+/// What has grown of the set of ready nodes waits so long for more, after the last message about it.
+pub const READY_PAUSE_US: u64 = 20_000;
+
+/// Nodes that are not ready are named up to this many.
+pub const READY_MISSING_MAX: usize = 100;
+
 /// A grant that its child does not release is taken back after this long. A child that reads later than this sees a
 /// checksum that does not match, and asks again.
 pub const GRANT_LEASE_US: u64 = 60_000_000;
@@ -103,6 +109,15 @@ pub const AHEAD_MAX: usize = 32;
 
 /// Where so many requests stand in line for the parent, nothing is fetched ahead.
 pub const AHEAD_LINE_MAX: usize = 16;
+
+/// What was foreseen is judged when so much was looked up or foreseen after it.
+pub const FORESEEN_MAX: usize = 16;
+
+/// Names that clients missed lately, from one of which the next one may follow.
+pub const RECENT_MISSES_MAX: usize = 4;
+
+/// Rules of each kind by which names follow from others, and files are read.
+pub const RULES_MAX: usize = 16;
 
 /// Inodes that an invalidation visits in one step: 100 to 300 us.
 pub const SWEEP_STEP_INODES: usize = 1_000;

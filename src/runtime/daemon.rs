@@ -27,9 +27,9 @@ use crate::cache::store::ChunkStore;
 use crate::cache::types::Ino;
 use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
-use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Swept, Topology};
+use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Readiness, Swept, Topology};
 use crate::observe::trace::Recorder;
-use crate::observe::{Counter, Counters};
+use crate::observe::{Counter, Counters, TreeStatus};
 
 /// The arena begins with this much and grows by the larger step.
 const FIRST_SEGMENT_BYTES: usize = 16 << 20;
@@ -77,6 +77,8 @@ pub struct DaemonConfig {
     pub attr_ttl: Option<Duration>,
     /// Whether listings answer the names that they lack.
     pub complete_dirs: bool,
+    /// Whether what clients will ask for next is asked for before they do.
+    pub foresight: bool,
     /// How long attributes of directories and listings are used.
     pub dir_ttl: Duration,
     /// Bound of the memory for file data, bytes.
@@ -150,6 +152,8 @@ pub struct DaemonStatus {
     pub state: String,
     /// Whom it asks where that is not its parent, one line for each tree.
     pub asks: Vec<String>,
+    /// Who is ready at and below it; none before it has started.
+    pub tree: Option<TreeStatus>,
 }
 
 /// Detaches a dead mount of ours at `mountpoint`; false if there is none, or no such path. See
@@ -248,6 +252,7 @@ impl Daemon {
             children: topology.children().map(host).collect(),
             state: String::new(),
             asks: Vec::new(),
+            tree: None,
         };
         let hosts = config.nodes.iter().map(|(host, _)| host.clone()).collect();
 
@@ -268,12 +273,19 @@ impl Daemon {
             incarnation,
             enoent_ttl: config.enoent_ttl,
             complete_dirs: config.complete_dirs,
+            foresight: config.foresight,
             dir_ttl: config.dir_ttl,
             attr_ttl: config.attr_ttl,
             detect: config.detect,
             receives,
         };
         let mut node = Node::new(node_config, names, enoent.clone(), store);
+        let address =
+            |id: NodeId| config.nodes.get(id.0 as usize).map_or_else(String::new, |(_, address)| address.clone());
+        node.begin_log(clock::now(), address);
+        if let Some(parent) = topology.parent() {
+            log::info!("parent is {} at {}", host(parent), address(parent));
+        }
         node.open_for_service();
 
         let system = |what| move |source| StartError::System { what, source };
@@ -283,6 +295,7 @@ impl Daemon {
         let inbox = Arc::new(Inbox::new(wheel.clone()));
         // Until the engine has made its first turn nobody may take this node for a root.
         shown.show(node.parent_state(clock::now()));
+        shown.show_readiness(&node);
         let pool = Pool::start(&asking, &wheel).map_err(system("a worker thread"))?;
         let releasing = Arc::new(AtomicUsize::new(0));
         let (sender, notices) = mpsc::channel::<Notice>();
@@ -318,6 +331,9 @@ impl Daemon {
             spawn("bornite-engine-2", Box::new(|wheel| wheel.stand_by(CLOSE_WITHIN)))?;
         }
 
+        counters.set(Counter::StartupUsRegistration, micros(begin));
+        log::info!("provider registration completed after {} us", micros(begin));
+
         let mounting = Instant::now();
         let handler = Handler::new(reader.clone(), enoent, counters.clone());
         let options = MountOptions {
@@ -345,9 +361,9 @@ impl Daemon {
             .map_err(system("the notify thread"))?;
         let engine = std::mem::take(&mut starting.threads);
         drop(starting);
+        inbox.mounted();
         counters.set(Counter::StartupUsMount, micros(mounting));
         counters.set(Counter::StartupUsTotal, micros(begin));
-        log::info!("provider registration completed after {} us", micros(begin));
         Ok(Daemon { session, engine, notify: Some(notify), inbox, wheel, shown, counters, status, hosts })
     }
 
@@ -359,12 +375,19 @@ impl Daemon {
         let asks = self.shown.asks();
         let trees = asks.len();
         let asks = asks.into_iter().filter_map(|asks| self.describe(asks, trees)).collect();
-        DaemonStatus { state: self.shown.parent_state().as_str().to_owned(), asks, ..self.status.clone() }
+        let Readiness { nodes, ready, missing } = self.shown.readiness();
+        let missing = missing.into_iter().map(|node| self.host(node).to_owned()).collect();
+        let tree = Some(TreeStatus { nodes, ready, missing });
+        DaemonStatus { state: self.shown.parent_state().as_str().to_owned(), asks, tree, ..self.status.clone() }
+    }
+
+    fn host(&self, node: NodeId) -> &str {
+        self.hosts.get(node.0 as usize).map_or("", String::as_str)
     }
 
     /// Whom the node asks in one of its trees, where that is not its parent.
     fn describe(&self, asks: Asks, trees: usize) -> Option<String> {
-        let host = |node: NodeId| self.hosts.get(node.0 as usize).map_or("", String::as_str);
+        let host = |node| self.host(node);
         let parent = asks.parent?;
         let now = match asks.now {
             Asked::Node(node) if node == parent => return None,
