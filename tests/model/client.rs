@@ -52,9 +52,9 @@ pub(crate) trait World {
     /// A change of the backend happens now.
     fn change(&mut self, truth: &mut Truth, change: &Change);
 
-    /// Absent names that listings answered so far.
-    fn listed(&self) -> u64 {
-        0
+    /// Absent names that listings answered so far; none where the world does not tell what answered.
+    fn listed(&self) -> Option<u64> {
+        None
     }
 
     fn root(&mut self, node: usize) -> Self::Handle;
@@ -121,7 +121,7 @@ pub(crate) struct Did {
     pub(crate) present: u64,
     pub(crate) absent: u64,
     /// Those of them that listings answered, as far as the world can tell.
-    pub(crate) listed: u64,
+    pub(crate) listed: Option<u64>,
     pub(crate) bytes: u64,
     pub(crate) listings: u64,
     pub(crate) links: u64,
@@ -133,7 +133,7 @@ impl Did {
     pub(crate) fn add(&mut self, other: Did) {
         self.present += other.present;
         self.absent += other.absent;
-        self.listed += other.listed;
+        self.listed = other.listed.map(|more| self.listed.unwrap_or(0) + more);
         self.bytes += other.bytes;
         self.listings += other.listings;
         self.links += other.links;

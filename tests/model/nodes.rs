@@ -447,8 +447,8 @@ impl World for Nodes {
         self.now += 1;
     }
 
-    fn listed(&self) -> u64 {
-        self.members.iter().map(|member| member.node.counters().listing_serves).sum()
+    fn listed(&self) -> Option<u64> {
+        Some(self.members.iter().map(|member| member.node.counters().listing_serves).sum())
     }
 
     fn root(&mut self, _: usize) -> u64 {
