@@ -2,10 +2,14 @@
 
 use bornite::cache::types::{Attr, Timestamp, Version};
 use bornite::core::limits::{PATH_BYTES_MAX, TARGET_BYTES_MAX};
-use bornite::core::wire::{Grant, Header, INLINE_BYTES_MAX, Message, PART_BYTES_MAX, Statfs, path_is_valid};
+use bornite::core::wire::{Grant, Header, INLINE_BYTES_MAX, Message, PART_BYTES_MAX, Span, Statfs, path_is_valid};
 use bornite::core::{NodeId, Purpose, Swept};
 
 use super::bytes::Bytes;
+
+/// Ranges that may stand in one message.
+const SPANS: [Span; 5] =
+    [Span::new(0, 1), Span::new(2, 4), Span::new(5, 6), Span::new(7, 100), Span::new(u32::MAX - 1, u32::MAX)];
 
 pub(crate) fn header(bytes: &mut Bytes<'_>) -> Header {
     Header { from: NodeId(bytes.u32()), job: bytes.u64(), incarnation: bytes.u64(), id: bytes.u64() }
@@ -58,7 +62,7 @@ pub(crate) fn path<'a>(bytes: &mut Bytes<'a>) -> &'a [u8] {
 
 /// A message of any kind, by its first byte.
 pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
-    match bytes.u8() % 19 {
+    match bytes.u8() % 21 {
         0 => Message::Probe { begun: bytes.u64() },
         1 => Message::Attr { path: path(bytes) },
         2 => {
@@ -96,6 +100,12 @@ pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
         15 => Message::Swept(Swept { reached: bytes.u32(), missing: bytes.u32() }),
         16 => Message::Unchanged { stamp: bytes.u64(), remaining_us: bytes.u64(), absent_us: bytes.u64() },
         17 => Message::Filesystem(statfs(bytes)),
-        _ => Message::Look { path: path(bytes) },
+        18 => Message::Look { path: path(bytes) },
+        19 => {
+            let from = usize::from(bytes.u8()) % SPANS.len();
+            let count = 1 + usize::from(bytes.u8()) % (SPANS.len() - from);
+            Message::Ready { spans: &SPANS[from..from + count] }
+        }
+        _ => Message::Noted,
     }
 }

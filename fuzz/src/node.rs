@@ -89,6 +89,7 @@ impl World {
         let reader = names.1.clone();
         let mut node = Node::new(config, names, enoent.clone(), store);
         node.open_for_service();
+        node.mounted(Micros(1));
         World {
             node,
             names: reader,
@@ -332,6 +333,9 @@ impl World {
             | Message::Probe { .. } => {
                 assert!(self.node.topology().candidates().contains(&to), "only those above are asked, not {to}");
                 self.asked.push((to, header.id));
+            }
+            Message::Ready { .. } => {
+                assert!(self.node.topology().candidates().contains(&to), "only those above are told, not {to}");
             }
             _ => {}
         }

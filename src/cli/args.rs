@@ -13,9 +13,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 // The build script reads this file by its path.
 #[path = "args/books.rs"]
 pub mod books;
+#[path = "args/jobs.rs"]
+mod jobs;
 #[path = "args/values.rs"]
 mod values;
 use books::{BookCommand, ListHsnArgs};
+#[allow(unused_imports, reason = "the build script needs no more than the commands")]
+pub use jobs::{BookSource, LaunchArgs, LauncherName, StopArgs};
 pub use values::{number, parse_size, parse_speed};
 
 /// Version and commit; the build script itself is compiled without a commit.
@@ -87,9 +91,9 @@ pub enum Command {
     Mount(MountArgs),
     /// Start a job's daemons and wait until every mount answers
     ///
-    /// With --local the nodes are daemons on this machine, called node0, node1 and so on, mounted at DIR/node0,
-    /// DIR/node1 and so on; node0 is the root. With a COMMAND the job is stopped when it ends, and its exit code
-    /// becomes that of the launch.
+    /// In a job of Slurm, PBS or Flux, or with --nodefile or --hosts, every node of it is mounted at DIR; the first one is
+    /// the root. With --local the nodes are daemons on this machine, called node0, node1 and so on, mounted at DIR/node0,
+    /// DIR/node1 and so on. With a COMMAND the job is stopped when it ends, and its exit code becomes that of the launch.
     Launch(LaunchArgs),
     /// Stop a job's daemons and remove what its launch has made
     Stop(StopArgs),
@@ -239,6 +243,9 @@ pub struct MountArgs {
     /// Print the effective configuration and exit
     #[arg(long)]
     pub print_config: bool,
+    /// The launch that runs this on each node of its job.
+    #[arg(long, hide = true, value_name = "ID")]
+    pub launch_id: Option<String>,
     /// Serve in a session of its own and report on standard output to the process that waits there.
     #[arg(long, hide = true)]
     pub foreground_child: bool,
@@ -265,40 +272,6 @@ pub enum LogType {
     /// Standard error and the file.
     #[value(alias = "file_and_stdout")]
     Both,
-}
-
-/// Arguments of `launch`.
-#[derive(Args, Clone, Debug)]
-pub struct LaunchArgs {
-    /// Run the nodes as daemons on this machine
-    #[arg(long, required = true)]
-    pub local: bool,
-    /// Number of nodes
-    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(LOCAL_NODES), default_value = "4")]
-    pub nodes: u64,
-    /// Directory of the mount points, made if it is missing [default: /tmp/bornite-mounts-UID]
-    #[arg(long, value_name = "DIR")]
-    pub mount: Option<PathBuf>,
-    /// Directory for address book and logs, made if it is missing [default: DIR/.bornite of --mount]
-    #[arg(long, value_name = "DIR")]
-    pub output_dir: Option<PathBuf>,
-    /// How long the mounts together have to answer, in seconds
-    #[arg(long, alias = "ready-timeout", allow_negative_numbers = true, value_name = "S", value_parser = number(READY_TIMEOUT_S), default_value = "30")]
-    pub ready_timeout_s: u64,
-    /// Options passed on to every daemon.
-    #[command(flatten)]
-    pub daemon_options: DaemonArgs,
-    /// Command to run while the job is up, with BORNITE_MOUNT (the --mount directory) and BORNITE_NODES set
-    #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
-}
-
-/// Arguments of `stop`.
-#[derive(Args, Clone, Debug)]
-pub struct StopArgs {
-    /// The --mount directory of the launch [default: /tmp/bornite-mounts-UID]
-    #[arg(long, value_name = "DIR")]
-    pub mount: Option<PathBuf>,
 }
 
 /// Arguments of `status` and `stats`.
@@ -624,7 +597,7 @@ mod tests {
         let launch = ["bornite", "launch", "--local", "--nodes", "2", "--target", "/opt", "--", "python3", "-c", "x"];
         match Cli::try_parse_from(launch).unwrap().command {
             Command::Launch(args) => {
-                assert_eq!((args.nodes, args.ready_timeout_s), (2, 30));
+                assert_eq!((args.nodes, args.ready_timeout_s), (Some(2), None));
                 assert_eq!(args.daemon_options.target, Some(PathBuf::from("/opt")));
                 assert_eq!(args.command, ["python3", "-c", "x"]);
             }
@@ -632,7 +605,6 @@ mod tests {
         }
         assert_eq!(Cli::try_parse_from(["bornite", "mount"]).unwrap_err().exit_code(), 2);
         assert!(Cli::try_parse_from(["bornite", "mount", "--print-config"]).is_ok());
-        assert_eq!(Cli::try_parse_from(["bornite", "launch", "--nodes", "2"]).unwrap_err().exit_code(), 2);
         match Cli::try_parse_from(["bornite", "mount", "/m", "--log-type", "file_and_stdout"]).unwrap().command {
             Command::Mount(args) => assert_eq!(args.log_type, Some(LogType::Both)),
             other => panic!("{other:?}"),

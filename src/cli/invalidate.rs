@@ -78,6 +78,8 @@ mod tests {
             address: None,
             state: String::new(),
             asks: Vec::new(),
+            launch: None,
+            tree: None,
             uptime_s: 0.0,
             cache: CacheStatus::default(),
             counters: Snapshot::zero(),

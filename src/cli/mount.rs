@@ -16,6 +16,7 @@ use super::args::{LogType, MountArgs, PassthroughMode, Switch};
 use super::config::Settings;
 use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals};
 use crate::job::book::check_host;
+use crate::job::node::NodePlace;
 use crate::job::{AddressBook, daemon as report};
 use crate::observe::{
     AbsentNames, CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status,
@@ -42,7 +43,12 @@ pub(super) fn mount(args: &MountArgs) -> anyhow::Result<ExitCode> {
             let _ = report::report_failed(&output::one_line(error));
         });
     }
-    run(args)
+    // Many daemons of a job say what is wrong in one place.
+    let ended = run(args);
+    if args.launch_id.is_none() {
+        return ended;
+    }
+    ended.map_err(|error| anyhow::anyhow!("{}: {}", system_hostname(), output::one_line(&error)))
 }
 
 fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
@@ -60,12 +66,17 @@ fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mountpoint = args.mountpoint.as_ref().ok_or_else(|| UsageError("MOUNTPOINT is missing".to_owned()))?;
+    let mut place = None;
+    if let Some(launch) = &args.launch_id {
+        let mountpoint = std::path::absolute(mountpoint).context("cannot find the mount point")?;
+        place = Some(NodePlace::prepare(&mountpoint, launch, settings.output_dir.as_deref())?);
+    }
     let mountpoint = mountpoint_key(mountpoint)?;
     if args.daemon && !args.foreground_child {
         return daemon::start(&settings, &mountpoint);
     }
     runtime::use_one_heap();
-    serve(args, settings, mountpoint)
+    serve(args, settings, mountpoint, place)
 }
 
 /// Who this node is.
@@ -132,7 +143,12 @@ enum Phase {
     Stopping,
 }
 
-fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyhow::Result<ExitCode> {
+fn serve(
+    args: &MountArgs,
+    mut settings: Settings,
+    mountpoint: PathBuf,
+    mut place: Option<NodePlace>,
+) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     // Before the first thread: it may change the environment that libfabric reads.
     let (net, notes) = runtime::choose_net(settings.net.as_deref()).map_err(|error| UsageError(error.to_string()))?;
@@ -163,8 +179,18 @@ fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyho
     let phase = Arc::new(Mutex::new(Phase::Starting));
     let config = daemon_config(&settings, &node, mountpoint.clone());
     let (own_counters, own_phase) = (Arc::clone(&counters), Arc::clone(&phase));
-    let desk = Arc::new(Desk { config: config.clone(), counters: own_counters, phase: own_phase, began });
+    let desk = Arc::new(Desk {
+        config: config.clone(),
+        launch: args.launch_id.clone(),
+        counters: own_counters,
+        phase: own_phase,
+        began,
+    });
     let _status = StatusServer::start(&SocketDirs::of_user(), &mountpoint, desk)?;
+    // Nobody else can serve this mount point from now on.
+    place.as_mut().map(NodePlace::record).transpose()?;
+    // Given up before that right is.
+    let _place = place;
 
     let daemon = Daemon::start(config, Arc::clone(&counters))?;
     counters.set(Counter::StartupUsTotal, began.elapsed().as_micros() as u64);
@@ -277,6 +303,7 @@ pub(super) fn log_spec(settings: &Settings, background: bool, host: &str) -> Res
 /// What the status socket asks.
 struct Desk {
     config: DaemonConfig,
+    launch: Option<String>,
     counters: Arc<Counters>,
     phase: Arc<Mutex<Phase>>,
     began: Instant,
@@ -305,6 +332,8 @@ impl Source for Desk {
             address: daemon.address,
             state: daemon.state,
             asks: daemon.asks,
+            launch: self.launch.clone(),
+            tree: daemon.tree,
             uptime_s: self.began.elapsed().as_secs_f64(),
             cache: CacheStatus {
                 capacity_bytes: counters.get(Counter::CacheBytesCapacity)

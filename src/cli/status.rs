@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::args::StatusArgs;
 use super::output;
-use crate::observe::{AbsentNames, Counter, Request, Snapshot, SocketDirs, Status, Unit, query, query_all};
+use crate::observe::{AbsentNames, Counter, Request, Snapshot, SocketDirs, Status, TreeStatus, Unit, query, query_all};
 
 /// Clients wait this long for all daemons together.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -84,6 +84,7 @@ fn describe(status: &Status) -> String {
         ("node", format!("{} ({} of {})", status.hostname, status.node + 1, status.nodes)),
         ("parent", status.parent.clone().unwrap_or_else(|| "none: a root".to_owned())),
         ("children", children),
+        ("ready", status.tree.as_ref().map_or_else(none, ready)),
         ("provider", status.provider.clone().unwrap_or_else(none)),
         ("address", status.address.clone().unwrap_or_else(none)),
         ("process", format!("{}, up {}", status.pid, duration(status.uptime_s))),
@@ -119,6 +120,18 @@ fn describe(status: &Status) -> String {
     let asks = status.asks.iter().map(|asks| ("asks", asks.clone()));
     for (name, value) in rows.into_iter().chain(asks) {
         writeln!(text, "{name:<14} {value}").expect("a String takes every write");
+    }
+    text
+}
+
+/// How many nodes are ready, and some of those that are not.
+fn ready(tree: &TreeStatus) -> String {
+    const NAMED: usize = 10;
+    let mut text = format!("{} of {} nodes", tree.ready, tree.nodes);
+    if !tree.missing.is_empty() {
+        let named = tree.missing.iter().take(NAMED).cloned().collect::<Vec<_>>().join(" ");
+        let more = if tree.missing.len() > NAMED { " …" } else { "" };
+        write!(text, "; not yet: {named}{more}").expect("a String takes every write");
     }
     text
 }
@@ -169,6 +182,18 @@ mod tests {
         assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "512.0 MiB", "16384.0 PiB"]);
         let shown: Vec<String> = [0.25, 59.9, 60.0, 3661.0, 90_000.0].into_iter().map(duration).collect();
         assert_eq!(shown, ["0.2 s", "59.9 s", "1 min 0 s", "1 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn who_is_not_ready_is_named() {
+        let tree = |ready, missing: &[&str]| TreeStatus {
+            nodes: 20,
+            ready,
+            missing: missing.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        assert_eq!(ready(&tree(20, &[])), "20 of 20 nodes");
+        assert_eq!(ready(&tree(18, &["b", "a"])), "18 of 20 nodes; not yet: b a");
+        assert_eq!(ready(&tree(9, &["n"; 11])), format!("9 of 20 nodes; not yet:{} …", " n".repeat(10)));
     }
 
     #[test]

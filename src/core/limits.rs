@@ -81,6 +81,12 @@ pub const PROBE_PAUSE_MAX_US: u64 = 1_000_000;
 /// After this long without success the node says that its parent does not come; probing goes on.
 pub const PROBE_BUDGET_US: u64 = 120_000_000;
 
+/// What has grown of the set of ready nodes waits so long for more, after the last message about it.
+pub const READY_PAUSE_US: u64 = 20_000;
+
+/// Nodes that are not ready are named up to this many.
+pub const READY_MISSING_MAX: usize = 100;
+
 /// A grant that its child does not release is taken back after this long. A child that reads later than this sees a
 /// checksum that does not match, and asks again.
 pub const GRANT_LEASE_US: u64 = 60_000_000;

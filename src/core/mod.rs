@@ -11,7 +11,7 @@
 //!
 //! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
 //! request per object, waiters parked), `fetch` (asking upstream), `upstream` (whom it asks, and fail-over), `peer` (who
-//! is there), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation),
+//! is there), `ready` (which nodes are ready, for who waits for all), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation),
 //! `complete` (listings that answer absent names), `budget` (room for names), `limits` (every bound, in one place).
 
 mod bucket;
@@ -24,6 +24,7 @@ pub mod limits;
 mod node;
 mod output;
 mod peer;
+mod ready;
 mod serve;
 mod sweep;
 pub mod topology;
@@ -36,6 +37,7 @@ pub use flight::{FlightId, Object, Outcome, Purpose, Waiter};
 pub use node::Node;
 pub use output::{BackendOp, BackendReply, ChunkFailure, ChunkRead, Found, Listed, Output};
 pub use peer::ParentState;
+pub use ready::Readiness;
 pub use sweep::Swept;
 pub use topology::{NodeId, Topology};
 pub use upstream::{Asked, Asks};

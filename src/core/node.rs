@@ -13,6 +13,7 @@ use super::flight::{Flight, FlightId, Flights, Object, Outcome, Purpose, Stage, 
 use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX};
 use super::output::Output;
 use super::peer::Peer;
+use super::ready::Ready;
 use super::serve::Sharers;
 use super::sweep::{Sweep, SweepRun};
 use super::topology::{NodeId, Topology};
@@ -72,6 +73,7 @@ pub struct Node {
     pub(super) bucket: Bucket,
     pub(super) switches: u64,
     pub(super) serving: bool,
+    pub(super) ready: Ready,
     /// Who asks this node.
     pub(super) sharers: Sharers,
     /// Nodes that were complained about because they are of another job.
@@ -132,6 +134,7 @@ impl Node {
             bucket: Bucket::default(),
             switches: 0,
             serving: false,
+            ready: Ready::default(),
             sharers,
             foreign: HashSet::new(),
             keys: Vec::new(),
@@ -210,12 +213,14 @@ impl Node {
     pub fn next_deadline(&self) -> Option<Micros> {
         let lease = self.grants.first_key_value().map(|(_, granted)| granted.until);
         let owed = (!self.owed.0.is_empty()).then_some(self.owed.1);
-        [self.flights.next_timer(), self.next_watch(), lease, self.next_sweep(), owed].into_iter().flatten().min()
+        let watches = [self.next_watch(), self.next_sweep(), self.next_ready()];
+        [self.flights.next_timer(), lease, owed].into_iter().chain(watches).flatten().min()
     }
 
     /// Does what is due.
     pub fn timer(&mut self, now: Micros) {
         self.watch(now);
+        self.tell_ready(now);
         self.end_leases(now);
         self.release_late(now);
         self.end_sweeps(now);
@@ -354,6 +359,8 @@ impl Node {
             Message::Sweep { tree, path, down } => self.sweep_asked(now, header, tree, path, down),
             Message::Pending if self.is_sweep(header.id) => {}
             Message::Swept(swept) => self.sweep_answered(now, header, swept),
+            Message::Ready { spans } => self.ready_told(now, header, spans),
+            Message::Noted => self.ready_noted(now, header),
             Message::Alive { serving, credits, begun } => self.peer_alive(now, header, serving, credits, begun),
             _ => self.reply(now, header, message),
         }

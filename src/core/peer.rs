@@ -115,6 +115,11 @@ impl Peer {
         self.was_ready
     }
 
+    /// Names its present life, if it was ever heard.
+    pub(super) fn life(&self) -> Option<u64> {
+        self.incarnation
+    }
+
     /// Microseconds since the first probe that nothing followed.
     pub(super) fn silent_us(&self, now: Micros) -> u64 {
         self.silent_since.map_or(0, |since| now.0.saturating_sub(since.0))

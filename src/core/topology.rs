@@ -269,6 +269,25 @@ impl Topology {
         (first..last).map(move |place| this.at(u32::try_from(place).unwrap_or(u32::MAX)))
     }
 
+    /// The nodes of this tree, by their places in the book.
+    #[must_use]
+    pub fn group(&self) -> Range<u32> {
+        self.group.clone()
+    }
+
+    /// This node and all below it, level by level, in the first of the trees: there each level is one range of the book.
+    pub fn subtree(&self) -> impl Iterator<Item = Range<u32>> + use<> {
+        debug_assert_eq!(self.tree, 0, "the nodes of other trees are rotated");
+        let (start, end) = (u64::from(self.group.start), u64::from(self.group.end));
+        let (size, fanout) = (end - start, u64::from(self.fanout));
+        let place = self.place_of(self.me).map_or(size, u64::from);
+        let levels = std::iter::successors(Some(place..place + 1), move |level| {
+            Some(level.start * fanout + 1..level.end * fanout + 1)
+        });
+        let number = move |place: u64| u32::try_from(start + place.min(size)).unwrap_or(u32::MAX);
+        levels.take_while(move |level| level.start < size).map(move |level| number(level.start)..number(level.end))
+    }
+
     /// For each other group, those who answer for it: the root of this tree's counterpart there, then its standbys.
     pub fn elsewhere(&self) -> impl Iterator<Item = Vec<NodeId>> + use<> {
         let this = self.clone();
@@ -321,6 +340,22 @@ mod tests {
         assert_eq!(t(0).children().collect::<Vec<_>>(), [NodeId(1), NodeId(2)]);
         assert_eq!(t(3).parent(), Some(NodeId(1)));
         assert_eq!(t(3).depth(), 2);
+    }
+
+    #[test]
+    fn a_subtree_is_the_node_and_what_is_below_its_children() {
+        for (nodes, trees, fanout) in [(1, 1, None), (40, 1, None), (100, 3, Some(1)), (10_624, 2, None)] {
+            let at = |me| Topology::new(nodes, NodeId(me), trees, fanout).unwrap();
+            for me in (0..nodes).step_by(7) {
+                let (mut open, mut all) = (vec![NodeId(me)], Vec::new());
+                while let Some(node) = open.pop() {
+                    all.push(node.0);
+                    open.extend(at(me).children_of(node));
+                }
+                all.sort_unstable();
+                assert_eq!(at(me).subtree().flatten().collect::<Vec<_>>(), all, "node {me} of {nodes}");
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::topology::NodeId;
 use crate::cache::types::{Attr, AttrWire, Timestamp, Version};
 
 const MAGIC: [u8; 2] = *b"Bo";
-const WIRE_VERSION: u8 = 3;
+const WIRE_VERSION: u8 = 4;
 
 /// What stands before every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +116,28 @@ struct GrantWire {
     crc: le::U32,
 }
 
+/// Nodes that follow each other in the book.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Span {
+    first: le::U32,
+    end: le::U32,
+}
+
+impl Span {
+    /// Those from the place `first` to before `end`.
+    #[must_use]
+    pub const fn new(first: u32, end: u32) -> Span {
+        Span { first: le::U32::new(first), end: le::U32::new(end) }
+    }
+
+    /// Their places.
+    #[must_use]
+    pub fn places(&self) -> std::ops::Range<u32> {
+        self.first.get()..self.end.get()
+    }
+}
+
 /// Leave to read a piece of the sender's registered memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -186,6 +208,11 @@ pub enum Message<'a> {
         /// The grant.
         grant: u64,
     },
+    /// These nodes are ready.
+    Ready {
+        /// In order, none of them empty, none that meets the next one; at least one, at most [`SPANS_MAX`].
+        spans: &'a [Span],
+    },
     /// Answer to [`Message::Probe`].
     Alive {
         /// Whether requests are answered yet.
@@ -253,6 +280,8 @@ pub enum Message<'a> {
     Filesystem(Statfs),
     /// Answer to [`Message::Sweep`].
     Swept(Swept),
+    /// Answer to [`Message::Ready`].
+    Noted,
 }
 
 /// Bytes that are no message.
@@ -269,6 +298,7 @@ mod kind {
     pub(super) const RELEASE: u8 = 6;
     pub(super) const SWEEP: u8 = 7;
     pub(super) const LOOK: u8 = 8;
+    pub(super) const READY: u8 = 9;
     pub(super) const ALIVE: u8 = 129;
     pub(super) const FOUND: u8 = 130;
     pub(super) const ABSENT: u8 = 131;
@@ -280,12 +310,16 @@ mod kind {
     pub(super) const FILESYSTEM: u8 = 137;
     pub(super) const SWEPT: u8 = 138;
     pub(super) const UNCHANGED: u8 = 139;
+    pub(super) const NOTED: u8 = 140;
 }
 
 /// Bytes of a chunk that fit into one frame beside their header and checksum.
 pub const INLINE_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES - 4;
 /// Bytes of a packed listing that fit into one frame.
 pub const PART_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES - size_of::<PartHead>();
+
+/// Ranges of nodes that fit into one frame.
+pub const SPANS_MAX: usize = (FRAME_BYTES_MAX - HEADER_BYTES) / size_of::<Span>();
 
 /// Whether `path` may be on the wire: relative, at most [`PATH_BYTES_MAX`] bytes, components of 1 to 255 bytes that
 /// are neither `.` nor `..`, no NUL; `""` is the target itself.
@@ -316,7 +350,8 @@ impl Message<'_> {
         };
         out.extend_from_slice(head.as_bytes());
         match *self {
-            Message::Statfs | Message::Pending => {}
+            Message::Statfs | Message::Pending | Message::Noted => {}
+            Message::Ready { spans } => out.extend_from_slice(spans.as_bytes()),
             Message::Probe { begun } => out.extend_from_slice(&begun.to_le_bytes()),
             Message::Attr { path } | Message::Look { path } => out.extend_from_slice(path),
             Message::List { path, stamp, from, purpose } => {
@@ -405,6 +440,7 @@ impl Message<'_> {
             Message::Chunk { .. } => kind::CHUNK,
             Message::Statfs => kind::STATFS,
             Message::Sweep { .. } => kind::SWEEP,
+            Message::Ready { .. } => kind::READY,
             Message::Release { .. } => kind::RELEASE,
             Message::Alive { .. } => kind::ALIVE,
             Message::Found { .. } => kind::FOUND,
@@ -417,12 +453,26 @@ impl Message<'_> {
             Message::Granted(_) => kind::GRANTED,
             Message::Filesystem(_) => kind::FILESYSTEM,
             Message::Swept(_) => kind::SWEPT,
+            Message::Noted => kind::NOTED,
         }
     }
 }
 
 fn path(bytes: &[u8]) -> Result<&[u8], Malformed> {
     if path_is_valid(bytes) { Ok(bytes) } else { Err(Malformed("invalid path")) }
+}
+
+fn spans(bytes: &[u8]) -> Result<&[Span], Malformed> {
+    let spans = <[Span]>::ref_from_bytes(bytes).map_err(|_| Malformed("wrong length"))?;
+    let mut at = None;
+    for span in spans {
+        let places = span.places();
+        if places.is_empty() || at.is_some_and(|at| places.start <= at) {
+            return Err(Malformed("ranges out of order"));
+        }
+        at = Some(places.end);
+    }
+    if at.is_none() { Err(Malformed("no ranges")) } else { Ok(spans) }
 }
 
 fn word(bytes: &[u8]) -> Result<u64, Malformed> {
@@ -459,12 +509,17 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
         id: head.id.get(),
     };
     let message = match head.kind {
-        kind::STATFS | kind::PENDING => {
+        kind::STATFS | kind::PENDING | kind::NOTED => {
             if !body.is_empty() {
                 return Err(Malformed("wrong length"));
             }
-            if head.kind == kind::STATFS { Message::Statfs } else { Message::Pending }
+            match head.kind {
+                kind::STATFS => Message::Statfs,
+                kind::PENDING => Message::Pending,
+                _ => Message::Noted,
+            }
         }
+        kind::READY => Message::Ready { spans: spans(body)? },
         kind::PROBE => Message::Probe { begun: word(body)? },
         kind::ATTR => Message::Attr { path: path(body)? },
         kind::LOOK => Message::Look { path: path(body)? },

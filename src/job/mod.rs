@@ -5,12 +5,15 @@
 //! signal a process that it has not started, and never remove a file that it has not made.
 
 pub mod book;
+pub mod cluster;
 pub mod command;
 pub mod daemon;
 pub mod hsn;
 pub mod inherited;
+pub mod launcher;
 pub mod local;
 pub mod mounts;
+pub mod node;
 pub mod ports;
 pub mod process;
 pub mod record;

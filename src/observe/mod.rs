@@ -15,6 +15,8 @@ pub mod trace;
 pub use log::{LogSink, LogSpec, Verbosity};
 pub use machine::Machine;
 pub use socket::{SocketDirs, mountpoint_key};
-pub use status::{CacheStatus, Invalidated, Request, Source, Status, StatusError, StatusServer, query, query_all};
+pub use status::{
+    CacheStatus, Invalidated, Request, Source, Status, StatusError, StatusServer, TreeStatus, query, query_all,
+};
 pub use summary::AbsentNames;
 pub use table::{Counter, Counters, Kind, Snapshot, Unit};

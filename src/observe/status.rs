@@ -181,6 +181,17 @@ pub struct CacheStatus {
     pub used_bytes: u64,
 }
 
+/// Who is ready at and below a node: mounted, and able to serve. What was ready once counts, whatever became of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeStatus {
+    /// Nodes at and below it; on a root, and on who stands in for it, those of its tree.
+    pub nodes: u32,
+    /// Those of them that are ready.
+    pub ready: u32,
+    /// Names of the others: the first 100, in the order of the book.
+    pub missing: Vec<String>,
+}
+
 /// What a daemon says about itself. In JSON an object with these names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -215,6 +226,12 @@ pub struct Status {
     /// Whom the node asks where that is not its parent: `node3 instead of node1`, one for each such tree.
     #[serde(default)]
     pub asks: Vec<String>,
+    /// Who is ready at and below the node; none while it starts or stops.
+    #[serde(default)]
+    pub tree: Option<TreeStatus>,
+    /// The launch that started the daemon on each node of a job.
+    #[serde(default)]
+    pub launch: Option<String>,
     /// Seconds since the daemon started.
     pub uptime_s: f64,
     /// Chunk memory.

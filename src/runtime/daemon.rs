@@ -27,9 +27,9 @@ use crate::cache::store::ChunkStore;
 use crate::cache::types::Ino;
 use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
-use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Swept, Topology};
+use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Readiness, Swept, Topology};
 use crate::observe::trace::Recorder;
-use crate::observe::{Counter, Counters};
+use crate::observe::{Counter, Counters, TreeStatus};
 
 /// The arena begins with this much and grows by the larger step.
 const FIRST_SEGMENT_BYTES: usize = 16 << 20;
@@ -150,6 +150,8 @@ pub struct DaemonStatus {
     pub state: String,
     /// Whom it asks where that is not its parent, one line for each tree.
     pub asks: Vec<String>,
+    /// Who is ready at and below it; none before it has started.
+    pub tree: Option<TreeStatus>,
 }
 
 /// Detaches a dead mount of ours at `mountpoint`; false if there is none, or no such path. See
@@ -248,6 +250,7 @@ impl Daemon {
             children: topology.children().map(host).collect(),
             state: String::new(),
             asks: Vec::new(),
+            tree: None,
         };
         let hosts = config.nodes.iter().map(|(host, _)| host.clone()).collect();
 
@@ -283,6 +286,7 @@ impl Daemon {
         let inbox = Arc::new(Inbox::new(wheel.clone()));
         // Until the engine has made its first turn nobody may take this node for a root.
         shown.show(node.parent_state(clock::now()));
+        shown.show_readiness(&node);
         let pool = Pool::start(&asking, &wheel).map_err(system("a worker thread"))?;
         let releasing = Arc::new(AtomicUsize::new(0));
         let (sender, notices) = mpsc::channel::<Notice>();
@@ -345,6 +349,7 @@ impl Daemon {
             .map_err(system("the notify thread"))?;
         let engine = std::mem::take(&mut starting.threads);
         drop(starting);
+        inbox.mounted();
         counters.set(Counter::StartupUsMount, micros(mounting));
         counters.set(Counter::StartupUsTotal, micros(begin));
         log::info!("provider registration completed after {} us", micros(begin));
@@ -359,12 +364,19 @@ impl Daemon {
         let asks = self.shown.asks();
         let trees = asks.len();
         let asks = asks.into_iter().filter_map(|asks| self.describe(asks, trees)).collect();
-        DaemonStatus { state: self.shown.parent_state().as_str().to_owned(), asks, ..self.status.clone() }
+        let Readiness { nodes, ready, missing } = self.shown.readiness();
+        let missing = missing.into_iter().map(|node| self.host(node).to_owned()).collect();
+        let tree = Some(TreeStatus { nodes, ready, missing });
+        DaemonStatus { state: self.shown.parent_state().as_str().to_owned(), asks, tree, ..self.status.clone() }
+    }
+
+    fn host(&self, node: NodeId) -> &str {
+        self.hosts.get(node.0 as usize).map_or("", String::as_str)
     }
 
     /// Whom the node asks in one of its trees, where that is not its parent.
     fn describe(&self, asks: Asks, trees: usize) -> Option<String> {
-        let host = |node: NodeId| self.hosts.get(node.0 as usize).map_or("", String::as_str);
+        let host = |node| self.host(node);
         let parent = asks.parent?;
         let now = match asks.now {
             Asked::Node(node) if node == parent => return None,

@@ -25,7 +25,7 @@ use crate::cache::chunks::Chunk;
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::Names;
 use crate::cache::types::{Ino, Micros};
-use crate::core::{Asks, Node, Object, Outcome, Output, ParentState, Swept, Waiter};
+use crate::core::{Asks, Node, Object, Outcome, Output, ParentState, Readiness, Swept, Waiter};
 use crate::observe::{Counter, Counters};
 
 /// Requests that FUSE threads may have handed over and the engine not yet taken. More than the kernel's
@@ -88,6 +88,7 @@ enum Item {
     Forget(Ino),
     Sweep(Box<[u8]>, Sender<Swept>),
     Fenced(u64),
+    Mounted,
 }
 
 /// The way from FUSE threads to the engine.
@@ -151,6 +152,12 @@ impl Inbox {
         self.wheel.waker.wake();
     }
 
+    /// The mount answers.
+    pub(super) fn mounted(&self) {
+        self.put(Item::Mounted);
+        self.wheel.waker.wake();
+    }
+
     /// Waits for room: the FUSE thread reads no further request meanwhile, and nothing is dropped. The engine takes
     /// from the queue in every turn; once it has ended, requests fail.
     fn put(&self, item: Item) {
@@ -191,7 +198,7 @@ fn refuse(item: Item) {
     match item {
         Item::Park(_, job) => job.error(Errno::EIO),
         Item::Fetch(_, fetch) => (fetch.done)(Err(Errno::EIO)),
-        Item::PassedOn(_) | Item::Ahead(_) | Item::Forget(_) | Item::Sweep(..) | Item::Fenced(_) => {}
+        Item::PassedOn(_) | Item::Ahead(_) | Item::Forget(_) | Item::Sweep(..) | Item::Fenced(_) | Item::Mounted => {}
     }
 }
 
@@ -203,6 +210,9 @@ pub(super) struct Shown {
     asks: Mutex<Vec<Asks>>,
     /// [`Node::switches`] when they were put there.
     switches: AtomicU64,
+    readiness: Mutex<Readiness>,
+    /// [`Node::readiness_version`] when it was put there; one more, so that the first is put there.
+    readiness_version: AtomicU64,
 }
 
 impl Shown {
@@ -218,6 +228,18 @@ impl Shown {
     /// Whom the node asks, tree by tree.
     pub(super) fn asks(&self) -> Vec<Asks> {
         self.asks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who is ready at and below the node.
+    pub(super) fn readiness(&self) -> Readiness {
+        self.readiness.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn show_readiness(&self, node: &Node) {
+        let version = node.readiness_version() + 1;
+        if self.readiness_version.swap(version, Ordering::Relaxed) != version {
+            *self.readiness.lock().unwrap_or_else(PoisonError::into_inner) = node.readiness();
+        }
     }
 
     pub(super) fn show(&self, state: ParentState) {
@@ -392,6 +414,7 @@ impl Engine {
                 Item::PassedOn(ino) => self.node.passed_on(ino),
                 Item::Forget(ino) => self.node.forget(ino),
                 Item::Fenced(fence) => self.node.fenced(now, fence),
+                Item::Mounted => self.node.mounted(now),
                 Item::Sweep(path, answer) => {
                     self.work.last_job += 1;
                     self.work.sweeps.insert(self.work.last_job, answer);
@@ -623,5 +646,6 @@ impl Engine {
         if self.shown.switches.swap(n_switches, Ordering::Relaxed) != n_switches {
             *self.shown.asks.lock().unwrap_or_else(PoisonError::into_inner) = self.node.asks().collect();
         }
+        self.shown.show_readiness(&self.node);
     }
 }

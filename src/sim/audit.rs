@@ -13,7 +13,7 @@ use super::search::Search;
 use super::world::{DEADLINE_SLACK_US, REST_US, WATCH_US, World};
 use crate::cache::types::Micros;
 use crate::core::limits::{HEARTBEAT_IDLE_US, REQUEST_DEADLINE_US, SWEEP_DEADLINE_US};
-use crate::core::{Load, Topology};
+use crate::core::{Load, Readiness, Topology};
 
 /// An invalidation ends within this time, whoever is missing.
 const SWEEP_US_MAX: u64 = 2 * SWEEP_DEADLINE_US;
@@ -77,6 +77,7 @@ impl World {
             return Err(self.stuck(format!("{} clients have not had all their answers", self.unfinished)));
         }
         self.check_probes()?;
+        self.check_readiness()?;
         for at in 0..self.places.len() {
             let Some(node) = &self.places[at].node else { continue };
             let load = node.load();
@@ -151,6 +152,29 @@ impl World {
             if after - before > most {
                 let what = format!("{} probes in {rest_s} s in which nobody asked for anything", after - before);
                 return Err(self.wrong(at, b"", what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Who answers for a tree knows of all nodes that live that they are ready.
+    fn check_readiness(&self) -> Result<(), SimError> {
+        for root in 0..self.places.len() {
+            let topology = &self.places[root].topology;
+            if answerers(topology).into_iter().find(|node| self.is_there(*node)) != Some(root) {
+                continue;
+            }
+            let Some(node) = &self.places[root].node else { continue };
+            let Readiness { nodes, ready, missing } = node.readiness();
+            let group = topology.group();
+            let all = group.clone().filter(|node| self.is_there(*node as usize)).count();
+            if nodes as usize != group.len() || (ready as usize) < all {
+                let what =
+                    format!("{ready} of {nodes} nodes are ready as node {root} knows, {all} live; not {missing:?}");
+                return Err(self.stuck(what));
+            }
+            if let Some(node) = missing.into_iter().find(|node| self.is_there(index(*node))) {
+                return Err(self.stuck(format!("node {root} does not know that node {node} is ready")));
             }
         }
         Ok(())

@@ -174,6 +174,7 @@ impl World {
                 | Message::List { .. }
                 | Message::Chunk { .. }
                 | Message::Statfs
+                | Message::Ready { .. }
         ) {
             *self.owed.entry((to, header.from.0 as usize, header.id)).or_insert(0) += 1;
         }

@@ -84,6 +84,7 @@ pub(super) fn is_answer(message: &Message<'_>) -> bool {
             | Message::Inline { .. }
             | Message::Granted(_)
             | Message::Filesystem(_)
+            | Message::Noted
     )
 }
 

@@ -266,7 +266,10 @@ impl World {
                 if place.life == by.number {
                     (place.is_open, place.away_at) = (true, now);
                 }
-                self.tell(by, Node::open_for_service)
+                self.tell(by, |node| {
+                    node.open_for_service();
+                    node.mounted(now);
+                })
             }
             Event::Kill { node, down_us } => {
                 self.kill(node, down_us);

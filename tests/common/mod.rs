@@ -10,7 +10,9 @@ pub(crate) mod backend;
 pub(crate) mod fleet;
 pub(crate) mod load;
 pub(crate) mod network;
+pub(crate) mod nodes;
 pub(crate) mod program;
+pub(crate) mod slurm;
 pub(crate) mod tree;
 
 use std::io::Write as _;

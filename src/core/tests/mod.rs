@@ -4,6 +4,7 @@ mod complete;
 mod doubt;
 mod failover;
 mod listings;
+mod ready;
 mod share;
 
 use std::cmp::Reverse;
@@ -119,6 +120,8 @@ pub(super) struct Sent {
     pub(super) to: u32,
     pub(super) is_probe: bool,
     pub(super) is_request: bool,
+    pub(super) is_ready: bool,
+    pub(super) is_noted: bool,
     pub(super) header: wire::Header,
 }
 
@@ -142,6 +145,8 @@ pub(super) struct Wire {
     pub(super) pulls_hang: Option<u32>,
     /// Releases are lost.
     pub(super) loses_releases: bool,
+    /// What says who is ready is lost.
+    pub(super) loses_readiness: bool,
     /// What the kernels of nodes were told to ask for anew.
     pub(super) expired: Vec<(u32, String)>,
     /// Most questions to the backend that came of one call of a node.
@@ -186,6 +191,7 @@ impl Wire {
             is_cut: Box::new(|_, _| false),
             pulls_hang: None,
             loses_releases: false,
+            loses_readiness: false,
             expired: Vec::new(),
             questions_max: 0,
             rewrites: 0,
@@ -241,6 +247,20 @@ impl Wire {
         let mut node = Node::new(config, names, enoent, ChunkStore::new(arena).0);
         node.open_for_service();
         place.node = Some(node);
+        self.carry_out(at);
+    }
+
+    /// Node `at` is mounted.
+    pub(super) fn mount(&mut self, at: u32) {
+        let now = Micros(self.now);
+        self.node(at).mounted(now);
+        self.carry_out(at);
+    }
+
+    /// A frame arrives at node `at`.
+    pub(super) fn hear(&mut self, at: u32, frame: &[u8]) {
+        let now = Micros(self.now);
+        self.node(at).frame(now, frame);
         self.carry_out(at);
     }
 
@@ -508,8 +528,10 @@ impl Wire {
             assert!((0..self.plan.stripes).any(is_above), "node {from} asks node {to}");
         }
         let is_probe = matches!(message, Message::Probe { .. });
-        let is_lost = self.loses_releases && matches!(message, Message::Release { .. });
-        self.sent.push(Sent { at: self.now, from, to, is_probe, is_request, header });
+        let (is_ready, is_noted) = (matches!(message, Message::Ready { .. }), message == Message::Noted);
+        let is_lost =
+            (self.loses_releases && matches!(message, Message::Release { .. })) || (self.loses_readiness && is_ready);
+        self.sent.push(Sent { at: self.now, from, to, is_probe, is_request, is_ready, is_noted, header });
         if !is_lost {
             self.push(FRAME_US, Event::Frame { from, to, frame });
         }

@@ -16,6 +16,7 @@ struct Parts {
     bytes: Vec<u8>,
     words: [u64; 6],
     halves: [u32; 4],
+    spans: Vec<Span>,
 }
 
 fn parts() -> impl Strategy<Value = Parts> {
@@ -24,8 +25,26 @@ fn parts() -> impl Strategy<Value = Parts> {
         prop::collection::vec(1u8..255, 0..4000),
         any::<[u64; 6]>(),
         any::<[u32; 4]>(),
+        prop::collection::vec(1u32..9, 1..60),
     )
-        .prop_map(|(path, bytes, words, halves)| Parts { path: path.into_bytes(), bytes, words, halves })
+        .prop_map(|(path, bytes, words, halves, steps)| Parts {
+            path: path.into_bytes(),
+            bytes,
+            words,
+            halves,
+            spans: spans_of(&steps),
+        })
+}
+
+/// Ranges of these lengths, as far from each other.
+fn spans_of(steps: &[u32]) -> Vec<Span> {
+    let mut at = 0;
+    let mut next = |step: &u32| {
+        let first = at + step;
+        at = first + step;
+        Span::new(first, at)
+    };
+    steps.iter().map(&mut next).collect()
 }
 
 fn messages(p: &Parts) -> Vec<Message<'_>> {
@@ -64,6 +83,8 @@ fn messages(p: &Parts) -> Vec<Message<'_>> {
         Message::Absent { remaining_us: a },
         Message::Failed { errno: 5 },
         Message::Pending,
+        Message::Ready { spans: &p.spans },
+        Message::Noted,
         Message::Part {
             stamp: a,
             remaining_us: b,
@@ -137,4 +158,17 @@ fn absence_never_travels_as_a_failure() {
     for errno in [0, -1, enoent, 4096] {
         assert!(decode(&Message::Failed { errno }.encode(&header)).is_err(), "errno {errno}");
     }
+}
+
+#[test]
+fn ranges_are_in_order_and_apart() {
+    let header = Header { from: NodeId(0), job: 0, incarnation: 0, id: 0 };
+    let span = Span::new;
+    let is_read = |spans: &[Span]| decode(&Message::Ready { spans }.encode(&header)).is_ok();
+    assert!(is_read(&[span(0, 1)]) && is_read(&[span(0, 1), span(2, u32::MAX)]));
+    for bad in [&[][..], &[span(1, 1)], &[span(2, 1)], &[span(0, 1), span(1, 2)], &[span(3, 4), span(0, 1)]] {
+        assert!(!is_read(bad), "{bad:?}");
+    }
+    let most: Vec<_> = (0..SPANS_MAX as u32).map(|at| span(2 * at, 2 * at + 1)).collect();
+    assert!(is_read(&most));
 }

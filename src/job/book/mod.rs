@@ -325,12 +325,12 @@ fn read_text(file: &Path, kind: Kind) -> Result<String, BookError> {
 }
 
 /// The part of a host name before its first dot.
-fn short_name(host: &str) -> &str {
+pub(super) fn short_name(host: &str) -> &str {
     host.split_once('.').map_or(host, |(short, _)| short)
 }
 
 /// Whether two names are of one host: their short names are the same, and so are their domains where both have one.
-fn is_same_host(one: &str, other: &str) -> bool {
+pub(super) fn is_same_host(one: &str, other: &str) -> bool {
     let both_have_domains = one.contains('.') && other.contains('.');
     match both_have_domains {
         true => one.eq_ignore_ascii_case(other),
