@@ -294,3 +294,74 @@ fn a_launcher_asks_all_hosts() {
     expected.sort();
     assert_eq!(now, expected);
 }
+
+/// A libfabric with two Slingshot devices, cxi0 and cxi1 (see tests/hsn/cxi.c); none where it cannot be made.
+fn slingshot(test: &str, dir: &Path) -> Option<std::path::PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hsn");
+    let library = dir.join("libfabric.so.1");
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut command = Command::new(&compiler);
+    command.args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&library).arg(source.join("cxi.c"));
+    command.arg(format!("-Wl,--version-script={}", source.join("cxi.map").display()));
+    match command.output() {
+        Err(error) => skipped(test, &format!("no C compiler: {}: {error}", compiler.display())),
+        Ok(output) if output.status.success() => return Some(library),
+        Ok(output) => {
+            let said = text(&output.stderr);
+            assert!(said.contains("rdma/fabric.h: No such file"), "{said}");
+            skipped(test, "the headers of libfabric are not where the compiler looks");
+        }
+    }
+    None
+}
+
+#[test]
+fn slingshot_devices_say_the_addresses_that_they_open_with() {
+    const TEST: &str = "slingshot_devices_say_the_addresses_that_they_open_with";
+    if !can(TEST) {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let Some(library) = slingshot(TEST, temp.path()) else { return };
+    let hosts = Hosts::start();
+    let run = |host: usize, variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = hosts.command(host, bornite(), arguments);
+        command.env("LIBFABRIC_PATH", &library).envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let cxi = |table: &str| {
+        let table = bornite::job::hsn::Table::parse(table).unwrap();
+        table.rows()[0].nics.iter().map(|nic| nic.cxi.clone().unwrap_or_default()).collect::<Vec<_>>()
+    };
+    let list = ["list-hsn"];
+    let (code, table, said) = run(0, &[], &list);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert_eq!(cxi(&table), ["ofi+cxi://0x00916600", "ofi+cxi://0x00916800", "", ""]);
+    // A device whose interface is not there is not asked, even if it would not open.
+    let (code, table, said) = run(1, &[("CXI_BROKEN", "cxi1")], &list);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert_eq!(cxi(&table), ["ofi+cxi://0x00916600", "", ""]);
+    // Another process has PID 0 of one, and the other does not open.
+    let (code, table, said) = run(0, &[("CXI_TAKEN", "cxi1"), ("CXI_BROKEN", "cxi0")], &list);
+    assert_eq!(code, Some(0));
+    assert_eq!(cxi(&table), ["", "ofi+cxi://0x00916801", "", ""]);
+    assert!(said.starts_with("bornite: no address of cxi0: ") && said.lines().count() == 1, "{said}");
+    // FI_PROVIDER does not hide it.
+    assert_eq!(cxi(&run(0, &[("FI_PROVIDER", "tcp")], &list).1)[0], "ofi+cxi://0x00916600");
+
+    let discover = |net: &str| run(0, &[], &["book", "discover", "--launcher", "local", "--net", net]).1;
+    assert_eq!(discover("cxi"), "nid000001 ofi+cxi://0x00916600\n");
+    assert_eq!(discover("cxi://cxi1"), "nid000001 ofi+cxi://0x00916800\n");
+    let book = temp.path().join("book");
+    let check = |address: &str| {
+        fs::write(&book, format!("nid000001 {address}\n")).unwrap();
+        // Also while a daemon has the address.
+        run(0, &[("CXI_TAKEN", "cxi0")], &["book", "check", book.to_str().unwrap()])
+    };
+    assert_eq!(check("ofi+cxi://0x00916600").0, Some(0));
+    assert_eq!(check("ofi+cxi://0x00916805").0, Some(0));
+    let (code, said, _) = check("ofi+cxi://0x00916a00");
+    assert_eq!(code, Some(1));
+    assert!(said.ends_with("but cxi0 has ofi+cxi://0x00916600, cxi1 has ofi+cxi://0x00916800\n"), "{said}");
+}
