@@ -575,15 +575,25 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn add_help(command: &mut clap::Command, names: &mut Vec<String>, text: &mut String) {
+        if !names.is_empty() {
+            *text += &format!("\n==== {} ====\n", names.join(" "));
+        }
+        *text += &command.render_long_help().to_string();
+        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+            names.push(sub.get_name().to_owned());
+            add_help(sub, names, text);
+            names.pop();
+        }
+    }
+
     /// The help of every command, as a terminal of 100 columns shows it.
     #[test]
     fn the_help_reads_as_agreed() {
         let mut command = Cli::command().term_width(100);
         command.build();
-        let mut text = command.render_long_help().to_string();
-        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
-            text += &format!("\n==== {} ====\n{}", sub.get_name().to_owned(), sub.render_long_help());
-        }
+        let mut text = String::new();
+        add_help(&mut command, &mut Vec::new(), &mut text);
         insta::assert_snapshot!(text);
     }
 

@@ -2,6 +2,8 @@
 
 mod cluster;
 
+pub(super) use cluster::launcher_kind;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
