@@ -4,6 +4,8 @@
 mod common;
 #[path = "bad_input/job_books.rs"]
 mod job_books;
+#[path = "bad_input/job_nodes.rs"]
+mod job_nodes;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -459,7 +461,7 @@ fn jobs_and_questions(texts: &mut Texts) {
     texts.refuse(place, "launch: more trees than nodes", &with(&["--mount", "job", "--trees", "3", "--", "true"]));
     let words = ["launch", "--local", "--mount", "job", "--target", "none", "--", "true"];
     texts.refuse(place, "launch: target missing", &words);
-    over_nodes(texts, place);
+    job_nodes::over_nodes(texts, place);
     let mut command = place.command(BORNITE);
     command.args(launch).arg("--mount").arg(OsStr::from_bytes(b"job\xff"));
     let line = "bornite launch --local --nodes 2 --target t --mount job\\xff";
@@ -474,29 +476,6 @@ fn jobs_and_questions(texts: &mut Texts) {
     texts.refuse(place, "stats: a file", &["stats", "file"]);
     texts.refuse(place, "man pages below a file", &["man-pages", "file/man"]);
     texts.refuse(place, "demo: no such interpreter", &["demo", "--python", "/nonexistent/python"]);
-}
-
-/// Launches over nodes that fail before anything is asked of a launcher.
-fn over_nodes(texts: &mut Texts, place: &Place) {
-    let none = [("SLURM_JOB_ID", ""), ("PBS_JOBID", ""), ("FLUX_JOB_ID", "")];
-    let mut refuse = |what, words: &[&str]| texts.refuse_with(place, what, &none, &[&["launch"], words].concat());
-    refuse("launch: no job", &["--target", "t"]);
-    refuse("launch: here and elsewhere", &["--local", "--hosts", "n1"]);
-    refuse("launch: no such launcher", &["--launcher", "rsh", "--hosts", "n1"]);
-    refuse("launch: hosts named twice", &["--hosts", "n1", "--nodefile", "file"]);
-    refuse("launch: no hosts", &["--hosts", ","]);
-    refuse("launch: a host that is an option", &["--hosts=-oProxyCommand=x"]);
-    refuse("launch: empty node file", &["--nodefile", "file"]);
-    refuse("launch: node file missing", &["--nodefile", "none"]);
-    refuse("launch: no share of nodes", &["--hosts", "n1", "--min-ready", "101%"]);
-    refuse("launch: no processors", &["--hosts", "n1", "--cores", "4-2"]);
-    fs::create_dir(place.path("no-programs")).unwrap();
-    let path = place.path("no-programs");
-    let bare = [("PATH", path.to_str().unwrap()), ("PBS_JOBID", "1.x")];
-    texts.refuse_with(place, "launch: no launcher", &bare, &["launch", "--hosts", "n1"]);
-    texts.refuse_with(place, "launch: launcher missing", &bare, &["launch", "--hosts", "n1", "--launcher", "clush"]);
-    texts.refuse_with(place, "launch: no nodes", &bare, &["launch", "--launcher", "clush"]);
-    fs::remove_dir(path).unwrap();
 }
 
 fn running_daemons(texts: &mut Texts) {

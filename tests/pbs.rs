@@ -179,7 +179,7 @@ fn jobs_of_pbs() {
     let said = run(&nodes, ": >$BASE/none; PBS_NODEFILE=$BASE/none $LAUNCH; echo code: $?");
     assert!(said.contains("names no host") && said.contains("code: 1"), "{said}");
     let said = run(&nodes, "echo nowhere >$BASE/other; PBS_NODEFILE=$BASE/other $LAUNCH; echo code: $?");
-    assert!(said.contains("misses 1 of 1 job nodes: nowhere") && said.contains("code: 1"), "{said}");
+    assert!(said.contains("has none of the 1 job nodes: nowhere") && said.contains("code: 1"), "{said}");
     assert_nothing_left(&nodes, "after bad input");
     wait_for("the end of everything", || nodes.processes(0).iter().all(|line| !line.contains("mpiexec")));
 }

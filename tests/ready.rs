@@ -2,8 +2,13 @@
 
 mod common;
 
-use bornite::observe::TreeStatus;
-use common::{Cluster, DEADLINE, Plan, eventually};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bornite::observe::{Counter, TreeStatus};
+use common::program::Program;
+use common::{Cluster, DEADLINE, Plan, eventually, free_port};
 
 /// What the daemon of `node` says of the nodes at and below it.
 fn tree(cluster: &Cluster, node: usize) -> TreeStatus {
@@ -33,4 +38,94 @@ fn the_root_names_who_is_not_mounted_until_all_are() {
     cluster.launch(4).expect("it starts");
     let is_all = eventually(DEADLINE, || ready(&cluster, 0) == (6, vec![]));
     assert!(is_all, "{:?}", tree(&cluster, 0));
+}
+
+/// In the chain of nodes 0, 1, 3 and 7 node 1 comes 3 s late. Its child and its child's child have been served by then.
+#[test]
+fn a_parent_that_is_late_holds_up_nobody_below_its_child() {
+    needs_fuse!("a_parent_that_is_late_holds_up_nobody_below_its_child");
+    let target = tempfile::tempdir().expect("a temporary directory");
+    fs::write(target.path().join("file"), b"contents").expect("a file");
+    let mut cluster = Plan::new(8, target.path()).prepare();
+    let begin = Instant::now();
+    for node in [0, 3, 7] {
+        cluster.launch(node).expect("it starts");
+    }
+    let state = |cluster: &Cluster, node: usize| cluster.daemon(node).status().state;
+    assert!(eventually(DEADLINE, || state(&cluster, 7) == "ready"), "{}", state(&cluster, 7));
+    // Through the root, which is asked in the parent's place once that was waited for.
+    let paths = [3, 7].map(|node| cluster.mount(node).join("file"));
+    let read = |path: &Path| {
+        let path = path.to_owned();
+        let reader = std::thread::spawn(move || fs::read(path));
+        assert!(eventually(DEADLINE, || reader.is_finished()), "nobody answers");
+        reader.join().expect("it only reads")
+    };
+    assert_eq!(read(&paths[0]).expect("the child's file"), b"contents");
+    let asked = cluster.count(3, Counter::RequestsToParent);
+    assert_eq!(read(&paths[1]).expect("the grandchild's file"), b"contents");
+    assert_eq!(cluster.count(3, Counter::RequestsToParent), asked, "what it has it does not ask for");
+    assert!(cluster.count(3, Counter::ProbesUnanswered) > 3);
+    assert_eq!(cluster.count(7, Counter::ParentsConfirmed), 1);
+    assert_eq!(cluster.count(7, Counter::Failovers), 0);
+    assert!(eventually(DEADLINE, || begin.elapsed() >= Duration::from_secs(3)));
+    cluster.launch(1).expect("it starts");
+    assert!(eventually(DEADLINE, || cluster.daemon(3).status().asks.is_empty() && state(&cluster, 3) == "ready"));
+    assert!(eventually(DEADLINE, || ready(&cluster, 1).1 == ["node4"]), "{:?}", tree(&cluster, 1));
+}
+
+/// What the scaling study of Copper looks for in a log, in its words, from level 4 on.
+#[test]
+fn the_log_has_the_lines_of_the_start() {
+    needs_fuse!("the_log_has_the_lines_of_the_start");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (target, book) = (dir.path().join("target"), dir.path().join("book"));
+    fs::create_dir(&target).expect("a directory");
+    fs::write(target.join("file"), b"contents").expect("a file");
+    let address = format!("ofi+tcp://127.0.0.1:{}", free_port());
+    fs::write(&book, format!("a {address}\nb ofi+tcp://127.0.0.1:{}\n", free_port())).expect("a book");
+    let own = |host: &str| dir.path().join(host);
+    let mount = |host: &str, level: &str| {
+        Program::mount(&target, &own(host).join("mnt"), |command| {
+            command.arg("--address-book").arg(&book).args(["--hostname", host, "--log-level", level]);
+            command.args(["--log-type", "file", "--output-dir"]).arg(own(host));
+        })
+    };
+    for host in ["a", "b"] {
+        fs::create_dir_all(own(host).join("mnt")).expect("a mount point");
+    }
+    let log_of = |own: &Path| -> String {
+        let files = fs::read_dir(own.join("logs")).expect("logs");
+        files.map(|file| fs::read_to_string(file.expect("a file").path()).expect("text")).collect()
+    };
+    let log = std::thread::scope(|scope| {
+        // Who asks for its statfs waits for the root.
+        let child = scope.spawn(|| mount("b", "4"));
+        let has_failed = || own("b").join("logs").exists() && log_of(&own("b")).contains("parent unreachable");
+        assert!(eventually(DEADLINE, has_failed), "{:?}", fs::read_dir(own("b")));
+        let _root = mount("a", "3");
+        let _child = child.join().expect("it mounts");
+        assert_eq!(fs::read(own("b").join("mnt/file")).expect("it is served"), b"contents");
+        assert_eq!(log_of(&own("a")), "", "level 3 has none of them");
+        log_of(&own("b"))
+    });
+    let lines = [
+        "provider registration completed after ",
+        &format!("parent is a at {address}"),
+        &format!("parent unreachable for path / via parent {address}, waited "),
+        " ms so far; attempts=1; next_retry_sleep_ms=20",
+        &format!("parent readiness confirmed for path / at parent {address} after "),
+        "first successful parent rpc_lstat completed after ",
+        " us since provider startup; path=/",
+    ];
+    for line in lines {
+        assert!(log.contains(line), "no line {line:?} in\n{log}");
+    }
+    // `2026-03-27 23-33-57.994 [Info] (function) text`
+    let line = log.lines().find(|line| line.contains("registration")).expect("found above");
+    let parts: Vec<_> = line.splitn(5, ' ').collect();
+    assert!(
+        parts[0].len() == 10 && parts[1].len() == 12 && parts[2] == "[Info]" && parts[3].starts_with('('),
+        "{line}"
+    );
 }

@@ -200,6 +200,10 @@ pub struct DaemonArgs {
     /// [default: on]
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     pub complete_dirs: Option<Switch>,
+    /// Whether names and files that clients will ask for next, by what was learnt of them, are fetched before they do
+    /// [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub foresight: Option<Switch>,
     /// Threads that read requests of the kernel [default: 2]
     #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(FUSE_THREADS))]
     pub fuse_threads: Option<u64>,

@@ -21,7 +21,7 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "target",
     "address_book",
     "hostname",
@@ -36,6 +36,7 @@ const KEYS: [&str; 20] = [
     "attr_ttl_ms",
     "dir_ttl_ms",
     "complete_dirs",
+    "foresight",
     "fuse_threads",
     "allow_other",
     "passthrough",
@@ -84,6 +85,7 @@ pub(super) struct Settings {
     pub(super) attr_ttl_ms: Option<u64>,
     pub(super) dir_ttl_ms: u64,
     pub(super) complete_dirs: Switch,
+    pub(super) foresight: Switch,
     pub(super) fuse_threads: u64,
     pub(super) allow_other: bool,
     pub(super) passthrough: PassthroughMode,
@@ -109,6 +111,7 @@ impl Default for Settings {
             attr_ttl_ms: None,
             dir_ttl_ms: 60_000,
             complete_dirs: Switch::On,
+            foresight: Switch::On,
             fuse_threads: 2,
             allow_other: false,
             passthrough: PassthroughMode::Off,
@@ -215,6 +218,7 @@ impl Settings {
             attr_ttl_ms,
             dir_ttl_ms,
             complete_dirs,
+            foresight,
             fuse_threads,
             allow_other,
             passthrough,
@@ -234,6 +238,7 @@ impl Settings {
         replace_some(&mut self.attr_ttl_ms, attr_ttl_ms);
         replace(&mut self.dir_ttl_ms, dir_ttl_ms);
         replace(&mut self.complete_dirs, complete_dirs);
+        replace(&mut self.foresight, foresight);
         replace(&mut self.fuse_threads, fuse_threads);
         self.allow_other |= allow_other;
         replace(&mut self.passthrough, passthrough);
@@ -258,13 +263,8 @@ impl Settings {
             "fanout" => self.fanout = Some(number(FANOUT)(text)?),
             "attr_ttl_ms" => self.attr_ttl_ms = Some(number(TTL_MS)(text)?),
             "dir_ttl_ms" => self.dir_ttl_ms = number(TTL_MS)(text)?,
-            "complete_dirs" => {
-                self.complete_dirs = match text {
-                    "on" | "true" | "1" => Switch::On,
-                    "off" | "false" | "0" => Switch::Off,
-                    _ => return Err("it must be on or off".to_owned()),
-                }
-            }
+            "complete_dirs" => self.complete_dirs = switch(text)?,
+            "foresight" => self.foresight = switch(text)?,
             "fuse_threads" => self.fuse_threads = number(FUSE_THREADS)(text)?,
             "allow_other" => {
                 self.allow_other = match text {
@@ -292,6 +292,7 @@ impl Settings {
     /// comments.
     pub(super) fn to_toml(&self) -> String {
         let path = |path: &Path| Some(quoted(path.as_os_str()));
+        let on_or_off = |switch| Some(quoted(if switch == Switch::On { "on" } else { "off" }.as_ref()));
         let count = |number: &u64| Some(number.to_string());
         KEYS.iter()
             .map(|&key| {
@@ -309,9 +310,8 @@ impl Settings {
                     "fanout" => self.fanout.as_ref().and_then(count),
                     "attr_ttl_ms" => self.attr_ttl_ms.as_ref().and_then(count),
                     "dir_ttl_ms" => count(&self.dir_ttl_ms),
-                    "complete_dirs" => {
-                        Some(quoted(if self.complete_dirs == Switch::On { "on" } else { "off" }.as_ref()))
-                    }
+                    "complete_dirs" => on_or_off(self.complete_dirs),
+                    "foresight" => on_or_off(self.foresight),
                     "fuse_threads" => count(&self.fuse_threads),
                     "allow_other" => Some(self.allow_other.to_string()),
                     "passthrough" => {
@@ -331,6 +331,14 @@ impl Settings {
                 }
             })
             .collect()
+    }
+}
+
+fn switch(text: &str) -> Result<Switch, String> {
+    match text {
+        "on" | "true" | "1" => Ok(Switch::On),
+        "off" | "false" | "0" => Ok(Switch::Off),
+        _ => Err("it must be on or off".to_owned()),
     }
 }
 
@@ -409,6 +417,7 @@ mod tests {
             ("attr_ttl_ms", "5"),
             ("dir_ttl_ms", "6"),
             ("complete_dirs", "off"),
+            ("foresight", "off"),
             ("fuse_threads", "3"),
             ("allow_other", "true"),
             ("passthrough", "auto"),

@@ -258,6 +258,7 @@ pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBu
         enoent_ttl: Duration::from_millis(settings.enoent_ttl_ms),
         attr_ttl: settings.attr_ttl_ms.map(Duration::from_millis),
         complete_dirs: settings.complete_dirs == Switch::On,
+        foresight: settings.foresight == Switch::On,
         dir_ttl: Duration::from_millis(settings.dir_ttl_ms),
         cache_bytes: node.cache_bytes(settings),
         names_bytes: node.names_bytes(settings),

@@ -77,6 +77,8 @@ pub struct DaemonConfig {
     pub attr_ttl: Option<Duration>,
     /// Whether listings answer the names that they lack.
     pub complete_dirs: bool,
+    /// Whether what clients will ask for next is asked for before they do.
+    pub foresight: bool,
     /// How long attributes of directories and listings are used.
     pub dir_ttl: Duration,
     /// Bound of the memory for file data, bytes.
@@ -271,12 +273,19 @@ impl Daemon {
             incarnation,
             enoent_ttl: config.enoent_ttl,
             complete_dirs: config.complete_dirs,
+            foresight: config.foresight,
             dir_ttl: config.dir_ttl,
             attr_ttl: config.attr_ttl,
             detect: config.detect,
             receives,
         };
         let mut node = Node::new(node_config, names, enoent.clone(), store);
+        let address =
+            |id: NodeId| config.nodes.get(id.0 as usize).map_or_else(String::new, |(_, address)| address.clone());
+        node.begin_log(clock::now(), address);
+        if let Some(parent) = topology.parent() {
+            log::info!("parent is {} at {}", host(parent), address(parent));
+        }
         node.open_for_service();
 
         let system = |what| move |source| StartError::System { what, source };
@@ -322,6 +331,9 @@ impl Daemon {
             spawn("bornite-engine-2", Box::new(|wheel| wheel.stand_by(CLOSE_WITHIN)))?;
         }
 
+        counters.set(Counter::StartupUsRegistration, micros(begin));
+        log::info!("provider registration completed after {} us", micros(begin));
+
         let mounting = Instant::now();
         let handler = Handler::new(reader.clone(), enoent, counters.clone());
         let options = MountOptions {
@@ -352,7 +364,6 @@ impl Daemon {
         inbox.mounted();
         counters.set(Counter::StartupUsMount, micros(mounting));
         counters.set(Counter::StartupUsTotal, micros(begin));
-        log::info!("provider registration completed after {} us", micros(begin));
         Ok(Daemon { session, engine, notify: Some(notify), inbox, wheel, shown, counters, status, hosts })
     }
 

@@ -437,11 +437,16 @@ impl<W: World> Run<W> {
             // From the middle on it goes on as it did.
             let middle = entries.len() / 2;
             let from = entries[middle].cookie;
-            match self.world.list(&mut self.truth, node, handle, from, room) {
-                // But for numbers: a listing has those of the backend until a name was looked up.
-                Ok(again) if again.iter().zip(&entries[middle + 1..]).all(|(a, b)| a.is_same(b)) => {}
-                Ok(again) => return Err(format!("from {from} on it went on with {again:?}")),
-                Err(errno) => return self.gone(node, given, errno),
+            // A kernel hears that a directory changed a moment after who found it out, and gives what it kept until then.
+            let until = self.world.now().saturating_add(self.world.slack());
+            loop {
+                match self.world.list(&mut self.truth, node, handle, from, room) {
+                    // But for numbers: a listing has those of the backend until a name was looked up.
+                    Ok(again) if again.iter().zip(&entries[middle + 1..]).all(|(a, b)| a.is_same(b)) => break,
+                    Ok(_) if self.world.now() < until => self.world.pass(2_000),
+                    Ok(again) => return Err(format!("from {from} on it went on with {again:?}")),
+                    Err(errno) => return self.gone(node, given, errno),
+                }
             }
         }
         Ok(())
