@@ -4,16 +4,15 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Context as _;
 
 use super::super::args::LauncherName;
 use super::super::args::books::BookCheckArgs;
 use super::super::{UsageError, list_hsn, output};
+use super::Asking;
 use crate::job::book::{BookError, check_host, is_same_host, read_nodefile};
 use crate::job::launcher::allocation::Allocation;
-use crate::job::launcher::execute::run_everywhere;
 use crate::job::{AddressBook, BookEntry};
 use crate::runtime::fabric::{self, Address};
 
@@ -67,8 +66,10 @@ pub(super) fn check(args: &BookCheckArgs) -> anyhow::Result<ExitCode> {
         }
         launcher => {
             let allocation = super::allocation(launcher, None, args.nodefile.as_deref())?;
-            for (host, why) in ask_everywhere(&args.book, &allocation)? {
-                writeln!(wrong, "{host}: {why}")?;
+            let asking = Asking::start()?;
+            match ask_everywhere(&args.book, &allocation, &asking) {
+                Ok(found) => found.iter().try_for_each(|(host, why)| writeln!(wrong, "{host}: {why}"))?,
+                Err(error) => return asking.ended(error),
             }
             format!("{} hosts are right by their interfaces", allocation.hosts.len())
         }
@@ -79,10 +80,11 @@ pub(super) fn check(args: &BookCheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// What every host of the job says of its own entry, where that is wrong.
-fn ask_everywhere(book: &Path, allocation: &Allocation) -> anyhow::Result<Vec<(String, String)>> {
+fn ask_everywhere(book: &Path, allocation: &Allocation, asking: &Asking) -> anyhow::Result<Vec<(String, String)>> {
     let book = std::path::absolute(book).with_context(|| format!("{}", book.display()))?;
     let words = [super::this_program()?, "book".into(), "check".into(), "--report".into(), book.into()];
-    let said = run_everywhere(allocation, &words, Instant::now() + super::ASK_TIMEOUT)
+    let said = asking
+        .everywhere(allocation, &words)
         .map_err(|why| anyhow::anyhow!("`bornite book check` did not run on every host: {why}"))?;
     Ok(wrong_reports(&allocation.hosts, &String::from_utf8_lossy(&said)))
 }

@@ -3,23 +3,25 @@
 mod check;
 mod run_here;
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use crossbeam::channel::Receiver;
 
 use super::args::LauncherName;
 use super::args::books::{BookCommand, BookDiscoverArgs, BookFacilityArgs};
-use super::launch::launcher_kind;
-use super::{UsageError, output};
+use super::launch::{code_of_signal, launcher_kind};
+use super::{UsageError, output, signals};
 use crate::job::book::{
     self, BookEntry, BookError, DiscoverError, Discovery, JobBook, RunEverywhere, facility_checked, read_nodefile,
 };
 use crate::job::hsn::Column;
 use crate::job::launcher::allocation::{self, Allocation, AllocationError, Wanted};
-use crate::job::launcher::execute::run_everywhere;
+use crate::job::launcher::execute::{Limit, run_everywhere};
 use crate::job::write_book;
 use crate::runtime::fabric::Address;
 
@@ -102,6 +104,32 @@ fn allocation(
     })
 }
 
+/// Asking all hosts, which a signal ends.
+struct Asking {
+    interrupts: Receiver<i32>,
+    came: Cell<Option<i32>>,
+}
+
+impl Asking {
+    fn start() -> anyhow::Result<Asking> {
+        Ok(Asking { interrupts: signals::catch(false)?, came: Cell::new(None) })
+    }
+
+    /// What `words` print on all hosts.
+    fn everywhere(&self, allocation: &Allocation, words: &[OsString]) -> Result<Vec<u8>, String> {
+        let interrupted = || {
+            self.came.set(self.came.get().or_else(|| self.interrupts.try_recv().ok()));
+            self.came.get().is_some()
+        };
+        run_everywhere(allocation, words, Limit { until: Instant::now() + ASK_TIMEOUT, interrupted: &interrupted })
+    }
+
+    /// The end of what failed: by the signal, if one came.
+    fn ended(&self, error: anyhow::Error) -> anyhow::Result<ExitCode> {
+        self.came.get().map_or(Err(error), |signal| Ok(ExitCode::from(code_of_signal(signal))))
+    }
+}
+
 fn discover(args: &BookDiscoverArgs) -> anyhow::Result<ExitCode> {
     let column: Column = args.net.parse().map_err(|error| UsageError(format!("--net: {error}")))?;
     let (raw, whence, hosts) = match (&args.table, args.launcher) {
@@ -121,9 +149,11 @@ fn discover(args: &BookDiscoverArgs) -> anyhow::Result<ExitCode> {
         }
         (None, launcher) => {
             let allocation = allocation(launcher, args.hosts.as_deref(), args.nodefile.as_deref())?;
-            let run = |words: &[OsString]| run_everywhere(&allocation, words, Instant::now() + ASK_TIMEOUT);
-            let (raw, whence) = gather(args.helper.as_deref(), &run)?;
-            (raw, whence, Some(allocation.hosts))
+            let asking = Asking::start()?;
+            match gather(args.helper.as_deref(), &|words| asking.everywhere(&allocation, words)) {
+                Ok((raw, whence)) => (raw, whence, Some(allocation.hosts)),
+                Err(error) => return asking.ended(error),
+            }
         }
     };
     let port = u16::try_from(args.port).context("a port")?;
