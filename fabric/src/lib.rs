@@ -42,6 +42,7 @@ pub use address::{Address, AddressError};
 pub use environment::{Change, EnvironmentError, Plan, choose_provider_env, plan_environment};
 pub use error::{Code, Error, Post};
 pub use holder::Holder;
+pub use interface::interfaces_with;
 pub use libfabric_sys::LoadError;
 pub use net::{Net, NetError, Vni};
 pub use port::{Counters, Event, Peer, Port, PortConfig, Region, Shared, Sleep, Slept, Strict, Wake};

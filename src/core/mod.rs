@@ -11,9 +11,10 @@
 //!
 //! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
 //! request per object, waiters parked), `fetch` (asking upstream), `upstream` (whom it asks, and fail-over), `peer` (who
-//! is there), `ready` (which nodes are ready, for who waits for all), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation),
+//! is there), `auth` (the job's secret and sessions), `ready` (which nodes are ready, for who waits for all), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation),
 //! `complete` (listings that answer absent names), `budget` (room for names), `memory` (the arena), `limits` (every bound, in one place).
 
+mod auth;
 mod bucket;
 mod budget;
 mod complete;
@@ -33,6 +34,7 @@ mod upstream;
 mod verify;
 pub mod wire;
 
+pub use auth::Secret;
 pub use config::{Counters, Load, NodeConfig};
 pub use flight::{FlightId, Object, Outcome, Purpose, Waiter};
 pub use node::Node;

@@ -13,6 +13,7 @@ pub mod mounts;
 pub mod ports;
 pub mod process;
 pub mod record;
+pub mod secret;
 pub mod signals;
 pub mod stop;
 

@@ -149,6 +149,8 @@ counters! {
     BadChecksums bad_checksums Count Total "Chunks whose bytes did not match their checksum.";
     Rechecks rechecks Count Total "Comparisons of a file's bytes with what was read of it before, because its change time moved.";
     LeasesEnded leases_ended Count Total "Grants taken back because the child did not release them in time.";
+    AuthRefused auth_refused Count Total "Frames dropped because their sender has not shown the job's secret.";
+    AuthReplayed auth_replayed Count Total "Hellos dropped because they had come before.";
     GrantsTaken grants_taken Count Total "Grants taken back because one child held too many.";
     RepliesEio replies_eio Count Total "Replies of EIO to the kernel.";
     CacheBytesCapacity cache_bytes_capacity Bytes Gauge "Upper bound of the chunk memory (--cache-size).";

@@ -602,6 +602,8 @@ impl Engine {
             (Counter::Substitutes, self.node.substitutes() as u64),
             (Counter::RateLimited, n.rate_limited),
             (Counter::FramesForeign, n.foreign),
+            (Counter::AuthRefused, n.auth_refused),
+            (Counter::AuthReplayed, n.auth_replayed),
             (Counter::GrantsTaken, n.grants_taken),
             (Counter::FramesReceived, n.frames),
             (Counter::FramesSent, t.sent),
