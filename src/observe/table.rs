@@ -115,6 +115,7 @@ counters! {
     FramesDropped frames_dropped Count Total "Frames dropped as undecodable, foreign or out of session.";
     FabricTimeouts fabric_timeouts Count Total "Sends and reads that a peer did not take in time.";
     FabricQuarantined fabric_quarantined Count Gauge "Late sends and reads that libfabric has not given back yet.";
+    FabricPeers fabric_peers Count Gauge "Nodes that were put into the address vector: those that this one has sent something.";
     FramesForeign frames_foreign Count Total "Frames dropped because their sender has another book or other trees.";
     ReadsFromParent reads_from_parent Count Total "Remote reads (fi_read) of the parent's memory.";
     ReadBytesFromParent read_bytes_from_parent Bytes Total "Bytes fetched by remote reads from the parent's memory.";

@@ -610,6 +610,7 @@ impl Engine {
             (Counter::FramesDropped, n.dropped + t.dropped),
             (Counter::FabricTimeouts, t.timeouts),
             (Counter::FabricQuarantined, t.quarantined),
+            (Counter::FabricPeers, t.peers),
             (Counter::ReadsFromParent, n.pulls),
             (Counter::ReadBytesFromParent, n.chunk_bytes),
             (Counter::FlightsJoined, n.joined),
