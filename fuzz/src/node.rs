@@ -135,7 +135,7 @@ impl World {
     }
 
     fn frame(&mut self, from: NodeId, id: u64, message: &Message<'_>) {
-        let frame = message.encode(&Header { from, job: JOB, incarnation: 1, id });
+        let frame = message.encode(&Header { from, job: JOB, incarnation: 1, id, session: 0 });
         self.node.frame(self.now, &frame);
     }
 

@@ -234,6 +234,12 @@ pub struct MountArgs {
     /// This node's name in the address book [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+    /// File with the job's secret, readable by its owner only: nodes without it get no answer [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Let peers reach this node at an address that is neither the loopback's nor an hsn interface's
+    #[arg(long)]
+    pub listen_anywhere: bool,
     /// Where to log; `stdout` is standard error, `file` is DIR/logs/HOST-PID.log of --output-dir [default: stdout, or
     /// file for a --daemon with --output-dir]
     #[arg(long, value_name = "TYPE")]

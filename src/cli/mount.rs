@@ -17,7 +17,7 @@ use super::config::Settings;
 use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals};
 use crate::job::book::check_host;
 use crate::job::node::NodePlace;
-use crate::job::{AddressBook, daemon as report};
+use crate::job::{AddressBook, daemon as report, secret};
 use crate::observe::{
     AbsentNames, CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status,
     StatusServer, Verbosity, log as logging, mountpoint_key,
@@ -158,6 +158,7 @@ fn serve(
     settings.target = std::path::absolute(&settings.target)
         .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
     let node = Node::resolve(&settings)?;
+    let secret = settings.secret_file.as_deref().map(secret::read).transpose()?;
     logging::install(&log_spec(&settings, args.foreground_child, &node.nodes[node.me].0)?)?;
     log::info!("network: {}", settings.net.as_deref().unwrap_or("the address book decides"));
     notes.iter().for_each(|note| log::info!("{note}"));
@@ -177,7 +178,7 @@ fn serve(
 
     let counters = Arc::new(Counters::new());
     let phase = Arc::new(Mutex::new(Phase::Starting));
-    let config = daemon_config(&settings, &node, mountpoint.clone());
+    let config = DaemonConfig { secret, ..daemon_config(&settings, &node, mountpoint.clone()) };
     let (own_counters, own_phase) = (Arc::clone(&counters), Arc::clone(&phase));
     let desk = Arc::new(Desk {
         config: config.clone(),
@@ -264,6 +265,8 @@ pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBu
         names_bytes: node.names_bytes(settings),
         fuse_threads: settings.fuse_threads as usize,
         allow_other: settings.allow_other,
+        secret: None,
+        listen_anywhere: settings.listen_anywhere,
         passthrough: match settings.passthrough {
             PassthroughMode::Auto => Passthrough::Auto,
             PassthroughMode::On => Passthrough::On,
