@@ -21,9 +21,10 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "target",
     "address_book",
+    "nodefile",
     "hostname",
     "net",
     "enoent_ttl_ms",
@@ -72,6 +73,7 @@ pub(super) enum ConfigError {
 pub(super) struct Settings {
     pub(super) target: PathBuf,
     pub(super) address_book: Option<PathBuf>,
+    pub(super) nodefile: Option<PathBuf>,
     pub(super) hostname: Option<String>,
     pub(super) net: Option<String>,
     pub(super) enoent_ttl_ms: u64,
@@ -97,6 +99,7 @@ impl Default for Settings {
         Settings {
             target: PathBuf::from("/"),
             address_book: None,
+            nodefile: None,
             hostname: None,
             net: None,
             enoent_ttl_ms: 2000,
@@ -222,6 +225,7 @@ impl Settings {
         } = &options.daemon_options;
         replace(&mut self.target, target);
         replace_some(&mut self.address_book, &options.address_book);
+        replace_some(&mut self.nodefile, &options.nodefile);
         replace_some(&mut self.hostname, &options.hostname);
         replace_some(&mut self.net, net);
         replace(&mut self.enoent_ttl_ms, enoent_ttl_ms);
@@ -247,6 +251,7 @@ impl Settings {
         match key {
             "target" => self.target = PathBuf::from(text),
             "address_book" => self.address_book = Some(PathBuf::from(text)),
+            "nodefile" => self.nodefile = Some(PathBuf::from(text)),
             "hostname" => self.hostname = Some(text.to_owned()),
             "net" => self.net = Some(text.to_owned()),
             "enoent_ttl_ms" => self.enoent_ttl_ms = number(ENOENT_TTL_MS)(text)?,
@@ -298,6 +303,7 @@ impl Settings {
                 let value = match key {
                     "target" => path(&self.target),
                     "address_book" => self.address_book.as_deref().and_then(path),
+                    "nodefile" => self.nodefile.as_deref().and_then(path),
                     "hostname" => self.hostname.as_ref().map(|name| quoted(name.as_ref())),
                     "net" => self.net.as_ref().map(|net| quoted(net.as_ref())),
                     "enoent_ttl_ms" => count(&self.enoent_ttl_ms),
@@ -397,6 +403,7 @@ mod tests {
         let values: [(&str, &str); KEYS.len()] = [
             ("target", "/opt"),
             ("address_book", "/book"),
+            ("nodefile", "/nodes"),
             ("hostname", "n1"),
             ("net", "tcp"),
             ("enoent_ttl_ms", "1"),
