@@ -231,6 +231,9 @@ pub struct MountArgs {
     /// Address book: one line `HOSTNAME SCHEME://ADDRESS` per node, the root first [default: this node alone]
     #[arg(long, value_name = "FILE")]
     pub address_book: Option<PathBuf>,
+    /// File with the hosts of the job, one in a line: of the address book, those are the nodes, in this order
+    #[arg(long, value_name = "FILE")]
+    pub nodefile: Option<PathBuf>,
     /// This node's name in the address book [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,

@@ -21,9 +21,10 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 24] = [
     "target",
     "address_book",
+    "nodefile",
     "hostname",
     "secret_file",
     "listen_anywhere",
@@ -75,6 +76,7 @@ pub(super) enum ConfigError {
 pub(super) struct Settings {
     pub(super) target: PathBuf,
     pub(super) address_book: Option<PathBuf>,
+    pub(super) nodefile: Option<PathBuf>,
     pub(super) hostname: Option<String>,
     pub(super) secret_file: Option<PathBuf>,
     pub(super) listen_anywhere: bool,
@@ -103,6 +105,7 @@ impl Default for Settings {
         Settings {
             target: PathBuf::from("/"),
             address_book: None,
+            nodefile: None,
             hostname: None,
             secret_file: None,
             listen_anywhere: false,
@@ -232,6 +235,7 @@ impl Settings {
         } = &options.daemon_options;
         replace(&mut self.target, target);
         replace_some(&mut self.address_book, &options.address_book);
+        replace_some(&mut self.nodefile, &options.nodefile);
         replace_some(&mut self.hostname, &options.hostname);
         replace_some(&mut self.secret_file, &options.secret_file);
         self.listen_anywhere |= options.listen_anywhere;
@@ -260,6 +264,7 @@ impl Settings {
         match key {
             "target" => self.target = PathBuf::from(text),
             "address_book" => self.address_book = Some(PathBuf::from(text)),
+            "nodefile" => self.nodefile = Some(PathBuf::from(text)),
             "hostname" => self.hostname = Some(text.to_owned()),
             "secret_file" => self.secret_file = Some(PathBuf::from(text)),
             "listen_anywhere" => self.listen_anywhere = truth(text)?,
@@ -303,6 +308,7 @@ impl Settings {
                 let value = match key {
                     "target" => path(&self.target),
                     "address_book" => self.address_book.as_deref().and_then(path),
+                    "nodefile" => self.nodefile.as_deref().and_then(path),
                     "hostname" => self.hostname.as_ref().map(|name| quoted(name.as_ref())),
                     "secret_file" => self.secret_file.as_deref().and_then(path),
                     "listen_anywhere" => Some(self.listen_anywhere.to_string()),
@@ -419,6 +425,7 @@ mod tests {
         let values: [(&str, &str); KEYS.len()] = [
             ("target", "/opt"),
             ("address_book", "/book"),
+            ("nodefile", "/nodes"),
             ("hostname", "n1"),
             ("secret_file", "/secret"),
             ("listen_anywhere", "true"),

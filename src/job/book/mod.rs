@@ -281,6 +281,11 @@ impl AddressBook {
             }
         }
     }
+
+    /// The book of a job whose nodes were picked out of the book `file`.
+    pub fn of_job(file: &Path, picked: JobBook) -> AddressBook {
+        AddressBook { file: file.to_path_buf(), entries: picked.entries }
+    }
 }
 
 /// Writes a book, replacing the file in one step so that nobody reads half of it.

@@ -149,14 +149,14 @@ pub fn gather(launcher: &Launcher, words: &[OsString], limit: Limit<'_>) -> Resu
 ///
 /// # Errors
 /// As [`gather`]; the file cannot be made.
-pub fn run_everywhere(allocation: &Allocation, words: &[OsString], until: Instant) -> Result<Vec<u8>, String> {
+pub fn run_everywhere(allocation: &Allocation, words: &[OsString], limit: Limit<'_>) -> Result<Vec<u8>, String> {
     let failed = |error: io::Error| format!("cannot make a list of the hosts: {error}");
     let list: String = allocation.hosts.iter().map(|host| format!("{host}\n")).collect();
     // Only this user's launcher reads it, by the descriptor of this process.
     let mut file = File::from(rustix::fs::memfd_create("hosts", MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?);
     file.write_all(list.as_bytes()).map_err(failed)?;
     let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
-    gather(&Launcher::new(allocation, path), words, Limit { until, interrupted: &|| false })
+    gather(&Launcher::new(allocation, path), words, limit)
 }
 
 fn command(line: &[OsString]) -> io::Result<Command> {
