@@ -210,6 +210,7 @@ impl Nodes {
                 incarnation: 1,
                 enoent_ttl: us(setting.enoent_ttl_us),
                 complete_dirs: true,
+                foresight: true,
                 dir_ttl: us(setting.dir_ttl_us),
                 attr_ttl: setting.attr_ttl_us.map(us),
                 detect: Duration::from_secs(2),
