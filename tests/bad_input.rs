@@ -405,6 +405,7 @@ fn books(texts: &mut Texts) {
         ("an address that the fabric does not know", "a ofi+tcp://127.0.0.1:{}\nb carrier://pigeon\n"),
         ("two providers", "a ofi+tcp://127.0.0.1:{}\nb ofi+cxi://0x00916600\n"),
         ("a provider that nobody has", "a ofi+foo://127.0.0.1:{}\nb ofi+foo://127.0.0.1:{}\n"),
+        ("the address of every interface", "a ofi+tcp://0.0.0.0:7000\nb ofi+tcp://0.0.0.0:7001\n"),
         ("another machine's address", "a ofi+tcp://192.0.2.1:{}\nb ofi+tcp://192.0.2.2:{}\n"),
     ] {
         place.book(text);
@@ -416,6 +417,19 @@ fn books(texts: &mut Texts) {
     texts.refuse(place, "book: this host is not in it", &mount);
     texts.refuse(place, "book: the host fits two", &with(&["--hostname", "b"]));
     texts.refuse(place, "empty host name", &with(&["--hostname", ""]));
+    for (what, text, mode) in [
+        ("missing", None, 0o600),
+        ("empty", Some(""), 0o600),
+        ("short", Some("0123456789"), 0o600),
+        ("open to others", Some("0123456789abcdef"), 0o640),
+    ] {
+        if let Some(text) = text {
+            fs::write(place.path("secret"), text).unwrap();
+            fs::set_permissions(place.path("secret"), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        texts.refuse(place, &format!("secret file: {what}"), &with(&["--hostname", "a", "--secret-file", "secret"]));
+    }
+    texts.refuse(place, "secret file: a directory", &with(&["--hostname", "a", "--secret-file", "t"]));
     let long = "h".repeat(3000);
     texts.refuse(place, "long host name", &[&mount[..], &["--hostname", &long]].concat());
     texts.refuse(place, "host name with a slash", &["mount", "m", "--target", "t", "--hostname", "../a"]);

@@ -4,11 +4,13 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bornite::observe::{Counter, TreeStatus};
+use bornite::observe::{Counter, Counters, TreeStatus};
+use bornite::runtime::{Daemon, DaemonConfig};
 use common::program::Program;
-use common::{Cluster, DEADLINE, Plan, eventually, free_port};
+use common::{Cluster, DEADLINE, Plan, STOP_DEADLINE, eventually, free_port};
 
 /// What the daemon of `node` says of the nodes at and below it.
 fn tree(cluster: &Cluster, node: usize) -> TreeStatus {
@@ -106,7 +108,7 @@ fn the_log_has_the_lines_of_the_start() {
         let _root = mount("a", "3");
         let _child = child.join().expect("it mounts");
         assert_eq!(fs::read(own("b").join("mnt/file")).expect("it is served"), b"contents");
-        assert_eq!(log_of(&own("a")), "", "level 3 has none of them");
+        assert!(!log_of(&own("a")).contains("registration"), "level 3 has none of them");
         log_of(&own("b"))
     });
     let lines = [
@@ -128,4 +130,33 @@ fn the_log_has_the_lines_of_the_start() {
         parts[0].len() == 10 && parts[1].len() == 12 && parts[2] == "[Info]" && parts[3].starts_with('('),
         "{line}"
     );
+}
+
+/// Nodes of two jobs by their secrets, under one address book: neither gets a byte of the other.
+#[test]
+fn a_daemon_with_another_secret_gets_no_answer() {
+    needs_fuse!("a_daemon_with_another_secret_gets_no_answer");
+    let target = tempfile::tempdir().expect("a temporary directory");
+    fs::write(target.path().join("file"), b"contents").expect("a file");
+    let secret = |word: &str| Some(format!("the secret of {word}").into_bytes());
+    let mut cluster = Plan { secret: secret("this job"), ..Plan::new(3, target.path()) }.prepare();
+    cluster.launch(0).expect("it starts");
+    cluster.launch(1).expect("it starts");
+    for other in [secret("another job"), None] {
+        let stranger = DaemonConfig { secret: other, ..cluster.config(2) };
+        let counters = Arc::new(Counters::new());
+        let daemon = Daemon::start(stranger, Arc::clone(&counters)).expect("it starts");
+        let before = cluster.count(0, Counter::AuthRefused);
+        assert!(eventually(DEADLINE, || cluster.count(0, Counter::AuthRefused) > before + 3), "it does not try");
+        assert_eq!(daemon.status().state, "parent unreachable");
+        assert_eq!(counters.get(Counter::FramesReceived), 0, "the root has answered");
+        daemon.stop(STOP_DEADLINE).expect("it stops");
+    }
+    // The node whose place that is, and the one that was there all the time.
+    cluster.launch(2).expect("it starts");
+    for node in [1, 2] {
+        assert_eq!(fs::read(cluster.mount(node).join("file")).expect("it is served"), b"contents");
+        assert_eq!(cluster.count(node, Counter::AuthRefused), 0);
+    }
+    assert!(eventually(DEADLINE, || ready(&cluster, 0) == (3, vec![])), "{:?}", tree(&cluster, 0));
 }

@@ -104,6 +104,10 @@ fn discovers_addresses(nodes: &Nodes) {
     let said = run(
         nodes,
         "
+        $BORNITE book discover --net hsn0 --output-dir $HOME/found || exit
+        found=$HOME/found/logs/copper_address_book.txt
+        $BORNITE book check $found --launcher srun && $BORNITE book facility $found | cmp - $found && echo the book is right
+        rm -r $HOME/found
         $BORNITE launch --net tcp --target $BASE/tree --cache-size 64M --cores 1 --output-dir $HOME/job || exit
         cat $HOME/job/logs/copper_address_book_full_output.txt $HOME/job/logs/copper_address_book.txt
         everywhere sh -c 'echo $(hostname): $(cat /tmp/root/bornite/dir/file)'
@@ -117,6 +121,7 @@ fn discovers_addresses(nodes: &Nodes) {
         assert!(said.contains(&format!("{name}: what all of them read")), "{said}");
         assert!(said.contains(&format!("{name} | {}", nodes::address(90, node))), "the helper's table: {said}");
     }
+    assert!(said.contains(&format!(": {count} hosts are right by their interfaces\nthe book is right\n")), "{said}");
     assert!(said.contains("Cpus_allowed_list:\t1\n"), "{said}");
     assert!(said.contains(&format!("stopped {count} nodes at {MOUNT}")), "{said}");
     assert_nothing_left(nodes, "after a discovery");

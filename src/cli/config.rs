@@ -21,10 +21,13 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 24] = [
     "target",
     "address_book",
+    "nodefile",
     "hostname",
+    "secret_file",
+    "listen_anywhere",
     "net",
     "enoent_ttl_ms",
     "cache_size",
@@ -73,7 +76,10 @@ pub(super) enum ConfigError {
 pub(super) struct Settings {
     pub(super) target: PathBuf,
     pub(super) address_book: Option<PathBuf>,
+    pub(super) nodefile: Option<PathBuf>,
     pub(super) hostname: Option<String>,
+    pub(super) secret_file: Option<PathBuf>,
+    pub(super) listen_anywhere: bool,
     pub(super) net: Option<String>,
     pub(super) enoent_ttl_ms: u64,
     pub(super) cache_size: Option<u64>,
@@ -99,7 +105,10 @@ impl Default for Settings {
         Settings {
             target: PathBuf::from("/"),
             address_book: None,
+            nodefile: None,
             hostname: None,
+            secret_file: None,
+            listen_anywhere: false,
             net: None,
             enoent_ttl_ms: 2000,
             cache_size: None,
@@ -226,7 +235,10 @@ impl Settings {
         } = &options.daemon_options;
         replace(&mut self.target, target);
         replace_some(&mut self.address_book, &options.address_book);
+        replace_some(&mut self.nodefile, &options.nodefile);
         replace_some(&mut self.hostname, &options.hostname);
+        replace_some(&mut self.secret_file, &options.secret_file);
+        self.listen_anywhere |= options.listen_anywhere;
         replace_some(&mut self.net, net);
         replace(&mut self.enoent_ttl_ms, enoent_ttl_ms);
         replace_some(&mut self.cache_size, cache_size);
@@ -252,7 +264,10 @@ impl Settings {
         match key {
             "target" => self.target = PathBuf::from(text),
             "address_book" => self.address_book = Some(PathBuf::from(text)),
+            "nodefile" => self.nodefile = Some(PathBuf::from(text)),
             "hostname" => self.hostname = Some(text.to_owned()),
+            "secret_file" => self.secret_file = Some(PathBuf::from(text)),
+            "listen_anywhere" => self.listen_anywhere = truth(text)?,
             "net" => self.net = Some(text.to_owned()),
             "enoent_ttl_ms" => self.enoent_ttl_ms = number(ENOENT_TTL_MS)(text)?,
             "cache_size" => self.cache_size = Some(parse_size(text)?),
@@ -266,13 +281,7 @@ impl Settings {
             "complete_dirs" => self.complete_dirs = switch(text)?,
             "foresight" => self.foresight = switch(text)?,
             "fuse_threads" => self.fuse_threads = number(FUSE_THREADS)(text)?,
-            "allow_other" => {
-                self.allow_other = match text {
-                    "true" | "1" => true,
-                    "false" | "0" => false,
-                    _ => return Err("it must be true or false".to_owned()),
-                }
-            }
+            "allow_other" => self.allow_other = truth(text)?,
             "passthrough" => {
                 let parsed = PassthroughMode::from_str(text, true);
                 self.passthrough = parsed.map_err(|_| "it must be auto, on or off".to_owned())?;
@@ -299,7 +308,10 @@ impl Settings {
                 let value = match key {
                     "target" => path(&self.target),
                     "address_book" => self.address_book.as_deref().and_then(path),
+                    "nodefile" => self.nodefile.as_deref().and_then(path),
                     "hostname" => self.hostname.as_ref().map(|name| quoted(name.as_ref())),
+                    "secret_file" => self.secret_file.as_deref().and_then(path),
+                    "listen_anywhere" => Some(self.listen_anywhere.to_string()),
                     "net" => self.net.as_ref().map(|net| quoted(net.as_ref())),
                     "enoent_ttl_ms" => count(&self.enoent_ttl_ms),
                     "cache_size" => self.cache_size.as_ref().and_then(count),
@@ -339,6 +351,14 @@ fn switch(text: &str) -> Result<Switch, String> {
         "on" | "true" | "1" => Ok(Switch::On),
         "off" | "false" | "0" => Ok(Switch::Off),
         _ => Err("it must be on or off".to_owned()),
+    }
+}
+
+fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("it must be true or false".to_owned()),
     }
 }
 
@@ -405,7 +425,10 @@ mod tests {
         let values: [(&str, &str); KEYS.len()] = [
             ("target", "/opt"),
             ("address_book", "/book"),
+            ("nodefile", "/nodes"),
             ("hostname", "n1"),
+            ("secret_file", "/secret"),
+            ("listen_anywhere", "true"),
             ("net", "tcp"),
             ("enoent_ttl_ms", "1"),
             ("cache_size", "33554432"),
@@ -433,7 +456,11 @@ mod tests {
             .iter()
             .flat_map(|(key, value)| {
                 let flag = format!("--{}", key.replace('_', "-"));
-                if *key == "allow_other" { vec![flag] } else { vec![flag, (*value).to_owned()] }
+                if ["allow_other", "listen_anywhere"].contains(key) {
+                    vec![flag]
+                } else {
+                    vec![flag, (*value).to_owned()]
+                }
             })
             .collect();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();

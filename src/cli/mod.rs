@@ -9,6 +9,7 @@ mod book;
 mod called_as;
 mod completions;
 mod config;
+mod copper;
 mod daemon;
 mod demo;
 mod doctor;
@@ -56,7 +57,10 @@ struct UsageError(String);
 pub fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let words = match called_as::translate(words.next().unwrap_or_default(), words) {
-        Ok(words) => words,
+        Ok(translated) => {
+            translated.notes.iter().for_each(|note| eprintln!("{}", output::escape_controls(note)));
+            translated.words
+        }
         Err(why) => {
             eprintln!("bornite: {}", output::escape_controls(&why));
             return ExitCode::from(2);

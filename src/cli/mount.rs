@@ -4,7 +4,7 @@
 //! before anything is mounted, the status socket while the daemon starts, runs and stops. [`super::daemon`] is the way
 //! into the background.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 use super::args::{LogType, MountArgs, PassthroughMode, Switch};
 use super::config::Settings;
 use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals};
-use crate::job::book::check_host;
+use crate::job::book::{BookError, check_host, facility, read_nodefile};
 use crate::job::node::NodePlace;
-use crate::job::{AddressBook, daemon as report};
+use crate::job::{AddressBook, BookEntry, daemon as report, secret};
 use crate::observe::{
     AbsentNames, CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status,
     StatusServer, Verbosity, log as logging, mountpoint_key,
@@ -103,12 +103,15 @@ impl Node {
                 let text = format!("--stripes {} needs as many nodes: add --address-book FILE", settings.stripes);
                 return Err(UsageError(text).into());
             }
+            if let Some(nodefile) = &settings.nodefile {
+                let text = format!("--nodefile {} picks nodes of a book: add --address-book FILE", nodefile.display());
+                return Err(UsageError(text).into());
+            }
             return Ok(Node { nodes: vec![(hostname, String::new())], me: 0, is_root: true });
         };
-        let book = AddressBook::read(file)?;
-        let me = book.position(&hostname)?;
+        let (entries, me) = entries(file, settings.nodefile.as_deref(), &hostname)?;
         let nodes: Vec<(String, String)> =
-            book.entries().iter().map(|entry| (entry.host().to_owned(), entry.address().to_owned())).collect();
+            entries.into_iter().map(|entry| (entry.host().to_owned(), entry.address().to_owned())).collect();
         if settings.trees > nodes.len() as u64 {
             let text = format!(
                 "--trees {} is more than the {} nodes of {}; each tree needs a node",
@@ -130,6 +133,24 @@ impl Node {
     fn names_bytes(&self, settings: &Settings) -> u64 {
         settings.names_size.unwrap_or_else(|| memory::default_names_bytes(self.cache_bytes(settings)))
     }
+}
+
+/// The nodes of a book, or those of a facility's book that a node file names; and which of them is this one.
+fn entries(file: &Path, nodefile: Option<&Path>, hostname: &str) -> anyhow::Result<(Vec<BookEntry>, usize)> {
+    let Some(nodefile) = nodefile else {
+        let book = AddressBook::read(file)?;
+        let me = book.position(hostname)?;
+        return Ok((book.entries().to_vec(), me));
+    };
+    let book = AddressBook::of_job(file, facility(file, &read_nodefile(nodefile)?, false)?);
+    let me = book.position(hostname).map_err(|error| match error {
+        BookError::NoHost { host, nodes, .. } => anyhow::anyhow!(
+            "node file {} does not name host {host} among its {nodes}; add it, or give this node's name with --hostname",
+            nodefile.display()
+        ),
+        other => other.into(),
+    })?;
+    Ok((book.entries().to_vec(), me))
 }
 
 fn system_hostname() -> String {
@@ -158,6 +179,7 @@ fn serve(
     settings.target = std::path::absolute(&settings.target)
         .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
     let node = Node::resolve(&settings)?;
+    let secret = settings.secret_file.as_deref().map(secret::read).transpose()?;
     logging::install(&log_spec(&settings, args.foreground_child, &node.nodes[node.me].0)?)?;
     log::info!("network: {}", settings.net.as_deref().unwrap_or("the address book decides"));
     notes.iter().for_each(|note| log::info!("{note}"));
@@ -177,7 +199,7 @@ fn serve(
 
     let counters = Arc::new(Counters::new());
     let phase = Arc::new(Mutex::new(Phase::Starting));
-    let config = daemon_config(&settings, &node, mountpoint.clone());
+    let config = DaemonConfig { secret, ..daemon_config(&settings, &node, mountpoint.clone()) };
     let (own_counters, own_phase) = (Arc::clone(&counters), Arc::clone(&phase));
     let desk = Arc::new(Desk {
         config: config.clone(),
@@ -264,6 +286,8 @@ pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBu
         names_bytes: node.names_bytes(settings),
         fuse_threads: settings.fuse_threads as usize,
         allow_other: settings.allow_other,
+        secret: None,
+        listen_anywhere: settings.listen_anywhere,
         passthrough: match settings.passthrough {
             PassthroughMode::Auto => Passthrough::Auto,
             PassthroughMode::On => Passthrough::On,
@@ -388,6 +412,15 @@ mod tests {
         assert!(error.is::<UsageError>() && error.to_string().contains("--stripes must be between 1 and 2"), "{error}");
         let error = Node::resolve(&Settings { stripes: 2, ..Settings::default() }).err().unwrap();
         assert!(error.to_string().contains("--stripes 2 needs as many nodes: add --address-book"), "{error}");
+        let hosts = temp.path().join("nodes");
+        std::fs::write(&hosts, "b\n").unwrap();
+        let picked = |hostname: &str| Settings { nodefile: Some(hosts.clone()), ..settings(hostname, 1) };
+        let node = Node::resolve(&picked("b.domain")).unwrap();
+        assert_eq!((node.me, node.is_root, node.nodes.len()), (0, true, 1));
+        let error = Node::resolve(&picked("a")).err().unwrap();
+        assert!(error.to_string().contains("does not name host a among its 1; add it"), "{error}");
+        let error = Node::resolve(&Settings { address_book: None, ..picked("b") }).err().unwrap();
+        assert!(error.is::<UsageError>() && error.to_string().contains("add --address-book FILE"), "{error}");
         let alone = Node::resolve(&Settings::default()).unwrap();
         assert_eq!((alone.me, alone.is_root, alone.nodes[0].0.as_str()), (0, true, system_hostname().as_str()));
     }

@@ -66,6 +66,10 @@ pub struct Counters {
     pub rate_limited: u64,
     /// Frames of nodes that are of another job: with another book, or other options.
     pub foreign: u64,
+    /// Frames of nodes that have not shown the job's secret in this life of both.
+    pub auth_refused: u64,
+    /// Hellos that had come before.
+    pub auth_replayed: u64,
     /// Grants that were taken back because the peer held too many.
     pub grants_taken: u64,
     /// Frames that arrived.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::auth::Auth;
 use super::bucket::Bucket;
 use super::budget::Relief;
 use super::complete::Misses;
@@ -73,6 +74,7 @@ pub struct Node {
     pub(super) begun: u64,
     pub(super) bucket: Bucket,
     pub(super) switches: u64,
+    pub(super) auth: Option<Auth>,
     pub(super) started: Micros,
     /// Another node answered a request.
     pub(super) has_answer: bool,
@@ -138,6 +140,7 @@ impl Node {
             begun: 0,
             bucket: Bucket::default(),
             switches: 0,
+            auth: None,
             started: Micros(0),
             has_answer: false,
             serving: false,
@@ -240,6 +243,7 @@ impl Node {
 
     /// Does what is due.
     pub fn timer(&mut self, now: Micros) {
+        self.note_time(now);
         self.watch(now);
         self.tell_ready(now);
         self.end_leases(now);
@@ -254,6 +258,7 @@ impl Node {
 
     /// A client of this node, or another request of it, wants `object`.
     pub fn request(&mut self, now: Micros, object: Object, waiter: Waiter) {
+        self.note_time(now);
         if let Some(outcome) = self.recall(now, &object, waiter) {
             if let (Outcome::Chunk(chunk), true) = (&outcome, waiter != Waiter::Nobody) {
                 chunk.touch(now);
@@ -337,10 +342,13 @@ impl Node {
     /// A frame arrived.
     pub fn frame(&mut self, now: Micros, frame: &[u8]) {
         self.counters.frames += 1;
+        self.note_time(now);
         match wire::decode(frame) {
             Ok((header, message)) if self.accepts(&header) => {
-                self.note_life(now, &header);
-                self.message(now, &header, message);
+                if self.is_member(now, &header, &message) {
+                    self.note_life(now, &header);
+                    self.message(now, &header, message);
+                }
             }
             Ok((header, _)) => {
                 self.counters.dropped += 1;
@@ -373,6 +381,16 @@ impl Node {
         }
     }
 
+    /// Says once of a node that it has a secret, and this one none.
+    pub(super) fn note_foreign_secret(&mut self, node: NodeId) {
+        if self.foreign.insert(node) {
+            log::warn!(
+                "node {node} was started with --secret-file, and this node without: nothing of it is taken; start all nodes of \
+                 a job with the same"
+            );
+        }
+    }
+
     pub(super) fn tree_of(&self, path: &[u8]) -> usize {
         self.topology().tree_of(path) as usize
     }
@@ -394,12 +412,6 @@ impl Node {
             Message::Alive { serving, credits, begun } => self.peer_alive(now, header, serving, credits, begun),
             _ => self.reply(now, header, message),
         }
-    }
-
-    pub(super) fn send(&mut self, to: NodeId, id: u64, message: &Message<'_>) {
-        let header =
-            Header { from: self.topology().me(), job: self.config.job, incarnation: self.config.incarnation, id };
-        self.out.push_back(Output::Send { to, frame: message.encode(&header) });
     }
 
     /// A request's timer ran out: it may be past its deadline, due for another try, or its peers for a sign of life.

@@ -8,6 +8,7 @@ use std::fs::DirBuilder;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -18,11 +19,14 @@ use super::mounts;
 use super::process::ProcessIdentity;
 use super::record::{JobNode, JobRecord};
 use super::stop::{Ending, Patience, StopError, end_daemons};
+use crate::observe::{Request, SocketDirs, Status, StatusError, query};
 
 /// Raised when a field changes its meaning.
 const FORMAT: u32 = 1;
 /// A record is some hundred bytes and the paths.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
+/// How long a daemon of this node may take to answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the mount point of a node cannot be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -209,15 +213,7 @@ pub fn stop_node(
         return Ok(None);
     };
     let parent = mountpoint.parent().unwrap_or(Path::new("/"));
-    let mut job = JobRecord::new(parent, parent, &NodeRecord::path(mountpoint), Vec::new());
-    job.nodes.push(JobNode {
-        name: mountpoint.display().to_string(),
-        mountpoint: mountpoint.to_path_buf(),
-        address: String::new(),
-        log: PathBuf::new(),
-        process: Some(record.process.clone()),
-    });
-    let ending = end_daemons(&job, patience)?[0].1;
+    let ending = end_process(mountpoint, Some(record.process.clone()), patience)?;
     let left = |why| StopError::Mounted { mountpoint: mountpoint.to_path_buf(), why };
     // A daemon that ended in order has removed the directories that were made for it.
     if parent.exists() {
@@ -232,6 +228,53 @@ pub fn stop_node(
     let _ = std::fs::remove_file(NodeRecord::path(mountpoint));
     remove_made(&record.made);
     Ok(Some(ending))
+}
+
+/// Stops the daemon that serves `mountpoint` on this node, whoever has started it. None if nothing of this user's is there.
+///
+/// # Errors
+/// As [`StopError`] says.
+pub fn stop_mount(
+    mountpoint: &Path,
+    clear_stale: &ClearStale,
+    patience: Patience,
+) -> Result<Option<Ending>, StopError> {
+    let failed = |what: &str, source| StopError::Io { what: format!("{what} {}", mountpoint.display()), source };
+    let dirs = SocketDirs::of_user();
+    let ask = || match query::<Status>(&dirs, mountpoint, &Request::Status, ASK_TIMEOUT) {
+        Ok(status) => ProcessIdentity::of(status.pid).map_err(|source| failed("look for the daemon of", source)),
+        Err(StatusError::NoDaemon { .. } | StatusError::DaemonDied { .. } | StatusError::BadMountpoint { .. }) => {
+            Ok(None)
+        }
+        Err(error) => Err(failed("ask the daemon of", io::Error::other(error))),
+    };
+    let is_mounted = || mounts::is_mounted(mountpoint).map_err(|source| failed("look for the mount", source));
+    let process = ask()?;
+    // The pid was that daemon's when the identity was taken if it is still its.
+    if process != ask()? {
+        return Err(failed("stop the daemon of", io::Error::other("another one has just taken its place; try again")));
+    }
+    if process.is_none() && !is_mounted()? {
+        return Ok(None);
+    }
+    let ending = end_process(mountpoint, process, patience)?;
+    let left = |why| StopError::Mounted { mountpoint: mountpoint.to_path_buf(), why };
+    clear_stale(mountpoint).map_err(left)?;
+    if is_mounted()? { Err(left("its daemon does not answer".to_owned())) } else { Ok(Some(ending)) }
+}
+
+/// Ends the daemon of a mount point.
+fn end_process(mountpoint: &Path, process: Option<ProcessIdentity>, patience: Patience) -> Result<Ending, StopError> {
+    let parent = mountpoint.parent().unwrap_or(Path::new("/"));
+    let mut job = JobRecord::new(parent, parent, &NodeRecord::path(mountpoint), Vec::new());
+    job.nodes.push(JobNode {
+        name: mountpoint.display().to_string(),
+        mountpoint: mountpoint.to_path_buf(),
+        address: String::new(),
+        log: PathBuf::new(),
+        process,
+    });
+    Ok(end_daemons(&job, patience)?[0].1)
 }
 
 #[cfg(test)]

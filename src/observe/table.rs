@@ -115,6 +115,7 @@ counters! {
     FramesDropped frames_dropped Count Total "Frames dropped as undecodable, foreign or out of session.";
     FabricTimeouts fabric_timeouts Count Total "Sends and reads that a peer did not take in time.";
     FabricQuarantined fabric_quarantined Count Gauge "Late sends and reads that libfabric has not given back yet.";
+    FabricPeers fabric_peers Count Gauge "Nodes that were put into the address vector: those that this one has sent something.";
     FramesForeign frames_foreign Count Total "Frames dropped because their sender has another book or other trees.";
     ReadsFromParent reads_from_parent Count Total "Remote reads (fi_read) of the parent's memory.";
     ReadBytesFromParent read_bytes_from_parent Bytes Total "Bytes fetched by remote reads from the parent's memory.";
@@ -149,6 +150,8 @@ counters! {
     BadChecksums bad_checksums Count Total "Chunks whose bytes did not match their checksum.";
     Rechecks rechecks Count Total "Comparisons of a file's bytes with what was read of it before, because its change time moved.";
     LeasesEnded leases_ended Count Total "Grants taken back because the child did not release them in time.";
+    AuthRefused auth_refused Count Total "Frames dropped because their sender has not shown the job's secret.";
+    AuthReplayed auth_replayed Count Total "Hellos dropped because they had come before.";
     GrantsTaken grants_taken Count Total "Grants taken back because one child held too many.";
     RepliesEio replies_eio Count Total "Replies of EIO to the kernel.";
     CacheBytesCapacity cache_bytes_capacity Bytes Gauge "Upper bound of the chunk memory (--cache-size).";

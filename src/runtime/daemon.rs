@@ -16,6 +16,7 @@ use super::engine::{Engine, Inbox, Notice, Notify, Shown, Work};
 use super::handler::Handler;
 use super::kernel::Mounted;
 use super::lazy::LazyBackend;
+use super::listen::{check_interface, is_loopback, random};
 use super::passthrough::{Bounds, Passthrough};
 use super::pool::Pool;
 use super::transport::{self, Transport};
@@ -27,7 +28,7 @@ use crate::cache::store::ChunkStore;
 use crate::cache::types::Ino;
 use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
-use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Readiness, Swept, Topology};
+use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Readiness, Secret, Swept, Topology};
 use crate::observe::trace::Recorder;
 use crate::observe::{Counter, Counters, TreeStatus};
 
@@ -89,6 +90,10 @@ pub struct DaemonConfig {
     pub fuse_threads: usize,
     /// Whether other users may use the mount.
     pub allow_other: bool,
+    /// What all nodes of the job have and nobody else; none: whoever reaches this node is taken for one of them.
+    pub secret: Option<Vec<u8>>,
+    /// Whether peers may reach this node over other networks than hsn interfaces and the loopback.
+    pub listen_anywhere: bool,
     /// Whether the kernel reads files from memory that it was given. Half of the memory for file data is for that.
     pub passthrough: Mode,
 }
@@ -282,6 +287,9 @@ impl Daemon {
         let mut node = Node::new(node_config, names, enoent.clone(), store);
         let address =
             |id: NodeId| config.nodes.get(id.0 as usize).map_or_else(String::new, |(_, address)| address.clone());
+        if let Some(secret) = &config.secret {
+            node.authenticate(Secret::new(secret, random()?));
+        }
         node.begin_log(clock::now(), address);
         if let Some(parent) = topology.parent() {
             log::info!("parent is {} at {}", host(parent), address(parent));
@@ -579,6 +587,9 @@ fn open_fabric(
         None => mine.provider().parse::<Net>(),
     }
     .map_err(|e| StartError::Address { node: host.clone(), reason: e.to_string() })?;
+    if !config.listen_anywhere {
+        check_interface(host, &mine)?;
+    }
     let begin = Instant::now();
     let mut port = PortConfig::new(net);
     port.bind = Some(mine);
@@ -592,6 +603,12 @@ fn open_fabric(
     port.strict = transport::strict(config.me).map_err(StartError::Fabric)?;
     let port = Port::open(port).map_err(|e| StartError::Fabric(e.to_string()))?;
     counters.set(Counter::StartupUsFabric, micros(begin));
+    // Once for the job. On the loopback there are only those who use this machine.
+    if config.secret.is_none() && config.me == 0 && !is_loopback(port.address()) {
+        log::warn!(
+            "no --secret-file: whoever reaches the address of a node is taken for a node of the job, and may read the target"
+        );
+    }
     Ok((Some(port), addresses))
 }
 

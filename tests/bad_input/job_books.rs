@@ -41,7 +41,9 @@ pub(super) fn facility(texts: &mut Texts) {
     }
     fs::write(place.path("book"), b"a ofi+cxi://0x1\nb\xff ofi+cxi://0x2\n").unwrap();
     texts.refuse(place, "book facility: a book that is no text", &words);
+    place.book("a ofi+cxi://0x1\n");
     texts.refuse(place, "book check: no book", &["book", "check", "none"]);
+    texts.refuse(place, "book check: no job", &["book", "check", "book", "--launcher", "ssh"]);
     texts.refuse(place, "book check: a name that no host has", &["book", "check", "none", "--hostname", "a/b"]);
 }
 
@@ -52,6 +54,9 @@ pub(super) fn discover(texts: &mut Texts) {
     let with = |more: &[&'static str]| [&table[..], more].concat();
     texts.refuse(place, "book discover: nobody to ask", &["book", "discover"]);
     texts.refuse(place, "book discover: missing table", &table);
+    let hosts = ["book", "discover", "--launcher", "local", "--hosts", "a,b"];
+    texts.refuse(place, "book discover: hosts for this host alone", &hosts);
+    texts.refuse(place, "book discover: no such launcher", &["book", "discover", "--launcher", "rsh"]);
     texts.refuse(place, "book discover: table and helper", &with(&["--helper", "file"]));
     for net in ["na+sm", "cxi://eth0", "cxi99", "shm"] {
         texts.refuse(place, "book discover: wrong network", &with(&["--net", net]));

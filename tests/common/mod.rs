@@ -121,6 +121,7 @@ pub(crate) struct Plan {
     pub(crate) allow_other: bool,
     pub(crate) trees: u32,
     pub(crate) stripes: u32,
+    pub(crate) secret: Option<Vec<u8>>,
     pub(crate) passthrough: Passthrough,
 }
 
@@ -141,6 +142,7 @@ impl Plan {
             allow_other: false,
             trees: 1,
             stripes: 1,
+            secret: None,
             passthrough: Passthrough::Off,
         }
     }
@@ -214,6 +216,8 @@ impl Cluster {
             names_bytes: self.plan.names_bytes,
             fuse_threads: 2,
             allow_other: self.plan.allow_other,
+            secret: self.plan.secret.clone(),
+            listen_anywhere: false,
             passthrough: self.plan.passthrough,
         }
     }

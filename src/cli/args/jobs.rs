@@ -93,7 +93,7 @@ pub struct LaunchArgs {
 /// Arguments of `stop`.
 #[derive(Args, Clone, Debug)]
 pub struct StopArgs {
-    /// The --mount directory of the launch [default: the launch's]
+    /// The --mount directory of the launch, or a mount of this node alone [default: the launch's]
     #[arg(value_name = "MOUNT", conflicts_with = "mount")]
     pub mountpoint: Option<PathBuf>,
     /// The same as MOUNT

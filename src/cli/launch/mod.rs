@@ -2,6 +2,8 @@
 
 mod cluster;
 
+pub(super) use cluster::launcher_kind;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,9 +14,9 @@ use clap::ValueEnum;
 
 use super::args::{DaemonArgs, LaunchArgs, LauncherName, StopArgs, Switch};
 use super::{UsageError, daemon, output, signals};
-use crate::job::stop::Patience;
+use crate::job::stop::{Ending, Patience};
 use crate::job::{Hooks, LaunchError, LocalPlan};
-use crate::observe::SocketDirs;
+use crate::observe::{SocketDirs, mountpoint_key};
 use crate::{job, runtime};
 
 /// Number of nodes on this machine, and how long their mounts have to answer, where nothing else is said.
@@ -79,7 +81,7 @@ fn local(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
     let ended = job.run(&args.command);
     // Whatever became of the command, the job ends; what it left goes to standard error, which is not the command's.
     let report = job.stop()?;
-    if report.daemons.iter().any(|(_, ending)| *ending != job::stop::Ending::Stopped) || !report.kept.is_empty() {
+    if report.daemons.iter().any(|(_, ending)| *ending != Ending::Stopped) || !report.kept.is_empty() {
         eprintln!("bornite: {report}");
     }
     Ok(ExitCode::from(ended?.exit_code()))
@@ -100,6 +102,19 @@ pub(super) fn stop(args: &StopArgs) -> anyhow::Result<ExitCode> {
         args.output_dir.is_none() && !cluster::is_mounted(&mount_dir) && job::record::state_dir(&mount_dir).is_dir();
     if !is_local && let Some(code) = cluster::stop(named.map(PathBuf::as_path), args.output_dir.as_deref())? {
         return Ok(code);
+    }
+    // Of no job, such as `bornite mount` starts it.
+    if let Some(mountpoint) = named.filter(|_| !is_local)
+        && let Ok(mountpoint) = mountpoint_key(mountpoint)
+        && let Some(ending) = job::node::stop_mount(&mountpoint, &clear_stale, Patience::default())?
+    {
+        let mountpoint = mountpoint.display();
+        output::print(&match ending {
+            Ending::Stopped => format!("stopped the daemon of {mountpoint}\n"),
+            Ending::Killed => format!("killed the daemon of {mountpoint}\n"),
+            Ending::HadEnded => format!("the daemon of {mountpoint} had ended; what it left is cleared\n"),
+        })?;
+        return Ok(ExitCode::SUCCESS);
     }
     let report = job::stop(&mount_dir, &clear_stale, Patience::default())?;
     output::print(&format!("{report}\n"))?;

@@ -109,7 +109,7 @@ fn what_does_not_fit_into_one_message_comes_with_the_next() {
     // Every second node.
     let spans: Vec<_> = (0..nodes / 2).map(|at| Span::new(2 * at, 2 * at + 1)).collect();
     for (id, spans) in spans.chunks(SPANS_MAX).enumerate() {
-        let header = Header { from: NodeId(8), job: 7, incarnation: 1, id: id as u64 };
+        let header = Header { from: NodeId(8), job: 7, incarnation: 1, id: id as u64, session: 0 };
         wire.hear(1, &Message::Ready { spans }.encode(&header));
     }
     let begin = wire.now;

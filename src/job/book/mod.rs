@@ -281,6 +281,11 @@ impl AddressBook {
             }
         }
     }
+
+    /// The book of a job whose nodes were picked out of the book `file`.
+    pub fn of_job(file: &Path, picked: JobBook) -> AddressBook {
+        AddressBook { file: file.to_path_buf(), entries: picked.entries }
+    }
 }
 
 /// Writes a book, replacing the file in one step so that nobody reads half of it.
@@ -330,7 +335,7 @@ pub(super) fn short_name(host: &str) -> &str {
 }
 
 /// Whether two names are of one host: their short names are the same, and so are their domains where both have one.
-pub(super) fn is_same_host(one: &str, other: &str) -> bool {
+pub fn is_same_host(one: &str, other: &str) -> bool {
     let both_have_domains = one.contains('.') && other.contains('.');
     match both_have_domains {
         true => one.eq_ignore_ascii_case(other),

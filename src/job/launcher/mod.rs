@@ -159,7 +159,16 @@ impl Launcher {
                     line.add(&format!("--jobid={job_id}"));
                 }
                 // What a batch script inherits (SLURM_NTASKS) beats --ntasks-per-node alone.
-                line.all(&["--overlap", "--mpi=none", "-N", &count, "-n", &count, "--ntasks-per-node=1"]);
+                line.all(&[
+                    "--overlap",
+                    "--mpi=none",
+                    "--export=ALL",
+                    "-N",
+                    &count,
+                    "-n",
+                    &count,
+                    "--ntasks-per-node=1",
+                ]);
                 // A node that dies or a daemon that ends must not take the others with it.
                 line.all(&["--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--input=none"]);
                 line.add(&match options.cores.and_then(mask) {
@@ -378,7 +387,7 @@ mod tests {
         assert_eq!(
             all,
             [
-                "srun --jobid=77 --overlap --mpi=none -N 2 -n 2 --ntasks-per-node=1 --no-kill --kill-on-bad-exit=0 --wait=0 --input=none \
+                "srun --jobid=77 --overlap --mpi=none --export=ALL -N 2 -n 2 --ntasks-per-node=1 --no-kill --kill-on-bad-exit=0 --wait=0 --input=none \
               --cpu-bind=mask_cpu:0x6 -w /job/logs/node_file.txt /opt/bornite mount --target /a b /m"
             ]
         );
