@@ -233,6 +233,16 @@ impl Nodes {
         output.lines().filter(|name| !shared(name)).map(str::to_owned).collect()
     }
 
+    /// That what jobs have left in the home directory is logs and nothing else; it is removed then.
+    #[track_caller]
+    pub(crate) fn remove_logs(&self, when: &str) {
+        let home = self.path("home");
+        let find = ["find", home.to_str().expect("UTF-8"), "-type", "f"];
+        let files = must(self.on_head(&find));
+        assert!(files.lines().all(|file| file.ends_with(".log")), "{when}: {files}");
+        std::fs::remove_dir_all(&home).and_then(|()| std::fs::create_dir(&home)).expect("it is ours");
+    }
+
     /// That nothing of ours is on any node: no process, no mount, no file.
     #[track_caller]
     pub(crate) fn assert_clean(&self, when: &str) {
