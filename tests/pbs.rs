@@ -190,13 +190,7 @@ fn jobs_of_pbs() {
     assert!(said.contains("code: 1"), "{said}");
     nodes.link(3, true);
     nodes.assert_clean("after an interrupted launch");
-    // What was logged meanwhile is kept, and nothing else.
-    let kept = must(nodes.on(0, &["find", nodes.path("home").to_str().unwrap(), "-type", "f"]));
-    assert!(kept.lines().all(|file| file.ends_with(".log")), "{kept}");
-    for log in kept.lines() {
-        println!("{log}: {}", fs::read_to_string(log).unwrap());
-    }
-    let _ = fs::remove_dir_all(nodes.path("home/bornite-logs"));
+    nodes.remove_logs("after an interrupted launch");
 
     // The other launchers, on two nodes; the schedulers' variables are all that they need.
     fs::write(nodes.path("two"), "nid0001\nnid0002\n").unwrap();

@@ -23,10 +23,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// would keep those alive whose end others wait for.
 const LIVE: &str = r#"
     set -e
-    while read -r _ at type _; do case $type in fuse*) umount -l "$at" 2>/dev/null || :; esac; done </proc/self/mounts
+    while read -r _ at type _; do case $type in fuse*) umount -lci "$at" 2>/dev/null || :; esac; done </proc/self/mounts
     hostname "$NAME"
     mount --bind "$BASE/hosts" /etc/hosts
     mount -t tmpfs tmpfs /run
+    # What was mounted at that moment by another test.
+    cp /proc/self/mounts /run/mounts-before
     mkdir -p /run/munge /run/slurmd /run/sshd "$BASE/own/$NAME"
     mount -t tmpfs tmpfs "$BASE/own/$NAME"
     for dir in "$BASE" "$PROGRAMS"; do
@@ -218,7 +220,7 @@ impl Nodes {
 
     /// What of ours is mounted on a node.
     pub(crate) fn mounts(&self, node: usize) -> Vec<String> {
-        let output = must(self.on(node, &["cat", "/proc/self/mounts"]));
+        let output = must(self.on(node, &["grep", "-vxFf", "/run/mounts-before", "/proc/self/mounts"]));
         output.lines().filter(|line| line.contains(" fuse.bornite ")).map(str::to_owned).collect()
     }
 
@@ -231,6 +233,16 @@ impl Nodes {
         };
         let output = must(self.on(node, &["ls", "-A", "/tmp"]));
         output.lines().filter(|name| !shared(name)).map(str::to_owned).collect()
+    }
+
+    /// That what jobs have left in the home directory is logs and nothing else; it is removed then.
+    #[track_caller]
+    pub(crate) fn remove_logs(&self, when: &str) {
+        let home = self.path("home");
+        let find = ["find", home.to_str().expect("UTF-8"), "-type", "f"];
+        let files = must(self.on_head(&find));
+        assert!(files.lines().all(|file| file.ends_with(".log")), "{when}: {files}");
+        std::fs::remove_dir_all(&home).and_then(|()| std::fs::create_dir(&home)).expect("it is ours");
     }
 
     /// That nothing of ours is on any node: no process, no mount, no file.

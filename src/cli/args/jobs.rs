@@ -68,6 +68,9 @@ pub struct LaunchArgs {
     /// Processors of each node for the daemon, as 1,2 or 48-51 [default: all of the job]
     #[arg(long, value_name = "LIST")]
     pub cores: Option<String>,
+    /// Let peers reach the nodes at addresses that are neither the loopback's nor an hsn interface's
+    #[arg(long, conflicts_with = "local")]
+    pub listen_anywhere: bool,
     /// How many nodes must be ready: a share such as 99%, or a number [default: 100%]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE")]
     pub min_ready: Option<String>,

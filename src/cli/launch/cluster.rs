@@ -143,6 +143,7 @@ fn daemon_args(args: &LaunchArgs, shared: Shared<'_>, mountpoint: &Path) -> Vec<
     let known = [
         ("--launch-id", shared.launch.into()),
         ("--address-book", shared.book.into()),
+        ("--secret-file", shared.secret.into()),
         ("--output-dir", shared.job_dir.into()),
         ("--log-type", "file".into()),
     ];
@@ -150,7 +151,8 @@ fn daemon_args(args: &LaunchArgs, shared: Shared<'_>, mountpoint: &Path) -> Vec<
     // A daemon's own directory is another one.
     options.target = options.target.map(|target| std::path::absolute(&target).unwrap_or(target));
     options.net = options.net.map(|net| daemons_net(&net));
-    mount_args(&options, &[], &known, mountpoint)
+    let flags: &[&str] = if args.listen_anywhere { &["--listen-anywhere"] } else { &[] };
+    mount_args(&options, flags, &known, mountpoint)
 }
 
 /// The network of a daemon, by the column of a table that its address is of: `cxi3` is the device, `hsn0` is tcp.
@@ -255,7 +257,7 @@ mod tests {
 
     #[test]
     fn daemons_of_a_job_are_told_where_everything_is() {
-        let words = ["bornite", "launch", "--target", "/sw", "--mount", "/m", "--fanout", "3"];
+        let words = ["bornite", "launch", "--target", "/sw", "--mount", "/m", "--fanout", "3", "--listen-anywhere"];
         let Command::Launch(args) = Cli::try_parse_from(words).unwrap().command else { panic!("not a launch") };
         let shared = Shared {
             launch: "ab",
@@ -270,7 +272,9 @@ mod tests {
         assert_eq!(mount.launch_id.as_deref(), Some("ab"));
         assert_eq!(mount.address_book.as_deref(), Some(Path::new("/job/book")));
         assert_eq!(mount.output_dir.as_deref(), Some(Path::new("/job")));
+        assert_eq!(mount.secret_file.as_deref(), Some(Path::new("/job/secret")));
         assert_eq!(mount.daemon_options.fanout, Some(3));
+        assert!(mount.listen_anywhere);
         assert!(!mount.foreground_child && mount.hostname.is_none());
     }
 

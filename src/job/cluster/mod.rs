@@ -37,6 +37,8 @@ pub use stop::{ClusterStopError, ClusterStopped, stop, stop_in};
 const SECRET_BYTES: usize = 32;
 /// How often roots are asked, at first and at last.
 const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long others have to fail too, once so many have that the launch cannot succeed.
+const OTHERS_GRACE: Duration = Duration::from_millis(500);
 /// How long a root on this host may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one on another host may take, through the launcher.
@@ -383,7 +385,7 @@ impl ClusterJob {
         let hosts = self.record.launcher.hosts.clone();
         let wanted = plan.min_ready.of(hosts.len());
         let log = self.logs().join(names::LAUNCHER_LOG);
-        let mut pause = ASK_EVERY.0;
+        let (mut pause, mut given_up) = (ASK_EVERY.0, None);
         loop {
             let interrupts = &self.hooks.interrupts;
             let mut roots = Roots { record: &self.record, until, interrupted: &|| !interrupts.is_empty() };
@@ -407,7 +409,9 @@ impl ClusterJob {
                     failed.entry(host.clone()).or_insert_with(|| told.map_or_else(why, str::to_owned));
                 }
             }
-            if hosts.len() - failed.len() < wanted {
+            let hopeless = hosts.len() - failed.len() < wanted;
+            // What is wrong with one node is wrong with others too, most likely: they are named together.
+            if hopeless && (!running || given_up.get_or_insert_with(Instant::now).elapsed() >= OTHERS_GRACE) {
                 let laggards = Laggards::new(&Progress::default(), &failed, &self.logs(), failed.len()).to_string();
                 return Err(ClusterError::Failed { count: failed.len(), nodes: hosts.len(), laggards });
             }
