@@ -4,6 +4,8 @@
 #
 #   scripts/deps.sh            install what is missing
 #   scripts/deps.sh --print    only print what is missing and the command that would install it (exit code 1 then)
+#   scripts/deps.sh --jobs     also install what the tests of jobs over nodes use: Slurm, munge, MPICH and ssh, with their services;
+#                              without them those tests are skipped, so that it is no failure if they cannot be had
 set -euo pipefail
 
 say() { printf 'deps: %s\n' "$*" >&2; }
@@ -12,11 +14,12 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # Whether one of the patterns, already expanded by the shell, is a file.
 any_file() { local path; for path in "$@"; do [[ -e $path ]] && return 0; done; return 1; }
 
-print_only=false
+print_only=false jobs=false
 case ${1-} in
     '') ;;
     --print) print_only=true ;;
-    *) printf 'usage: %s [--print]\n' "$0" >&2; exit 2 ;;
+    --jobs) jobs=true ;;
+    *) printf 'usage: %s [--print|--jobs]\n' "$0" >&2; exit 2 ;;
 esac
 
 has_libfabric() {
@@ -31,6 +34,9 @@ has_libclang() {
 has_cc() { have cc && any_file /usr/include/stdio.h /usr/include/*/stdio.h; }
 # Users other than root do not look into sbin.
 has_iproute() { PATH=$PATH:/usr/sbin:/sbin have ip && PATH=$PATH:/usr/sbin:/sbin have tc; }
+has_slurm() { PATH=$PATH:/usr/sbin:/sbin have slurmctld && PATH=$PATH:/usr/sbin:/sbin have slurmd && have srun && have sbatch; }
+has_munge() { PATH=$PATH:/usr/sbin:/sbin have munged; }
+has_ssh() { have ssh && have ssh-keygen && PATH=$PATH:/usr/sbin:/sbin have sshd; }
 has_pip() { have python3 && python3 -m pip --version >/dev/null 2>&1; }
 
 # One row per need: test, why, and its packages for apt-get, dnf and zypper.
@@ -41,8 +47,19 @@ needs=(
     "has_libclang|libclang reads libfabric's headers during the build|libclang-dev|clang-devel|clang-devel"
     "have fusermount3|fuse3 mounts for users other than root|fuse3|fuse3|fuse3"
     "has_iproute|ip and tc lay the networks in which failures of nodes are tested|iproute2|iproute iproute-tc|iproute2"
+    "have ps|ps shows what a test has left|procps|procps-ng|procps"
     "has_pip|Python and pip install the packages that the demo imports|python3 python3-pip|python3 python3-pip|python3 python3-pip"
 )
+
+# For the tests of jobs over nodes, which are skipped where these are missing.
+if $jobs; then needs=(
+    "has_slurm|a Slurm cluster in namespaces starts jobs in the tests|slurmctld slurmd slurm-client|slurm-slurmctld slurm-slurmd slurm|slurm slurm-node"
+    "has_munge|munge lets Slurm's daemons know each other|munge|munge|munge"
+    "have mpiexec|an mpiexec starts jobs as in PBS in the tests|mpich|mpich|mpich"
+    "has_ssh|ssh starts jobs in the tests|openssh-server openssh-client|openssh-server openssh-clients|openssh"
+); fi
+# What is asked for beside the rest is wanted, not needed.
+die_or_go_on() { if $jobs; then say "$*; going on without"; exit 0; else die "$*"; fi; }
 
 have cargo || die "cargo is missing: install Rust first, see https://rustup.rs"
 
@@ -71,13 +88,13 @@ root=()
 if ((EUID != 0)); then root=(sudo); fi
 command_line="${root[*]:+${root[*]} }${install[*]} ${packages[*]}"
 if $print_only; then say "run: $command_line"; exit 1; fi
-[[ -n $manager ]] || die "neither apt-get nor dnf nor zypper is here; install the equivalents of: ${packages[*]}"
+[[ -n $manager ]] || die_or_go_on "neither apt-get nor dnf nor zypper is here; install the equivalents of: ${packages[*]}"
 if ((EUID != 0)); then
-    have sudo || die "not root, and sudo is missing; let an administrator run: ${command_line#sudo }"
+    have sudo || die_or_go_on "not root, and sudo is missing; let an administrator run: ${command_line#sudo }"
     # Without a terminal nobody can type a password.
     if [[ ! -t 0 ]]; then
         root=(sudo -n)
-        sudo -n true 2>/dev/null || die "sudo wants a password and there is no terminal; run: $command_line"
+        sudo -n true 2>/dev/null || die_or_go_on "sudo wants a password and there is no terminal; run: $command_line"
     fi
 fi
 
@@ -89,13 +106,13 @@ if [[ $manager == apt-get ]]; then
     "${apt[@]}" install -y --no-install-recommends "${packages[@]}" </dev/null || {
         say "trying again with fresh package lists"
         "${apt[@]}" update
-        "${apt[@]}" install -y --no-install-recommends "${packages[@]}" </dev/null
+        "${apt[@]}" install -y --no-install-recommends "${packages[@]}" </dev/null || die_or_go_on "apt-get fails"
     }
 else
-    "${root[@]}" "${install[@]}" "${packages[@]}" </dev/null
+    "${root[@]}" "${install[@]}" "${packages[@]}" </dev/null || die_or_go_on "$manager fails"
 fi
 
 for need in "${needs[@]}"; do
     IFS='|' read -r -a row <<<"$need"
-    ${row[0]} || die "still missing after the installation: ${row[$column]} (${row[1]})"
+    ${row[0]} || die_or_go_on "still missing after the installation: ${row[$column]} (${row[1]})"
 done

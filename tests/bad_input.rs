@@ -2,6 +2,10 @@
 //! 1 or 2, and nothing left behind. All texts are in one snapshot.
 
 mod common;
+#[path = "bad_input/job_books.rs"]
+mod job_books;
+#[path = "bad_input/job_nodes.rs"]
+mod job_nodes;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -293,6 +297,8 @@ fn every_refusal_is_one_clear_line_and_leaves_nothing() {
     mount_points(&mut texts);
     targets_and_logs(&mut texts);
     books(&mut texts);
+    job_books::facility(&mut texts);
+    job_books::discover(&mut texts);
     networks(&mut texts);
     jobs_and_questions(&mut texts);
     running_daemons(&mut texts);
@@ -323,7 +329,7 @@ fn usage(texts: &mut Texts) {
     texts.refuse(place, "size out of range", &["mount", "m", "--cache-size", "1M"]);
     texts.refuse(place, "no such choice", &["mount", "m", "--log-type", "syslog"]);
     texts.refuse(place, "no such shell", &["completions", "tcsh"]);
-    texts.refuse(place, "launch without --local", &["launch", "--nodes", "2"]);
+    texts.refuse(place, "launch of a number of nodes without --local", &["launch", "--nodes", "2"]);
     texts.refuse(place, "launch of no node", &["launch", "--local", "--nodes", "0"]);
     texts.refuse(place, "launch of too many nodes", &["launch", "--local", "--nodes", "257"]);
 }
@@ -469,6 +475,7 @@ fn jobs_and_questions(texts: &mut Texts) {
     texts.refuse(place, "launch: more trees than nodes", &with(&["--mount", "job", "--trees", "3", "--", "true"]));
     let words = ["launch", "--local", "--mount", "job", "--target", "none", "--", "true"];
     texts.refuse(place, "launch: target missing", &words);
+    job_nodes::over_nodes(texts, place);
     let mut command = place.command(BORNITE);
     command.args(launch).arg("--mount").arg(OsStr::from_bytes(b"job\xff"));
     let line = "bornite launch --local --nodes 2 --target t --mount job\\xff";

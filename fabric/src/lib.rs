@@ -26,6 +26,7 @@
 //! ```
 
 mod address;
+mod device;
 mod environment;
 mod error;
 mod holder;
@@ -39,10 +40,11 @@ mod signals;
 mod survey;
 
 pub use address::{Address, AddressError};
+pub use device::{CxiDevice, cxi_devices};
 pub use environment::{Change, EnvironmentError, Plan, choose_provider_env, plan_environment};
 pub use error::{Code, Error, Post};
 pub use holder::Holder;
-pub use interface::interfaces_with;
+pub use interface::{Interface, interfaces, interfaces_with};
 pub use libfabric_sys::LoadError;
 pub use net::{Net, NetError, Vni};
 pub use port::{Counters, Event, Peer, Port, PortConfig, Region, Shared, Sleep, Slept, Strict, Wake};

@@ -15,6 +15,8 @@ use std::path::Path;
 use bornite::cache::types::{ListEntry, ListingBuilder};
 use bornite::core::limits::FRAME_BYTES_MAX;
 use bornite::core::wire;
+use bornite::job::book::{Discovery, entries_of, parse_nodefile};
+use bornite::job::hsn::{Column, Table};
 use bornite::job::{AddressBook, JobRecord};
 use bornite::observe::Request;
 use bornite::observe::trace::summary::summarize;
@@ -27,10 +29,11 @@ use bytes::Bytes;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("address", address),
     ("book", book),
     ("config", config),
+    ("hsn", hsn),
     ("job_record", job_record),
     ("listing", listing),
     ("message", message),
@@ -136,6 +139,31 @@ pub fn config(data: &[u8]) {
     match bornite::cli::effective_config(&text, Path::new("config.toml")) {
         Ok(printed) => assert_eq!(bornite::cli::effective_config(&printed, Path::new("config.toml")), Ok(printed)),
         Err(error) => assert_clear(&error, "config.toml"),
+    }
+}
+
+/// Any text is a table of interfaces, whose printed form is the same table and whose columns make books, or is refused by an
+/// error of one line. Any text is a node file, or is refused so.
+pub fn hsn(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Err(error) = parse_nodefile(&text, Path::new("nodes.txt")) {
+        assert_clear(&error.to_string(), "nodes.txt");
+    }
+    let table = Table::parse(&text);
+    if let Ok(table) = &table {
+        assert_eq!(Table::parse(&table.to_string()).as_ref(), Ok(table));
+    }
+    for column in [Column::Cxi(None), Column::Cxi(Some(1)), Column::Hsn(None), Column::Hsn(Some(0))] {
+        let discovery = Discovery { column, port: 7471, hosts: None, allow_missing: false };
+        match entries_of(data, "table t", &discovery) {
+            Ok(book) => {
+                let lines: String = book.entries.iter().map(|entry| format!("{entry}\n")).collect();
+                let again = AddressBook::parse(&lines, Path::new("book.txt")).expect("what was made is a book");
+                assert_eq!(again.entries(), book.entries);
+                assert_eq!(book.entries.len(), table.as_ref().map_or(0, |table| table.rows().len()));
+            }
+            Err(error) => assert_clear(&error.to_string(), "table t"),
+        }
     }
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn path<'a>(bytes: &mut Bytes<'a>) -> &'a [u8] {
 pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
     match bytes.u8() % 23 {
         0 => Message::Probe { begun: bytes.u64() },
-        1 => Message::Attr { path: path(bytes) },
+        1 => Message::Attr { bytes: bytes.u64(), path: path(bytes) },
         2 => {
             let purpose = if bytes.u8() & 1 == 1 { Purpose::Absence } else { Purpose::Reading };
             Message::List { stamp: bytes.u64(), from: bytes.u32(), purpose, path: path(bytes) }

@@ -10,6 +10,18 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+// The build script reads this file by its path.
+#[path = "args/books.rs"]
+pub mod books;
+#[path = "args/jobs.rs"]
+mod jobs;
+#[path = "args/values.rs"]
+mod values;
+use books::{BookCommand, ListHsnArgs};
+#[allow(unused_imports, reason = "the build script needs no more than the commands")]
+pub use jobs::{BookSource, LaunchArgs, LauncherName, StopArgs};
+pub use values::{number, parse_size, parse_speed};
+
 /// Version and commit; the build script itself is compiled without a commit.
 pub const VERSION: &str = match option_env!("BUILT_VERSION") {
     Some(version) => version,
@@ -79,9 +91,9 @@ pub enum Command {
     Mount(MountArgs),
     /// Start a job's daemons and wait until every mount answers
     ///
-    /// With --local the nodes are daemons on this machine, called node0, node1 and so on, mounted at DIR/node0,
-    /// DIR/node1 and so on; node0 is the root. With a COMMAND the job is stopped when it ends, and its exit code
-    /// becomes that of the launch.
+    /// In a job of Slurm, PBS or Flux, or with --nodefile or --hosts, every node of it is mounted at DIR; the first one is
+    /// the root. With --local the nodes are daemons on this machine, called node0, node1 and so on, mounted at DIR/node0,
+    /// DIR/node1 and so on. With a COMMAND the job is stopped when it ends, and its exit code becomes that of the launch.
     Launch(LaunchArgs),
     /// Stop a job's daemons and remove what its launch has made
     Stop(StopArgs),
@@ -98,6 +110,17 @@ pub enum Command {
     /// first, then all nodes below it, their kernels included: what is opened afterwards is what is there now. What has
     /// not changed stays in memory, and files in use stay readable. Exit code 1 where a node did not answer.
     Invalidate(InvalidateArgs),
+    /// Make and check address books
+    ///
+    /// A book has one line `HOSTNAME SCHEME://ADDRESS` for each node, the root first; a facility's book has all nodes of a
+    /// machine.
+    #[command(subcommand)]
+    Book(BookCommand),
+    /// Print this host's high-speed interfaces as a table: IPv4 address, MAC and cxi endpoint address of each
+    ///
+    /// The interfaces hsn0, hsn1 and so on that are up; NA for what is not there. Cxi addresses are those of endpoints that are
+    /// opened through libfabric for a moment.
+    ListHsn(ListHsnArgs),
     /// Import a Python stack through four local nodes and show where the requests went
     Demo(DemoArgs),
     /// Check what this machine lacks, and with --fabric what its libfabric offers
@@ -177,6 +200,10 @@ pub struct DaemonArgs {
     /// [default: on]
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     pub complete_dirs: Option<Switch>,
+    /// Whether names and files that clients will ask for next, by what was learnt of them, are fetched before they do
+    /// [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub foresight: Option<Switch>,
     /// Threads that read requests of the kernel [default: 2]
     #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(FUSE_THREADS))]
     pub fuse_threads: Option<u64>,
@@ -204,6 +231,9 @@ pub struct MountArgs {
     /// Address book: one line `HOSTNAME SCHEME://ADDRESS` per node, the root first [default: this node alone]
     #[arg(long, value_name = "FILE")]
     pub address_book: Option<PathBuf>,
+    /// File with the hosts of the job, one in a line: of the address book, those are the nodes, in this order
+    #[arg(long, value_name = "FILE")]
+    pub nodefile: Option<PathBuf>,
     /// This node's name in the address book [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
@@ -226,6 +256,9 @@ pub struct MountArgs {
     /// Print the effective configuration and exit
     #[arg(long)]
     pub print_config: bool,
+    /// The launch that runs this on each node of its job.
+    #[arg(long, hide = true, value_name = "ID")]
+    pub launch_id: Option<String>,
     /// Serve in a session of its own and report on standard output to the process that waits there.
     #[arg(long, hide = true)]
     pub foreground_child: bool,
@@ -252,40 +285,6 @@ pub enum LogType {
     /// Standard error and the file.
     #[value(alias = "file_and_stdout")]
     Both,
-}
-
-/// Arguments of `launch`.
-#[derive(Args, Clone, Debug)]
-pub struct LaunchArgs {
-    /// Run the nodes as daemons on this machine
-    #[arg(long, required = true)]
-    pub local: bool,
-    /// Number of nodes
-    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(LOCAL_NODES), default_value = "4")]
-    pub nodes: u64,
-    /// Directory of the mount points, made if it is missing [default: /tmp/bornite-mounts-UID]
-    #[arg(long, value_name = "DIR")]
-    pub mount: Option<PathBuf>,
-    /// Directory for address book and logs, made if it is missing [default: DIR/.bornite of --mount]
-    #[arg(long, value_name = "DIR")]
-    pub output_dir: Option<PathBuf>,
-    /// How long the mounts together have to answer, in seconds
-    #[arg(long, alias = "ready-timeout", allow_negative_numbers = true, value_name = "S", value_parser = number(READY_TIMEOUT_S), default_value = "30")]
-    pub ready_timeout_s: u64,
-    /// Options passed on to every daemon.
-    #[command(flatten)]
-    pub daemon_options: DaemonArgs,
-    /// Command to run while the job is up, with BORNITE_MOUNT (the --mount directory) and BORNITE_NODES set
-    #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
-}
-
-/// Arguments of `stop`.
-#[derive(Args, Clone, Debug)]
-pub struct StopArgs {
-    /// The --mount directory of the launch [default: /tmp/bornite-mounts-UID]
-    #[arg(long, value_name = "DIR")]
-    pub mount: Option<PathBuf>,
 }
 
 /// Arguments of `status` and `stats`.
@@ -574,54 +573,9 @@ pub struct ManPagesArgs {
     pub dir: PathBuf,
 }
 
-/// A parser of whole numbers within a range.
-pub fn number(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
-    move |text| match text.trim().parse::<u64>() {
-        Ok(value) if range.contains(&value) => Ok(value),
-        Ok(value) => Err(format!("{value} is not in {} to {}", range.start(), range.end())),
-        Err(_) => Err(format!("it must be a whole number from {} to {}", range.start(), range.end())),
-    }
-}
-
-/// Parses a factor: 0 or more, finite.
-///
-/// # Errors
-/// A text that says what is possible.
-pub fn parse_speed(text: &str) -> Result<f64, String> {
-    let speed = text.trim().parse::<f64>().ok().filter(|speed| speed.is_finite() && *speed >= 0.0);
-    speed.ok_or_else(|| "it must be a number, 0 or more".to_owned())
-}
-
-/// Parses a number of bytes within [`CACHE_BYTES`]: a whole number with an optional unit K, M, G or T (powers of 1024),
-/// with or without iB after it, in any case.
-///
-/// # Errors
-/// A text that says what is possible.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let form = || "it must be a whole number of bytes, or one with K, M, G or T (or KiB, MiB, …) after it".to_owned();
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| form())?;
-    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        "t" | "tib" => 40,
-        _ => return Err(form()),
-    };
-    let bytes = number.checked_mul(1 << shift).filter(|bytes| CACHE_BYTES.contains(bytes));
-    bytes.ok_or_else(|| {
-        let (least, most) = (CACHE_BYTES.start() >> 20, CACHE_BYTES.end() >> 40);
-        format!("{} is not in {least}M to {most}T", text.escape_debug())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
-    use proptest::prelude::*;
 
     use super::*;
 
@@ -630,49 +584,26 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn add_help(command: &mut clap::Command, names: &mut Vec<String>, text: &mut String) {
+        if !names.is_empty() {
+            *text += &format!("\n==== {} ====\n", names.join(" "));
+        }
+        *text += &command.render_long_help().to_string();
+        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+            names.push(sub.get_name().to_owned());
+            add_help(sub, names, text);
+            names.pop();
+        }
+    }
+
     /// The help of every command, as a terminal of 100 columns shows it.
     #[test]
     fn the_help_reads_as_agreed() {
         let mut command = Cli::command().term_width(100);
         command.build();
-        let mut text = command.render_long_help().to_string();
-        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
-            text += &format!("\n==== {} ====\n{}", sub.get_name().to_owned(), sub.render_long_help());
-        }
+        let mut text = String::new();
+        add_help(&mut command, &mut Vec::new(), &mut text);
         insta::assert_snapshot!(text);
-    }
-
-    #[test]
-    fn sizes_with_units() {
-        for (text, bytes) in [
-            ("16777216", 16 << 20),
-            ("16384K", 16 << 20),
-            ("512m", 512 << 20),
-            ("512 MiB", 512 << 20),
-            ("8G", 8 << 30),
-            ("8GIB", 8 << 30),
-            ("1T", 1 << 40),
-            ("33554432b", 32 << 20),
-        ] {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "G", "-1G", "1.5G", "8GB", "8 X", "0x10", "99999999999999999999"] {
-            let error = parse_size(text).unwrap_err();
-            assert!(error.contains("K, M, G or T"), "{text}: {error}");
-        }
-        for text in ["0", "16777215", "17T", "18446744073709551615", "18446744073709551615T"] {
-            let error = parse_size(text).unwrap_err();
-            assert_eq!(error, format!("{text} is not in 16M to 16T"));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_a_size_in_range_or_an_error(text in "[0-9]{0,25}[a-zA-Z ]{0,4}") {
-            if let Ok(bytes) = parse_size(&text) {
-                prop_assert!(CACHE_BYTES.contains(&bytes));
-            }
-        }
     }
 
     #[test]
@@ -689,7 +620,7 @@ mod tests {
         let launch = ["bornite", "launch", "--local", "--nodes", "2", "--target", "/opt", "--", "python3", "-c", "x"];
         match Cli::try_parse_from(launch).unwrap().command {
             Command::Launch(args) => {
-                assert_eq!((args.nodes, args.ready_timeout_s), (2, 30));
+                assert_eq!((args.nodes, args.ready_timeout_s), (Some(2), None));
                 assert_eq!(args.daemon_options.target, Some(PathBuf::from("/opt")));
                 assert_eq!(args.command, ["python3", "-c", "x"]);
             }
@@ -697,7 +628,6 @@ mod tests {
         }
         assert_eq!(Cli::try_parse_from(["bornite", "mount"]).unwrap_err().exit_code(), 2);
         assert!(Cli::try_parse_from(["bornite", "mount", "--print-config"]).is_ok());
-        assert_eq!(Cli::try_parse_from(["bornite", "launch", "--nodes", "2"]).unwrap_err().exit_code(), 2);
         match Cli::try_parse_from(["bornite", "mount", "/m", "--log-type", "file_and_stdout"]).unwrap().command {
             Command::Mount(args) => assert_eq!(args.log_type, Some(LogType::Both)),
             other => panic!("{other:?}"),

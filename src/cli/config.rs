@@ -21,9 +21,10 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 24] = [
     "target",
     "address_book",
+    "nodefile",
     "hostname",
     "secret_file",
     "listen_anywhere",
@@ -38,6 +39,7 @@ const KEYS: [&str; 22] = [
     "attr_ttl_ms",
     "dir_ttl_ms",
     "complete_dirs",
+    "foresight",
     "fuse_threads",
     "allow_other",
     "passthrough",
@@ -74,6 +76,7 @@ pub(super) enum ConfigError {
 pub(super) struct Settings {
     pub(super) target: PathBuf,
     pub(super) address_book: Option<PathBuf>,
+    pub(super) nodefile: Option<PathBuf>,
     pub(super) hostname: Option<String>,
     pub(super) secret_file: Option<PathBuf>,
     pub(super) listen_anywhere: bool,
@@ -88,6 +91,7 @@ pub(super) struct Settings {
     pub(super) attr_ttl_ms: Option<u64>,
     pub(super) dir_ttl_ms: u64,
     pub(super) complete_dirs: Switch,
+    pub(super) foresight: Switch,
     pub(super) fuse_threads: u64,
     pub(super) allow_other: bool,
     pub(super) passthrough: PassthroughMode,
@@ -101,6 +105,7 @@ impl Default for Settings {
         Settings {
             target: PathBuf::from("/"),
             address_book: None,
+            nodefile: None,
             hostname: None,
             secret_file: None,
             listen_anywhere: false,
@@ -115,6 +120,7 @@ impl Default for Settings {
             attr_ttl_ms: None,
             dir_ttl_ms: 60_000,
             complete_dirs: Switch::On,
+            foresight: Switch::On,
             fuse_threads: 2,
             allow_other: false,
             passthrough: PassthroughMode::Off,
@@ -221,6 +227,7 @@ impl Settings {
             attr_ttl_ms,
             dir_ttl_ms,
             complete_dirs,
+            foresight,
             fuse_threads,
             allow_other,
             passthrough,
@@ -228,6 +235,7 @@ impl Settings {
         } = &options.daemon_options;
         replace(&mut self.target, target);
         replace_some(&mut self.address_book, &options.address_book);
+        replace_some(&mut self.nodefile, &options.nodefile);
         replace_some(&mut self.hostname, &options.hostname);
         replace_some(&mut self.secret_file, &options.secret_file);
         self.listen_anywhere |= options.listen_anywhere;
@@ -242,6 +250,7 @@ impl Settings {
         replace_some(&mut self.attr_ttl_ms, attr_ttl_ms);
         replace(&mut self.dir_ttl_ms, dir_ttl_ms);
         replace(&mut self.complete_dirs, complete_dirs);
+        replace(&mut self.foresight, foresight);
         replace(&mut self.fuse_threads, fuse_threads);
         self.allow_other |= allow_other;
         replace(&mut self.passthrough, passthrough);
@@ -255,6 +264,7 @@ impl Settings {
         match key {
             "target" => self.target = PathBuf::from(text),
             "address_book" => self.address_book = Some(PathBuf::from(text)),
+            "nodefile" => self.nodefile = Some(PathBuf::from(text)),
             "hostname" => self.hostname = Some(text.to_owned()),
             "secret_file" => self.secret_file = Some(PathBuf::from(text)),
             "listen_anywhere" => self.listen_anywhere = truth(text)?,
@@ -268,13 +278,8 @@ impl Settings {
             "fanout" => self.fanout = Some(number(FANOUT)(text)?),
             "attr_ttl_ms" => self.attr_ttl_ms = Some(number(TTL_MS)(text)?),
             "dir_ttl_ms" => self.dir_ttl_ms = number(TTL_MS)(text)?,
-            "complete_dirs" => {
-                self.complete_dirs = match text {
-                    "on" | "true" | "1" => Switch::On,
-                    "off" | "false" | "0" => Switch::Off,
-                    _ => return Err("it must be on or off".to_owned()),
-                }
-            }
+            "complete_dirs" => self.complete_dirs = switch(text)?,
+            "foresight" => self.foresight = switch(text)?,
             "fuse_threads" => self.fuse_threads = number(FUSE_THREADS)(text)?,
             "allow_other" => self.allow_other = truth(text)?,
             "passthrough" => {
@@ -296,12 +301,14 @@ impl Settings {
     /// comments.
     pub(super) fn to_toml(&self) -> String {
         let path = |path: &Path| Some(quoted(path.as_os_str()));
+        let on_or_off = |switch| Some(quoted(if switch == Switch::On { "on" } else { "off" }.as_ref()));
         let count = |number: &u64| Some(number.to_string());
         KEYS.iter()
             .map(|&key| {
                 let value = match key {
                     "target" => path(&self.target),
                     "address_book" => self.address_book.as_deref().and_then(path),
+                    "nodefile" => self.nodefile.as_deref().and_then(path),
                     "hostname" => self.hostname.as_ref().map(|name| quoted(name.as_ref())),
                     "secret_file" => self.secret_file.as_deref().and_then(path),
                     "listen_anywhere" => Some(self.listen_anywhere.to_string()),
@@ -315,9 +322,8 @@ impl Settings {
                     "fanout" => self.fanout.as_ref().and_then(count),
                     "attr_ttl_ms" => self.attr_ttl_ms.as_ref().and_then(count),
                     "dir_ttl_ms" => count(&self.dir_ttl_ms),
-                    "complete_dirs" => {
-                        Some(quoted(if self.complete_dirs == Switch::On { "on" } else { "off" }.as_ref()))
-                    }
+                    "complete_dirs" => on_or_off(self.complete_dirs),
+                    "foresight" => on_or_off(self.foresight),
                     "fuse_threads" => count(&self.fuse_threads),
                     "allow_other" => Some(self.allow_other.to_string()),
                     "passthrough" => {
@@ -337,6 +343,14 @@ impl Settings {
                 }
             })
             .collect()
+    }
+}
+
+fn switch(text: &str) -> Result<Switch, String> {
+    match text {
+        "on" | "true" | "1" => Ok(Switch::On),
+        "off" | "false" | "0" => Ok(Switch::Off),
+        _ => Err("it must be on or off".to_owned()),
     }
 }
 
@@ -411,6 +425,7 @@ mod tests {
         let values: [(&str, &str); KEYS.len()] = [
             ("target", "/opt"),
             ("address_book", "/book"),
+            ("nodefile", "/nodes"),
             ("hostname", "n1"),
             ("secret_file", "/secret"),
             ("listen_anywhere", "true"),
@@ -425,6 +440,7 @@ mod tests {
             ("attr_ttl_ms", "5"),
             ("dir_ttl_ms", "6"),
             ("complete_dirs", "off"),
+            ("foresight", "off"),
             ("fuse_threads", "3"),
             ("allow_other", "true"),
             ("passthrough", "auto"),

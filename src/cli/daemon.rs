@@ -14,7 +14,7 @@ use crossbeam::channel::unbounded;
 
 use super::args::LogType;
 use super::config::Settings;
-use super::{UsageError, mount, signals};
+use super::{UsageError, called_as, mount, signals};
 use crate::job::daemon::{DaemonProcess, DaemonSpawn, NotReady, wait_ready};
 use crate::job::{Hooks, Readiness};
 
@@ -39,7 +39,7 @@ pub(super) fn start(settings: &Settings, mountpoint: &Path) -> anyhow::Result<Ex
     let mut daemon = DaemonSpawn {
         name: "the daemon".to_owned(),
         program: std::env::current_exe().context("cannot find this program's file")?,
-        args: child_args(std::env::args_os()),
+        args: child_args(called_as::own_words().into_iter()),
         mountpoint: mountpoint.to_path_buf(),
         stderr: Stdio::null(),
     };

@@ -78,6 +78,7 @@ mod tests {
             address: None,
             state: String::new(),
             asks: Vec::new(),
+            launch: None,
             tree: None,
             uptime_s: 0.0,
             cache: CacheStatus::default(),

@@ -5,14 +5,18 @@
 //! configuration); `launch` and `trace record` pass on their command's, `sim` has some of its own.
 
 pub mod args;
+mod book;
+mod called_as;
 mod completions;
 mod config;
+mod copper;
 mod daemon;
 mod demo;
 mod doctor;
 mod enoent;
 mod invalidate;
 mod launch;
+mod list_hsn;
 mod memory;
 mod mount;
 mod output;
@@ -51,14 +55,25 @@ struct UsageError(String);
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut words = std::env::args_os();
+    let words = match called_as::translate(words.next().unwrap_or_default(), words) {
+        Ok(translated) => {
+            translated.notes.iter().for_each(|note| eprintln!("{}", output::escape_controls(note)));
+            translated.words
+        }
+        Err(why) => {
+            eprintln!("bornite: {}", output::escape_controls(&why));
+            return ExitCode::from(2);
+        }
+    };
+    let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
         // Help and version are asked for, and an empty command line is answered by the help.
         Err(error) if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             error.exit()
         }
         Err(error) => {
-            eprintln!("bornite: {}", output::usage(&error));
+            eprintln!("bornite: {}", output::usage(&error, &words));
             return ExitCode::from(2);
         }
     };
@@ -69,6 +84,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Stats(args) => status::stats(&args),
         Command::Invalidate(args) => invalidate::invalidate(&args),
+        Command::Book(command) => book::book(&command),
+        Command::ListHsn(args) => list_hsn::list_hsn(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Sim(args) => sim::sim(&args),

@@ -4,7 +4,7 @@
 //! before anything is mounted, the status socket while the daemon starts, runs and stops. [`super::daemon`] is the way
 //! into the background.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,8 +15,9 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 use super::args::{LogType, MountArgs, PassthroughMode, Switch};
 use super::config::Settings;
 use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals};
-use crate::job::book::check_host;
-use crate::job::{AddressBook, daemon as report, secret};
+use crate::job::book::{BookError, check_host, facility, read_nodefile};
+use crate::job::node::NodePlace;
+use crate::job::{AddressBook, BookEntry, daemon as report, secret};
 use crate::observe::{
     AbsentNames, CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status,
     StatusServer, Verbosity, log as logging, mountpoint_key,
@@ -42,7 +43,12 @@ pub(super) fn mount(args: &MountArgs) -> anyhow::Result<ExitCode> {
             let _ = report::report_failed(&output::one_line(error));
         });
     }
-    run(args)
+    // Many daemons of a job say what is wrong in one place.
+    let ended = run(args);
+    if args.launch_id.is_none() {
+        return ended;
+    }
+    ended.map_err(|error| anyhow::anyhow!("{}: {}", system_hostname(), output::one_line(&error)))
 }
 
 fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
@@ -60,12 +66,17 @@ fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mountpoint = args.mountpoint.as_ref().ok_or_else(|| UsageError("MOUNTPOINT is missing".to_owned()))?;
+    let mut place = None;
+    if let Some(launch) = &args.launch_id {
+        let mountpoint = std::path::absolute(mountpoint).context("cannot find the mount point")?;
+        place = Some(NodePlace::prepare(&mountpoint, launch, settings.output_dir.as_deref())?);
+    }
     let mountpoint = mountpoint_key(mountpoint)?;
     if args.daemon && !args.foreground_child {
         return daemon::start(&settings, &mountpoint);
     }
     runtime::use_one_heap();
-    serve(args, settings, mountpoint)
+    serve(args, settings, mountpoint, place)
 }
 
 /// Who this node is.
@@ -92,12 +103,15 @@ impl Node {
                 let text = format!("--stripes {} needs as many nodes: add --address-book FILE", settings.stripes);
                 return Err(UsageError(text).into());
             }
+            if let Some(nodefile) = &settings.nodefile {
+                let text = format!("--nodefile {} picks nodes of a book: add --address-book FILE", nodefile.display());
+                return Err(UsageError(text).into());
+            }
             return Ok(Node { nodes: vec![(hostname, String::new())], me: 0, is_root: true });
         };
-        let book = AddressBook::read(file)?;
-        let me = book.position(&hostname)?;
+        let (entries, me) = entries(file, settings.nodefile.as_deref(), &hostname)?;
         let nodes: Vec<(String, String)> =
-            book.entries().iter().map(|entry| (entry.host().to_owned(), entry.address().to_owned())).collect();
+            entries.into_iter().map(|entry| (entry.host().to_owned(), entry.address().to_owned())).collect();
         if settings.trees > nodes.len() as u64 {
             let text = format!(
                 "--trees {} is more than the {} nodes of {}; each tree needs a node",
@@ -121,6 +135,24 @@ impl Node {
     }
 }
 
+/// The nodes of a book, or those of a facility's book that a node file names; and which of them is this one.
+fn entries(file: &Path, nodefile: Option<&Path>, hostname: &str) -> anyhow::Result<(Vec<BookEntry>, usize)> {
+    let Some(nodefile) = nodefile else {
+        let book = AddressBook::read(file)?;
+        let me = book.position(hostname)?;
+        return Ok((book.entries().to_vec(), me));
+    };
+    let book = AddressBook::of_job(file, facility(file, &read_nodefile(nodefile)?, false)?);
+    let me = book.position(hostname).map_err(|error| match error {
+        BookError::NoHost { host, nodes, .. } => anyhow::anyhow!(
+            "node file {} does not name host {host} among its {nodes}; add it, or give this node's name with --hostname",
+            nodefile.display()
+        ),
+        other => other.into(),
+    })?;
+    Ok((book.entries().to_vec(), me))
+}
+
 fn system_hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
@@ -132,7 +164,12 @@ enum Phase {
     Stopping,
 }
 
-fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyhow::Result<ExitCode> {
+fn serve(
+    args: &MountArgs,
+    mut settings: Settings,
+    mountpoint: PathBuf,
+    mut place: Option<NodePlace>,
+) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     // Before the first thread: it may change the environment that libfabric reads.
     let (net, notes) = runtime::choose_net(settings.net.as_deref()).map_err(|error| UsageError(error.to_string()))?;
@@ -164,8 +201,18 @@ fn serve(args: &MountArgs, mut settings: Settings, mountpoint: PathBuf) -> anyho
     let phase = Arc::new(Mutex::new(Phase::Starting));
     let config = DaemonConfig { secret, ..daemon_config(&settings, &node, mountpoint.clone()) };
     let (own_counters, own_phase) = (Arc::clone(&counters), Arc::clone(&phase));
-    let desk = Arc::new(Desk { config: config.clone(), counters: own_counters, phase: own_phase, began });
+    let desk = Arc::new(Desk {
+        config: config.clone(),
+        launch: args.launch_id.clone(),
+        counters: own_counters,
+        phase: own_phase,
+        began,
+    });
     let _status = StatusServer::start(&SocketDirs::of_user(), &mountpoint, desk)?;
+    // Nobody else can serve this mount point from now on.
+    place.as_mut().map(NodePlace::record).transpose()?;
+    // Given up before that right is.
+    let _place = place;
 
     let daemon = Daemon::start(config, Arc::clone(&counters))?;
     counters.set(Counter::StartupUsTotal, began.elapsed().as_micros() as u64);
@@ -233,6 +280,7 @@ pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBu
         enoent_ttl: Duration::from_millis(settings.enoent_ttl_ms),
         attr_ttl: settings.attr_ttl_ms.map(Duration::from_millis),
         complete_dirs: settings.complete_dirs == Switch::On,
+        foresight: settings.foresight == Switch::On,
         dir_ttl: Duration::from_millis(settings.dir_ttl_ms),
         cache_bytes: node.cache_bytes(settings),
         names_bytes: node.names_bytes(settings),
@@ -280,6 +328,7 @@ pub(super) fn log_spec(settings: &Settings, background: bool, host: &str) -> Res
 /// What the status socket asks.
 struct Desk {
     config: DaemonConfig,
+    launch: Option<String>,
     counters: Arc<Counters>,
     phase: Arc<Mutex<Phase>>,
     began: Instant,
@@ -308,6 +357,7 @@ impl Source for Desk {
             address: daemon.address,
             state: daemon.state,
             asks: daemon.asks,
+            launch: self.launch.clone(),
             tree: daemon.tree,
             uptime_s: self.began.elapsed().as_secs_f64(),
             cache: CacheStatus {
@@ -362,6 +412,15 @@ mod tests {
         assert!(error.is::<UsageError>() && error.to_string().contains("--stripes must be between 1 and 2"), "{error}");
         let error = Node::resolve(&Settings { stripes: 2, ..Settings::default() }).err().unwrap();
         assert!(error.to_string().contains("--stripes 2 needs as many nodes: add --address-book"), "{error}");
+        let hosts = temp.path().join("nodes");
+        std::fs::write(&hosts, "b\n").unwrap();
+        let picked = |hostname: &str| Settings { nodefile: Some(hosts.clone()), ..settings(hostname, 1) };
+        let node = Node::resolve(&picked("b.domain")).unwrap();
+        assert_eq!((node.me, node.is_root, node.nodes.len()), (0, true, 1));
+        let error = Node::resolve(&picked("a")).err().unwrap();
+        assert!(error.to_string().contains("does not name host a among its 1; add it"), "{error}");
+        let error = Node::resolve(&Settings { address_book: None, ..picked("b") }).err().unwrap();
+        assert!(error.is::<UsageError>() && error.to_string().contains("add --address-book FILE"), "{error}");
         let alone = Node::resolve(&Settings::default()).unwrap();
         assert_eq!((alone.me, alone.is_root, alone.nodes[0].0.as_str()), (0, true, system_hostname().as_str()));
     }

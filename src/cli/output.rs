@@ -1,5 +1,6 @@
 //! Results on standard output, errors as one line.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 
 use clap::CommandFactory;
@@ -21,18 +22,20 @@ pub(super) fn one_line(error: &anyhow::Error) -> String {
 /// How the lines of a list in an error begin: see [`crate::job::LaunchError::NotReady`].
 const LIST_ITEM: &str = "\n  ";
 
-fn escape_controls(text: &str) -> String {
+pub(super) fn escape_controls(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
-/// What is wrong with the arguments, in one line: clap's own text has several, with blank ones in between.
-pub(super) fn usage(error: &clap::Error) -> String {
+/// What is wrong with the arguments `words`, the program's name first, in one line: clap's own text has several, with blank ones in
+/// between.
+pub(super) fn usage(error: &clap::Error, words: &[OsString]) -> String {
     let text = error.to_string();
     let told =
         text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
     let told: Vec<&str> = told.filter(|line| !line.is_empty()).collect();
     let told = told.join(" ").replace(" tip: ", "; ");
-    let command = std::env::args().nth(1).filter(|word| Cli::command().find_subcommand(word).is_some());
+    let command =
+        words.get(1).and_then(|word| word.to_str()).filter(|word| Cli::command().find_subcommand(word).is_some());
     let command = command.map(|word| format!(" {word}")).unwrap_or_default();
     let told = escape_controls(told.strip_prefix("error: ").unwrap_or(&told));
     format!("{told}; see `bornite{command} --help`")

@@ -17,6 +17,8 @@ pub struct NodeConfig {
     pub enoent_ttl: Duration,
     /// Whether listings answer the names that they lack (`--complete-dirs`).
     pub complete_dirs: bool,
+    /// Whether what clients will ask for next is asked for before they do (`--foresight`).
+    pub foresight: bool,
     /// How long attributes of directories, and listings, may be used.
     pub dir_ttl: Duration,
     /// How long attributes of all else may be used; none: until they are invalidated.
@@ -114,6 +116,10 @@ pub struct Counters {
     pub chunks_in_flight_max: u64,
     /// Chunks that were asked for ahead of a client.
     pub ahead: u64,
+    /// Names that were asked for before a client did.
+    pub foreseen: u64,
+    /// Those of them that no client came for.
+    pub foreseen_wasted: u64,
     /// Chunks that were not, or whose request was given up, because memory or the line was short.
     pub ahead_dropped: u64,
 }

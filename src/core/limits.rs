@@ -128,6 +128,15 @@ pub const AHEAD_MAX: usize = 32;
 /// Where so many requests stand in line for the parent, nothing is fetched ahead.
 pub const AHEAD_LINE_MAX: usize = 16;
 
+/// What was foreseen is judged when so much was looked up or foreseen after it.
+pub const FORESEEN_MAX: usize = 16;
+
+/// Names that clients missed lately, from one of which the next one may follow.
+pub const RECENT_MISSES_MAX: usize = 4;
+
+/// Rules of each kind by which names follow from others, and files are read.
+pub const RULES_MAX: usize = 16;
+
 /// Inodes that an invalidation visits in one step: 100 to 300 us.
 pub const SWEEP_STEP_INODES: usize = 1_000;
 

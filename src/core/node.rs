@@ -11,6 +11,7 @@ use super::budget::Relief;
 use super::complete::Misses;
 use super::config::{Counters, Load, NodeConfig};
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Purpose, Stage, Waiter};
+use super::foresee::Foresight;
 use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX};
 use super::output::Output;
 use super::peer::{Peer, Tally};
@@ -24,9 +25,9 @@ use super::wire::{self, Header, Message, Statfs};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::{CHUNK_BYTES, Chunk};
 use crate::cache::enoent::{EnoentMap, Stored};
-use crate::cache::names::{Inode, Names, NamesWriter, Proof, TimedListing};
+use crate::cache::names::{Inode, Names, NamesWriter, TimedListing, is_unchanged_dir};
 use crate::cache::store::ChunkStore;
-use crate::cache::types::{Attr, Ino, Listing, Micros, Version};
+use crate::cache::types::{Attr, Ino, Micros, Version};
 
 pub(super) const E2BIG: i32 = rustix::io::Errno::TOOBIG.raw_os_error();
 pub(super) const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
@@ -95,6 +96,7 @@ pub struct Node {
     pub(super) sweep_runs: Vec<SweepRun>,
     pub(super) relief: Relief,
     pub(super) misses: Misses,
+    pub(super) foresight: Foresight,
     /// Of a root: what it has read of each file version that is not gone.
     pub(super) seen: HashMap<Ino, Seen>,
     /// Files, by device and inode number, that had other bytes under the same version, and how often, as far as this node
@@ -154,6 +156,7 @@ impl Node {
             sweep_runs: Vec::new(),
             relief: Relief::default(),
             misses: Misses::default(),
+            foresight: Foresight::default(),
             seen: HashMap::new(),
             changes: HashMap::new(),
             out: VecDeque::new(),
@@ -263,7 +266,12 @@ impl Node {
             self.answer(now, waiter, &outcome);
             return;
         }
+        let path =
+            if let (Object::Attr(path), Waiter::Local(_)) = (&object, waiter) { Some(path.clone()) } else { None };
         self.begin(now, object, waiter);
+        if let Some(path) = path {
+            self.foresee(now, &path);
+        }
     }
 
     /// As [`Node::request`], whatever is known.
@@ -286,12 +294,10 @@ impl Node {
                 self.counters.ahead_dropped += 1;
                 return;
             }
-            self.counters.ahead += 1;
             self.ahead += 1;
         }
         if matches!(object, Object::Chunk { .. }) {
-            self.chunks += 1;
-            self.counters.chunks_in_flight_max = self.counters.chunks_in_flight_max.max(self.chunks as u64);
+            self.note_chunk_begun(waiter == Waiter::Nobody);
         }
         let listing = if let Object::Attr(path) = &object { self.waits_for(now, path) } else { None };
         let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
@@ -306,6 +312,12 @@ impl Node {
             }
             None => self.lead(now, id),
         }
+    }
+
+    pub(super) fn note_chunk_begun(&mut self, ahead: bool) {
+        self.counters.ahead += u64::from(ahead);
+        self.chunks += 1;
+        self.counters.chunks_in_flight_max = self.counters.chunks_in_flight_max.max(self.chunks as u64);
     }
 
     /// As `request` for what is at `path`, but nobody's memory may answer: the backend is asked, after this.
@@ -448,7 +460,7 @@ impl Node {
     pub(super) fn recall(&self, now: Micros, object: &Object, waiter: Waiter) -> Option<Outcome> {
         match object {
             Object::Attr(path) => match self.names.current(path).filter(|inode| inode.is_fresh(now)) {
-                Some(_) if self.is_denied(path) => None,
+                Some(inode) if self.is_denied(&inode) => None,
                 Some(inode) => {
                     inode.note_use();
                     Some(Outcome::Entry(inode))
@@ -510,6 +522,7 @@ impl Node {
         if is_absence && tells_nothing {
             self.pause_listing(now, flight.object.path());
         }
+        let is_own = flight.is_own();
         for waiter in flight.waiters {
             // Who reads the directory has other bounds, and is not content with what was renewed.
             if is_absence && waiter.purpose() == Purpose::Reading {
@@ -517,6 +530,9 @@ impl Node {
             } else {
                 self.answer(now, waiter, outcome);
             }
+        }
+        if let (true, Object::Attr(path), Outcome::Entry(inode)) = (is_own, &flight.object, outcome) {
+            self.looked_up(now, path, inode);
         }
         self.pump_all(now);
     }
@@ -528,8 +544,11 @@ impl Node {
     fn answer(&mut self, now: Micros, waiter: Waiter, outcome: &Outcome) {
         match waiter {
             Waiter::Local(waiter) => self.out.push_back(Output::Complete { waiter, outcome: outcome.clone() }),
-            Waiter::Peer { node, id, stamp, from, purpose } => {
+            Waiter::Peer { node, id, stamp, from, purpose, bytes } => {
                 self.answer_peer(now, node, id, (stamp, from, purpose), outcome);
+                if let (Outcome::Entry(inode), true) = (outcome, bytes > 0) {
+                    self.follow_up(now, node, bytes, inode);
+                }
             }
             Waiter::Flight(id) => self.resume(now, id, outcome),
             Waiter::Nobody => {}
@@ -551,6 +570,12 @@ impl Node {
         self.note_change(&attr);
         let before = self.names.get(path);
         let inode = self.writer.insert(path, attr, target, expires);
+        let is_same = |before: &Arc<Inode>| before.ino == inode.ino;
+        if attr.is_dir()
+            && before.as_ref().is_some_and(|before| is_same(before) && !is_unchanged_dir(&before.attr, &attr))
+        {
+            self.expire_names_in(&inode);
+        }
         if let Some(before) = before.filter(|before| before.ino != inode.ino) {
             // Written in place, it is changed under its other names too; replaced, it lives on there.
             let identity = |inode: &Inode| (inode.attr.backend_dev, inode.attr.backend_ino);
@@ -598,32 +623,6 @@ impl Node {
             }
         }
         self.out.push_back(Output::Invalidate { ino: inode.ino, path: inode.path.clone() });
-    }
-
-    /// The listing is kept even when its time is over: who reads it in parts goes on with the one that was begun.
-    ///
-    /// `until`: when its time is over for who reads the directory, and for who asks for a name that it lacks.
-    pub(super) fn learn_listing(
-        &mut self,
-        id: FlightId,
-        path: &[u8],
-        listing: Listing,
-        until: (Micros, Micros),
-        proof: Option<Proof>,
-    ) -> Outcome {
-        // One that is older than a name which was found meanwhile is for who waits for it, and for nobody else.
-        let is_old = self.flights.get(id).is_some_and(|flight| !flight.has_found(&listing));
-        let until = if is_old { (Micros(0), Micros(0)) } else { until };
-        let timed = TimedListing::new(Arc::new(listing), until.0);
-        let timed = match self.completes() {
-            true => timed.complete(until.1, proof).told_to_all(self.tells_of_all()),
-            false => timed,
-        };
-        let outcome = Outcome::from(&timed);
-        if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.is_dir()) {
-            self.writer.set_listing(inode.ino, timed);
-        }
-        outcome
     }
 
     pub(super) fn learn_chunk(&mut self, object: &Object, slot: Slot, len: usize, crc: u32) -> Outcome {

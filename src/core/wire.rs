@@ -180,6 +180,9 @@ pub enum Message<'a> {
     Attr {
         /// The path.
         path: &'a [u8],
+        /// Should a file be there that is not empty: its first chunk is asked for with it, and is to be answered under this
+        /// number, as [`Message::Chunk`] would be, after what is there. 0: it is not.
+        bytes: u64,
     },
     /// The same, but no node's memory may answer: the backend is to be asked after this.
     Look {
@@ -389,7 +392,11 @@ impl Message<'_> {
                 out.extend_from_slice(mac);
             }
             Message::Probe { begun } => out.extend_from_slice(&begun.to_le_bytes()),
-            Message::Attr { path } | Message::Look { path } => out.extend_from_slice(path),
+            Message::Attr { path, bytes } => {
+                out.extend_from_slice(&bytes.to_le_bytes());
+                out.extend_from_slice(path);
+            }
+            Message::Look { path } => out.extend_from_slice(path),
             Message::List { path, stamp, from, purpose } => {
                 let purpose = u8::from(purpose == Purpose::Absence);
                 out.extend_from_slice(ListHead { stamp: stamp.into(), from: from.into(), purpose }.as_bytes());
@@ -565,7 +572,10 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
             if head.kind == kind::HELLO { Message::Hello { nonce, mac } } else { Message::Welcome { nonce, mac } }
         }
         kind::PROBE => Message::Probe { begun: word(body)? },
-        kind::ATTR => Message::Attr { path: path(body)? },
+        kind::ATTR => {
+            let (bytes, rest) = prefix::<le::U64>(body)?;
+            Message::Attr { path: path(rest)?, bytes: bytes.get() }
+        }
         kind::LOOK => Message::Look { path: path(body)? },
         kind::LIST => {
             let (list, rest) = prefix::<ListHead>(body)?;

@@ -438,7 +438,7 @@ fn clear_earlier(mut earlier: JobRecord, hooks: &Hooks, made: &mut Vec<PathBuf>)
 }
 
 /// Makes a directory and those above it that are missing, and notes which were made, outermost first.
-fn make_dirs(dir: &Path, mode: u32, made: &mut Vec<PathBuf>) -> Result<(), LaunchError> {
+pub(super) fn make_dirs(dir: &Path, mode: u32, made: &mut Vec<PathBuf>) -> Result<(), LaunchError> {
     let failed = |source| LaunchError::Directory { dir: dir.to_path_buf(), source };
     match DirBuilder::new().mode(mode).create(dir) {
         Ok(()) => {
@@ -465,7 +465,7 @@ fn make_dirs(dir: &Path, mode: u32, made: &mut Vec<PathBuf>) -> Result<(), Launc
     }
 }
 
-fn last_line(log: &Path) -> Option<String> {
+pub(super) fn last_line(log: &Path) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES))).ok()?;

@@ -5,11 +5,15 @@
 //! signal a process that it has not started, and never remove a file that it has not made.
 
 pub mod book;
+pub mod cluster;
 pub mod command;
 pub mod daemon;
+pub mod hsn;
 pub mod inherited;
+pub mod launcher;
 pub mod local;
 pub mod mounts;
+pub mod node;
 pub mod ports;
 pub mod process;
 pub mod record;
@@ -17,7 +21,7 @@ pub mod secret;
 pub mod signals;
 pub mod stop;
 
-pub use book::{AddressBook, BookEntry, BookError, write_book};
+pub use book::{AddressBook, BookEntry, BookError, JobBook, facility, read_nodefile, write_book};
 pub use command::CommandEnd;
 pub use daemon::{DaemonProcess, DaemonSpawn, Hooks, Readiness};
 pub use local::{LaunchError, LocalJob, LocalPlan, launch};

@@ -229,6 +229,9 @@ pub struct Status {
     /// Who is ready at and below the node; none while it starts or stops.
     #[serde(default)]
     pub tree: Option<TreeStatus>,
+    /// The launch that started the daemon on each node of a job.
+    #[serde(default)]
+    pub launch: Option<String>,
     /// Seconds since the daemon started.
     pub uptime_s: f64,
     /// Chunk memory.

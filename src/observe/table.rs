@@ -165,6 +165,8 @@ counters! {
     ChunksAheadHit chunks_ahead_hit Count Total "Chunks that came before anybody asked for them, and were used then.";
     ChunksAheadWasted chunks_ahead_wasted Count Total "Chunks that came before anybody asked for them, and went unused.";
     ChunksAheadDropped chunks_ahead_dropped Count Total "Chunks not fetched ahead because memory or the line was short.";
+    Foreseen foreseen Count Total "Names requested before a client asked for them, by what was learnt of clients.";
+    ForeseenWasted foreseen_wasted Count Total "Those of them that no client had come for when they were judged.";
     ChunksInFlightMax chunks_in_flight_max Count Gauge "Most chunks that were requested upstream at one moment.";
     Inodes inodes Count Gauge "Inodes in memory.";
     NamesBytesCapacity names_bytes_capacity Bytes Gauge "Bound of the memory of names (--names-size).";

@@ -78,6 +78,8 @@ pub struct DaemonConfig {
     pub attr_ttl: Option<Duration>,
     /// Whether listings answer the names that they lack.
     pub complete_dirs: bool,
+    /// Whether what clients will ask for next is asked for before they do.
+    pub foresight: bool,
     /// How long attributes of directories and listings are used.
     pub dir_ttl: Duration,
     /// Bound of the memory for file data, bytes.
@@ -276,6 +278,7 @@ impl Daemon {
             incarnation,
             enoent_ttl: config.enoent_ttl,
             complete_dirs: config.complete_dirs,
+            foresight: config.foresight,
             dir_ttl: config.dir_ttl,
             attr_ttl: config.attr_ttl,
             detect: config.detect,

@@ -621,6 +621,8 @@ impl Engine {
             (Counter::Rechecks, n.rechecks),
             (Counter::ChunksAhead, n.ahead),
             (Counter::ChunksAheadDropped, n.ahead_dropped),
+            (Counter::Foreseen, n.foreseen),
+            (Counter::ForeseenWasted, n.foreseen_wasted),
             (Counter::ChunksInFlightMax, n.chunks_in_flight_max),
             (Counter::ChunksAheadHit, a.ahead_used),
             (Counter::ChunksAheadWasted, a.ahead_wasted),

@@ -40,6 +40,7 @@ pub use heap::use_one_heap;
 /// What the command line needs to know of the fabric.
 pub mod fabric {
     pub use bornite_fabric::{
-        Aspect, Choice, Domain, Net, NetError, Offer, Row, Survey, choose_provider_env, plan_environment,
+        Address, Aspect, Choice, CxiDevice, Domain, Error, Interface, Net, NetError, Offer, Row, Survey,
+        choose_provider_env, cxi_devices, interfaces, plan_environment,
     };
 }

@@ -479,6 +479,7 @@ mod tests {
             incarnation: 1,
             enoent_ttl: Duration::from_secs(1),
             complete_dirs: true,
+            foresight: true,
             dir_ttl: Duration::from_secs(1),
             attr_ttl: None,
             detect: Duration::from_secs(2),

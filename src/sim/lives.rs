@@ -199,6 +199,7 @@ impl World {
             incarnation: mix(self.config.seed ^ (at as u64) << 32 ^ place.life),
             enoent_ttl: self.config.enoent_ttl,
             complete_dirs: self.config.complete_dirs,
+            foresight: true,
             dir_ttl: self.config.dir_ttl,
             attr_ttl: self.config.attr_ttl,
             detect: Duration::from_micros(DETECT_DEFAULT_US),

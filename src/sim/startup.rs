@@ -318,6 +318,7 @@ fn make(config: &StartupConfig, at: u32) -> Result<Node, SimError> {
         incarnation: mix(config.seed ^ u64::from(at) << 32),
         enoent_ttl: Duration::from_secs(2),
         complete_dirs: true,
+        foresight: true,
         dir_ttl: Duration::from_secs(60),
         attr_ttl: None,
         detect: Duration::from_micros(DETECT_DEFAULT_US),

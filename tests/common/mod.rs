@@ -10,7 +10,9 @@ pub(crate) mod backend;
 pub(crate) mod fleet;
 pub(crate) mod load;
 pub(crate) mod network;
+pub(crate) mod nodes;
 pub(crate) mod program;
+pub(crate) mod slurm;
 pub(crate) mod tree;
 
 use std::io::Write as _;
@@ -112,6 +114,7 @@ pub(crate) struct Plan {
     pub(crate) enoent_ttl: Duration,
     pub(crate) attr_ttl: Option<Duration>,
     pub(crate) complete_dirs: bool,
+    pub(crate) foresight: bool,
     pub(crate) dir_ttl: Duration,
     pub(crate) cache_bytes: u64,
     pub(crate) names_bytes: u64,
@@ -132,6 +135,7 @@ impl Plan {
             enoent_ttl: Duration::from_secs(2),
             attr_ttl: None,
             complete_dirs: true,
+            foresight: true,
             dir_ttl: Duration::from_secs(60),
             cache_bytes: 64 << 20,
             names_bytes: 32 << 20,
@@ -206,6 +210,7 @@ impl Cluster {
             enoent_ttl: self.plan.enoent_ttl,
             attr_ttl: self.plan.attr_ttl,
             complete_dirs: self.plan.complete_dirs,
+            foresight: self.plan.foresight,
             dir_ttl: self.plan.dir_ttl,
             cache_bytes: self.plan.cache_bytes,
             names_bytes: self.plan.names_bytes,

@@ -183,6 +183,7 @@ fn make(nodes: u32, at: u32) -> anyhow::Result<Node> {
         incarnation: u64::from(at) + 1,
         enoent_ttl: Duration::from_secs(2),
         complete_dirs: true,
+        foresight: true,
         dir_ttl: Duration::from_secs(60),
         attr_ttl: None,
         detect: Duration::from_secs(2),

@@ -106,7 +106,7 @@ fn whoever_asks_without_a_session_gets_no_byte() {
         let header = Header { id: 99, session, ..child };
         let messages = [
             Message::Probe { begun: 1 },
-            Message::Attr { path: b"mid" },
+            Message::Attr { path: b"mid", bytes: 0 },
             Message::List { path: b"", stamp: 0, from: 0, purpose: Purpose::Reading },
             Message::Statfs,
             Message::Sweep { tree: 0, path: b"", down: true },
@@ -149,7 +149,7 @@ fn a_replayed_hello_gets_no_answer_and_harms_nobody() {
     for (_, hello) in hellos.iter().filter(|(to, _)| *to == 1) {
         let (header, _) = wire::decode(hello).unwrap();
         wire.hear(1, hello);
-        let ask = Message::Attr { path: b"a" }.encode(&Header { session: 0, ..header });
+        let ask = Message::Attr { path: b"a", bytes: 0 }.encode(&Header { session: 0, ..header });
         wire.hear(1, &ask);
     }
     let welcomes = wire.sent.iter().filter(|sent| sent.at >= begin && sent.from == 1).count();

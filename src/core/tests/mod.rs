@@ -4,6 +4,7 @@ mod auth;
 mod complete;
 mod doubt;
 mod failover;
+mod foresee;
 mod listings;
 mod ready;
 mod share;
@@ -253,6 +254,7 @@ impl Wire {
             incarnation: place.life << 8 | u64::from(at),
             enoent_ttl: Duration::from_micros(ENOENT_US),
             complete_dirs: true,
+            foresight: true,
             dir_ttl: Duration::from_micros(self.plan.dir_ttl_us),
             attr_ttl: None,
             detect: Duration::from_micros(self.plan.detect_us),
@@ -440,7 +442,7 @@ impl Wire {
             blocks: 8,
             mtime: time,
             ctime: Timestamp { secs: 1, nanos: u32::from(self.writes) + u32::from(self.rewrites) },
-            backend_ino: path.iter().fold(7, |sum, byte| sum * 31 + u64::from(*byte)),
+            backend_ino: path.iter().fold(7u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte))),
             backend_dev: 1,
             change: 0,
         }

@@ -75,7 +75,7 @@ fn messages(p: &Parts) -> Vec<Message<'_>> {
     let small = bytes.len() as u32;
     vec![
         Message::Probe { begun: a },
-        Message::Attr { path },
+        Message::Attr { path, bytes: 7 },
         Message::Look { path },
         Message::List { path, stamp: a, from: g, purpose: Purpose::Reading },
         Message::List { path, stamp: b, from: h, purpose: Purpose::Absence },

@@ -29,6 +29,7 @@ fn sample(mountpoint: &Path) -> Status {
         address: Some("ofi+tcp://127.0.0.1:7".to_owned()),
         state: "ready".to_owned(),
         asks: vec!["node2 instead of node0".to_owned()],
+        launch: None,
         tree: Some(TreeStatus { nodes: 3, ready: 2, missing: vec!["node2".to_owned()] }),
         uptime_s: 1.5,
         cache: CacheStatus { capacity_bytes: 1 << 30, used_bytes: 5 },

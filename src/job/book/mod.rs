@@ -3,11 +3,24 @@
 //! One line per node, `hostname ofi+cxi://0x00916600`; blank lines and lines that begin with `#` are passed over, a
 //! carriage return at the end of a line and a missing last line feed are no matter. The order of the entries is the
 //! order of the tree, so it is kept. Addresses are checked for their form only; the fabric parses them.
+//!
+//! Whoever starts a job over nodes makes the job's book of a facility's by [`facility`] and writes it by [`write_book`];
+//! [`read_nodefile`] gives the hosts that a scheduler names in a file.
 
-use std::collections::HashMap;
+mod discover;
+mod facility;
+mod hosts;
+mod scan;
+
 use std::fmt::{self, Write as _};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+
+pub use discover::{
+    BOOK_FILE, DISCOVER_PORT, DiscoverError, Discovery, RAW_FILE, RunEverywhere, entries_of, gather, write_discovered,
+};
+pub use facility::{AddressCheck, JobBook, facility, facility_checked, facility_of_text};
+pub use hosts::{parse_nodefile, read_nodefile};
 
 /// Longest host name (RFC 1035, section 2.3.4, without the final dot).
 const HOST_BYTES_MAX: usize = 253;
@@ -18,7 +31,7 @@ const BOOK_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum BookError {
     /// The file cannot be read or written.
-    #[error("address book {}: {source}; name a file that this user may use with --address-book", file.display())]
+    #[error("address book {}: {source}; name a file that this user may use as address book", file.display())]
     Io {
         /// The file.
         file: PathBuf,
@@ -65,7 +78,7 @@ pub enum BookError {
         nodes: usize,
     },
     /// The host asked for fits more than one entry by its short name.
-    #[error("address book {}: host {host} fits {entries}; name one of them with --hostname", file.display())]
+    #[error("address book {}: host {host} fits {entries}; name one of them in full with --hostname or in the node file", file.display())]
     Ambiguous {
         /// The file.
         file: PathBuf,
@@ -74,6 +87,105 @@ pub enum BookError {
         /// The entries that fit, separated by commas.
         entries: String,
     },
+    /// Two different hosts fit the same entry by its short name.
+    #[error("address book {}: the hosts {} and {} both fit its entry {entry}; write full names into the book",
+        file.display(), hosts[0], hosts[1])]
+    SameEntry {
+        /// The file.
+        file: PathBuf,
+        /// The hosts.
+        hosts: [String; 2],
+        /// The entry.
+        entry: String,
+    },
+    /// Nodes of the job are not in the book.
+    #[error("address book {} misses {} of {nodes} job nodes: {missing}; make one with `bornite book discover`, or go on without \
+        them with --allow-missing", file.display(), missing.0.len())]
+    Missing {
+        /// The file.
+        file: PathBuf,
+        /// All of them.
+        missing: Names,
+        /// Number of nodes of the job.
+        nodes: usize,
+    },
+    /// None of the job's nodes is in the book.
+    #[error("address book {} has none of the {} job nodes: {missing}; it is of another job or machine: name the right one, or make one \
+        with `bornite book discover`", file.display(), missing.0.len())]
+    AllMissing {
+        /// The file.
+        file: PathBuf,
+        /// All of them.
+        missing: Names,
+    },
+    /// The job has no nodes.
+    #[error("no host is named whose addresses are wanted; give a node file with --nodefile")]
+    NoHosts,
+    /// A node file cannot be read.
+    #[error("node file {}: {source}; name a file that this user may read with --nodefile", file.display())]
+    NodeFile {
+        /// The file.
+        file: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A line of a node file is no host.
+    #[error("node file {}, line {line}: {why}; a line is the name of a host", file.display())]
+    NodeLine {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A node file without a host.
+    #[error("node file {} names no host; in a PBS job it is $PBS_NODEFILE, in a Slurm job the output of `scontrol show hostnames`",
+        file.display())]
+    NoNodes {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// What a file of names is, for errors.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Book,
+    NodeFile,
+}
+
+impl Kind {
+    fn failed(self, file: &Path, source: io::Error) -> BookError {
+        let file = file.to_path_buf();
+        match self {
+            Kind::Book => BookError::Io { file, source },
+            Kind::NodeFile => BookError::NodeFile { file, source },
+        }
+    }
+
+    fn bad_line(self, file: &Path, line: usize, why: String) -> BookError {
+        let file = file.to_path_buf();
+        match self {
+            Kind::Book => BookError::Line { file, line, why },
+            Kind::NodeFile => BookError::NodeLine { file, line, why },
+        }
+    }
+}
+
+/// Names in an error: the first ten, and how many more there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names(pub Vec<String>);
+
+impl fmt::Display for Names {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 10;
+        formatter.write_str(&self.0[..self.0.len().min(SHOWN)].join(", "))?;
+        match self.0.len().checked_sub(SHOWN) {
+            Some(more @ 1..) => write!(formatter, " and {more} more"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// One node of a book. Both parts have been checked for their form.
@@ -124,17 +236,7 @@ impl AddressBook {
     /// # Errors
     /// As [`BookError`] says.
     pub fn read(file: &Path) -> Result<AddressBook, BookError> {
-        let failed = |source| BookError::Io { file: file.to_path_buf(), source };
-        let length = std::fs::metadata(file).map_err(failed)?.len();
-        if length > BOOK_BYTES_MAX {
-            let why = format!("{length} bytes are no address book (at most {BOOK_BYTES_MAX})");
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
-        }
-        let text = String::from_utf8(std::fs::read(file).map_err(failed)?).map_err(|error| {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
-            BookError::Line { file: file.to_path_buf(), line, why: "it is not text".to_owned() }
-        })?;
+        let text = read_text(file, Kind::Book)?;
         AddressBook::parse(&text, file)
     }
 
@@ -144,28 +246,10 @@ impl AddressBook {
     /// As [`BookError`] says; the first fault from the top.
     pub fn parse(text: &str, file: &Path) -> Result<AddressBook, BookError> {
         let mut entries = Vec::new();
-        let mut seen: HashMap<String, usize> = HashMap::new();
-        for (index, raw) in text.split('\n').enumerate() {
-            let line = index + 1;
-            let content = raw.trim();
-            if content.is_empty() || content.starts_with('#') {
-                continue;
-            }
-            let bad = |why: String| BookError::Line { file: file.to_path_buf(), line, why };
-            let fields: Vec<&str> = content.split_ascii_whitespace().collect();
-            let [host, address] = fields[..] else {
-                let s = if fields.len() == 1 { "" } else { "s" };
-                return Err(bad(format!("{} field{s} where there should be 2", fields.len())));
-            };
-            let entry = BookEntry::new(host, address).map_err(bad)?;
-            // A host name has no colon and an address has one, so both may share a table.
-            for what in [host.to_ascii_lowercase(), address.to_owned()] {
-                if let Some(first) = seen.insert(what.clone(), line) {
-                    return Err(BookError::Duplicate { file: file.to_path_buf(), line, first, what });
-                }
-            }
-            entries.push(entry);
-        }
+        scan::scan(text, file, |line| {
+            entries.push(BookEntry { host: line.host.to_owned(), address: line.address.to_owned() });
+            Ok(())
+        })?;
         if entries.is_empty() {
             return Err(BookError::Empty { file: file.to_path_buf() });
         }
@@ -186,19 +270,21 @@ impl AddressBook {
         if let Some(exact) = self.entries.iter().position(|entry| entry.host.eq_ignore_ascii_case(host)) {
             return Ok(exact);
         }
-        let fits = |entry: &BookEntry| {
-            let one_is_short = !entry.host.contains('.') || !host.contains('.');
-            one_is_short && short_name(&entry.host).eq_ignore_ascii_case(short_name(host))
-        };
+        let fits = |entry: &BookEntry| is_same_host(&entry.host, host);
         let found: Vec<usize> = (0..self.entries.len()).filter(|&at| fits(&self.entries[at])).collect();
         match found[..] {
             [only] => Ok(only),
             [] => Err(BookError::NoHost { file: self.file.clone(), host: host.to_owned(), nodes: self.entries.len() }),
             _ => {
-                let names: Vec<&str> = found.iter().take(8).map(|&at| self.entries[at].host()).collect();
-                Err(BookError::Ambiguous { file: self.file.clone(), host: host.to_owned(), entries: names.join(", ") })
+                let entries = Names(found.iter().map(|&at| self.entries[at].host.clone()).collect()).to_string();
+                Err(BookError::Ambiguous { file: self.file.clone(), host: host.to_owned(), entries })
             }
         }
+    }
+
+    /// The book of a job whose nodes were picked out of the book `file`.
+    pub fn of_job(file: &Path, picked: JobBook) -> AddressBook {
+        AddressBook { file: file.to_path_buf(), entries: picked.entries }
     }
 }
 
@@ -207,22 +293,54 @@ impl AddressBook {
 /// # Errors
 /// [`BookError::Io`].
 pub fn write_book(file: &Path, entries: &[BookEntry]) -> Result<(), BookError> {
-    let failed = |source| BookError::Io { file: file.to_path_buf(), source };
     let mut text = String::new();
     for entry in entries {
         writeln!(text, "{entry}").expect("a String takes every write");
     }
-    let mut name = file.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?.to_owned();
+    write_whole(file, text.as_bytes()).map_err(|source| BookError::Io { file: file.to_path_buf(), source })
+}
+
+/// Writes a file, replacing it in one step; it is there whole or not at all.
+fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = file.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
     name.push(format!(".{}", std::process::id()));
     let temporary = file.with_file_name(name);
-    std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, file)).map_err(|error| {
+    std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, file)).inspect_err(|_| {
         let _ = std::fs::remove_file(&temporary);
-        failed(error)
     })
 }
 
-fn short_name(host: &str) -> &str {
+/// Reads a text of at most [`BOOK_BYTES_MAX`] bytes.
+fn read_text(file: &Path, kind: Kind) -> Result<String, BookError> {
+    let failed = |source| kind.failed(file, source);
+    let open = std::fs::File::open(file).map_err(failed)?;
+    let length = open.metadata().map_err(failed)?.len();
+    let mut bytes = Vec::with_capacity(usize::try_from(length.min(BOOK_BYTES_MAX)).unwrap_or(0) + 1);
+    // The length of what is no regular file is not known before.
+    open.take(BOOK_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > BOOK_BYTES_MAX {
+        let why = format!("it has more than {BOOK_BYTES_MAX} bytes");
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        kind.bad_line(file, line, "it is not text".to_owned())
+    })
+}
+
+/// The part of a host name before its first dot.
+pub(super) fn short_name(host: &str) -> &str {
     host.split_once('.').map_or(host, |(short, _)| short)
+}
+
+/// Whether two names are of one host: their short names are the same, and so are their domains where both have one.
+pub fn is_same_host(one: &str, other: &str) -> bool {
+    let both_have_domains = one.contains('.') && other.contains('.');
+    match both_have_domains {
+        true => one.eq_ignore_ascii_case(other),
+        false => short_name(one).eq_ignore_ascii_case(short_name(other)),
+    }
 }
 
 /// Whether a text can be a host name of a book.
@@ -233,21 +351,27 @@ pub fn check_host(host: &str) -> Result<(), String> {
     if host.is_empty() || host.len() > HOST_BYTES_MAX {
         return Err(format!("a host name of {} bytes (1 to {HOST_BYTES_MAX} are possible)", host.len()));
     }
-    match host.chars().find(|&c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))) {
-        Some(c) => Err(format!("character {c:?} in the host name {host:?}")),
-        None => Ok(()),
+    if host.bytes().all(is_host_byte) {
+        return Ok(());
     }
+    let wrong = host.chars().find(|c| u8::try_from(*c).map_or(true, |byte| !is_host_byte(byte)));
+    Err(format!("character {:?} in the host name {host:?}", wrong.unwrap_or_default()))
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
 
 fn check_address(address: &str) -> Result<(), String> {
-    let Some((scheme, rest)) = address.split_once("://") else {
-        return Err(format!("{address:?} is no address: it lacks `://`"));
-    };
-    let scheme_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | ';' | '_' | '-' | '.');
-    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.chars().all(scheme_char) {
+    let lacks = || format!("{address:?} is no address: it lacks `://`");
+    // A scheme has no colon, so the first one ends it.
+    let (scheme, rest) = address.split_once(':').ok_or_else(lacks)?;
+    let rest = rest.strip_prefix("//").ok_or_else(lacks)?;
+    let scheme_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b';' | b'_' | b'-' | b'.');
+    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(scheme_byte) {
         return Err(format!("{address:?} is no address: its scheme is {scheme:?}"));
     }
-    if rest.is_empty() || !rest.chars().all(|c| c.is_ascii_graphic()) {
+    if rest.is_empty() || !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!("{address:?} is no address: nothing usable follows `://`"));
     }
     Ok(())
@@ -324,7 +448,7 @@ mod tests {
         assert_eq!(book.position("x3.b").unwrap(), 3);
         assert_eq!(
             book.position("x3").unwrap_err().to_string(),
-            "address book book.txt: host x3 fits x3.a, x3.b; name one of them with --hostname"
+            "address book book.txt: host x3 fits x3.a, x3.b; name one of them in full with --hostname or in the node file"
         );
         // Two different domains are two different hosts.
         assert!(matches!(book.position("x1.other").unwrap_err(), BookError::NoHost { .. }));

@@ -1,0 +1,4 @@
+//! See `hsn` in the library.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bornite_fuzz::hsn(data));
