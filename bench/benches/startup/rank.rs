@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use bornite::core::{NodeId, Topology};
 use bornite::observe::{Counter, Request, SocketDirs, Status, query};
+use bornite_bench::{process, rounds};
 use serde::Serialize;
 
 /// Under valgrind everything takes some fifty times as long.
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
+/// Starts whose CPU time is taken.
+const STARTS: usize = 9;
 const LOOKS_FOR: Duration = Duration::from_millis(2500);
 
 /// What the start of one rank took.
@@ -24,8 +27,11 @@ pub(super) struct Rank {
     pub(super) lines: u32,
     /// System calls until it was mounted and told to end, its threads included (strace -c).
     pub(super) calls: u64,
-    /// Instructions of the same (callgrind); none where valgrind is missing or fails.
+    /// Instructions until its endpoint is opened (callgrind, which shows a process no vDSO, so that it ends there: book,
+    /// addresses and libfabric's load are behind it); none where valgrind is missing.
     pub(super) instructions: Option<u64>,
+    /// CPU time of all its threads until it was mounted, microseconds: the middle one of several starts.
+    pub(super) cpu_us: u64,
     /// Until it was mounted, microseconds, alone.
     pub(super) startup_us: u64,
     pub(super) registration_us: u64,
@@ -51,7 +57,7 @@ pub(super) fn run(program: &Path, lines: u32) -> anyhow::Result<Rank> {
     std::fs::write(dir.join("book"), book)?;
     let topology = Topology::new(lines, NodeId(lines - 1), 1, None)?;
     let mut rank = Rank { lines, fanout_and_depth: topology.fanout() + topology.depth(), ..Rank::default() };
-    let status = start(program, dir, lines, &[], LOOKS_FOR)?.0;
+    let status = start(program, dir, lines, &[], LOOKS_FOR)?.status;
     rank.startup_us = status.counters.get(Counter::StartupUsTotal);
     rank.registration_us = status.counters.get(Counter::StartupUsRegistration);
     rank.peers = status.counters.get(Counter::FabricPeers);
@@ -59,13 +65,17 @@ pub(super) fn run(program: &Path, lines: u32) -> anyhow::Result<Rank> {
     calls.context("strace")?;
     rank.calls = total(&std::fs::read_to_string(dir.join("calls"))?).context("no total in strace's table")?;
     let grind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
-    rank.instructions = match start(program, dir, lines, &grind, Duration::ZERO) {
-        Ok((_, said)) => said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok()),
-        Err(error) => {
-            println!("no instructions: {error:#}");
-            None
-        }
+    let said = match start(program, dir, lines, &grind, Duration::ZERO) {
+        Ok(run) => run.said,
+        Err(error) => format!("{error:#}"),
     };
+    rank.instructions = said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
+    let mut cpu = Vec::new();
+    for _ in 0..rounds(STARTS) {
+        cpu.push(start(program, dir, lines, &[], Duration::ZERO)?.cpu_us);
+    }
+    cpu.sort_unstable();
+    rank.cpu_us = cpu.get(cpu.len() / 2).copied().unwrap_or(0);
     Ok(rank)
 }
 
@@ -75,9 +85,16 @@ fn total(table: &str) -> Option<u64> {
     line.split_whitespace().nth(3)?.parse().ok()
 }
 
-/// Runs a daemon, below another program if need be, until it has been mounted for `lives`; what it said of itself then, and
-/// what it wrote.
-fn start(program: &Path, dir: &Path, lines: u32, below: &[&str], lives: Duration) -> anyhow::Result<(Status, String)> {
+/// One start.
+struct Run {
+    status: Status,
+    /// What it wrote to standard error.
+    said: String,
+    cpu_us: u64,
+}
+
+/// Runs a daemon, below another program if need be, until it has been mounted for `lives`.
+fn start(program: &Path, dir: &Path, lines: u32, below: &[&str], lives: Duration) -> anyhow::Result<Run> {
     let mut words = below.iter().map(Path::new).chain([program]);
     let mut command = Command::new(words.next().context("a program")?);
     command.args(words).args(["mount", "mnt", "--target", "target", "--address-book", "book", "--hostname"]);
@@ -101,6 +118,7 @@ fn start(program: &Path, dir: &Path, lines: u32, below: &[&str], lives: Duration
         }
         ensure!(child.0.try_wait()?.is_none(), "it ended: {}", child.said());
     };
+    let cpu_us = process::usage(status.pid).map_or(0, |usage| usage.cpu_ns / 1000);
     bornite_bench::leave_alone(lives);
     let status = if lives.is_zero() { status } else { ask()? };
     let pid = rustix::process::Pid::from_raw(i32::try_from(status.pid)?).context("a process")?;
@@ -110,7 +128,7 @@ fn start(program: &Path, dir: &Path, lines: u32, below: &[&str], lives: Duration
         ensure!(Instant::now() < end, "it does not end");
         bornite_bench::leave_alone(Duration::from_millis(10));
     }
-    Ok((status, child.said()))
+    Ok(Run { status, said: child.said(), cpu_us })
 }
 
 /// Killed when it is dropped.
