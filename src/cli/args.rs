@@ -19,7 +19,7 @@ mod jobs;
 mod values;
 use books::{BookCommand, ListHsnArgs};
 #[allow(unused_imports, reason = "the build script needs no more than the commands")]
-pub use jobs::{BookSource, LaunchArgs, LauncherName, StopArgs};
+pub use jobs::{BookSource, LaunchArgs, LauncherName, RunArgs, StopArgs};
 pub use values::{number, parse_size, parse_speed};
 
 /// Version and commit; the build script itself is compiled without a commit.
@@ -97,6 +97,11 @@ pub enum Command {
     Launch(LaunchArgs),
     /// Stop a job's daemons and remove what its launch has made
     Stop(StopArgs),
+    /// Run a command that sees the cached files at their original paths
+    ///
+    /// In a mount namespace, which all such commands of a mount share on a node: shebangs, absolute paths and links lead into the
+    /// mount. Outside of it nothing changes. Users other than root need user namespaces. Exit code and signals are the COMMAND's own.
+    Run(RunArgs),
     /// Show what the daemon of a mount says about itself
     ///
     /// Without MOUNTPOINT: every daemon of this user on this machine. The mount itself is not touched, so this works

@@ -2,7 +2,7 @@
 //!
 //! Called by `main` and by nothing else. It reads the configuration, hands the other layers what they need of each other,
 //! and turns their errors into one line on standard error. Exit codes: 0 success, 1 failure, 2 wrong usage (or
-//! configuration); `launch` and `trace record` pass on their command's, `sim` has some of its own.
+//! configuration); `launch`, `run` and `trace record` pass on their command's, `sim` has some of its own.
 
 pub mod args;
 mod book;
@@ -20,6 +20,7 @@ mod list_hsn;
 mod memory;
 mod mount;
 mod output;
+mod run;
 mod signals;
 mod sim;
 mod status;
@@ -81,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::mount(&args),
         Command::Launch(args) => launch::launch(&args),
         Command::Stop(args) => launch::stop(&args),
+        Command::Run(args) => run::run(&args),
         Command::Status(args) => status::status(&args),
         Command::Stats(args) => status::stats(&args),
         Command::Invalidate(args) => invalidate::invalidate(&args),

@@ -13,6 +13,7 @@ pub mod inherited;
 pub mod launcher;
 pub mod local;
 pub mod mounts;
+pub mod namespace;
 pub mod node;
 pub mod ports;
 pub mod process;

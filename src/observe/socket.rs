@@ -93,6 +93,26 @@ impl SocketDirs {
         Ok(())
     }
 
+    /// A file of this user that belongs to `mountpoint`: its path and the open file, made if it is missing, with mode 0600. It is
+    /// beside the socket of the mount's daemon, or where a daemon would have it. `suffix` tells it from other files.
+    ///
+    /// # Errors
+    /// As [`StatusError`] says.
+    pub fn file_beside(&self, mountpoint: &Path, suffix: &str) -> Result<(PathBuf, File), StatusError> {
+        let name = file_name(&mountpoint_key(mountpoint)?);
+        let has_socket = |dir: &Dir| {
+            rustix::fs::statat(&dir.fd, format!("{name}{SOCKET_SUFFIX}"), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        };
+        let dir = match self.open_all().into_iter().find(has_socket) {
+            Some(dir) => dir,
+            None => self.open_for_server()?,
+        };
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&dir.fd, format!("{name}{suffix}"), flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| dir.error("open a file in", error))?;
+        Ok((dir.path.join(format!("{name}{suffix}")), File::from(file)))
+    }
+
     /// The paths by which a client can connect to the socket of `mountpoint`, best first. Each is valid while the
     /// returned value lives.
     pub(super) fn sockets_of(&self, mountpoint: &Path) -> Result<Vec<SocketPath>, StatusError> {

@@ -109,3 +109,24 @@ pub struct StopArgs {
     #[arg(long, hide = true, value_name = "ID", requires = "mount")]
     pub launch_id: Option<String>,
 }
+
+/// Arguments of `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// File or directory below the target of the mount that COMMAND is to see through the mount; may be given more than
+    /// once [default: all of the target]
+    #[arg(long, value_name = "PATH")]
+    pub at: Vec<PathBuf>,
+    /// The mount [default: BORNITE_MOUNT of a launch, or the only one of this user on this node]
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+    /// The daemon for which a namespace is kept.
+    #[arg(long, hide = true, value_name = "DAEMON", requires = "state", requires = "mount")]
+    pub hold: Option<String>,
+    /// The file that tells of the namespace.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Command to run
+    #[arg(last = true, value_name = "COMMAND", required_unless_present = "hold")]
+    pub command: Vec<OsString>,
+}
