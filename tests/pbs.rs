@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use common::nodes::{self, Nodes, must, output, wait_for};
-use common::{can_mount, skipped};
+use common::{can_mount, is_strict, skipped};
 
 const PROGRAMS: [(&str, &str); 6] = [
     ("mpiexec", "mpich"),
@@ -35,6 +35,10 @@ for host in $hosts; do ssh "$host" "$5" & done; wait"#;
 const MOUNT: &str = "/tmp/root/bornite";
 
 fn lacks(test: &str) -> bool {
+    if is_strict() {
+        skipped(test, "strict daemons are tried without schedulers");
+        return true;
+    }
     match nodes::obstacle(&PROGRAMS) {
         Some(reason) => {
             skipped(test, &reason);

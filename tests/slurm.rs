@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Instant;
 
 use common::nodes::{self, Nodes, must, wait_for};
-use common::{can_mount, skipped, slurm};
+use common::{can_mount, is_strict, skipped, slurm};
 
 /// Where the jobs are mounted on every node.
 const MOUNT: &str = "/tmp/root/bornite";
@@ -21,6 +21,10 @@ const PROLOGUE: &str = r#"
 "#;
 
 fn lacks(test: &str) -> bool {
+    if is_strict() {
+        skipped(test, "strict daemons are tried without schedulers");
+        return true;
+    }
     match slurm::obstacle() {
         Some(reason) => {
             skipped(test, &reason);
