@@ -2,6 +2,10 @@
 //! 1 or 2, and nothing left behind. All texts are in one snapshot.
 
 mod common;
+#[path = "bad_input/job_books.rs"]
+mod job_books;
+#[path = "bad_input/job_nodes.rs"]
+mod job_nodes;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -293,8 +297,8 @@ fn every_refusal_is_one_clear_line_and_leaves_nothing() {
     mount_points(&mut texts);
     targets_and_logs(&mut texts);
     books(&mut texts);
-    books_of_jobs(&mut texts);
-    discovered_books(&mut texts);
+    job_books::facility(&mut texts);
+    job_books::discover(&mut texts);
     networks(&mut texts);
     jobs_and_questions(&mut texts);
     running_daemons(&mut texts);
@@ -401,6 +405,7 @@ fn books(texts: &mut Texts) {
         ("an address that the fabric does not know", "a ofi+tcp://127.0.0.1:{}\nb carrier://pigeon\n"),
         ("two providers", "a ofi+tcp://127.0.0.1:{}\nb ofi+cxi://0x00916600\n"),
         ("a provider that nobody has", "a ofi+foo://127.0.0.1:{}\nb ofi+foo://127.0.0.1:{}\n"),
+        ("the address of every interface", "a ofi+tcp://0.0.0.0:7000\nb ofi+tcp://0.0.0.0:7001\n"),
         ("another machine's address", "a ofi+tcp://192.0.2.1:{}\nb ofi+tcp://192.0.2.2:{}\n"),
     ] {
         place.book(text);
@@ -412,6 +417,19 @@ fn books(texts: &mut Texts) {
     texts.refuse(place, "book: this host is not in it", &mount);
     texts.refuse(place, "book: the host fits two", &with(&["--hostname", "b"]));
     texts.refuse(place, "empty host name", &with(&["--hostname", ""]));
+    for (what, text, mode) in [
+        ("missing", None, 0o600),
+        ("empty", Some(""), 0o600),
+        ("short", Some("0123456789"), 0o600),
+        ("open to others", Some("0123456789abcdef"), 0o640),
+    ] {
+        if let Some(text) = text {
+            fs::write(place.path("secret"), text).unwrap();
+            fs::set_permissions(place.path("secret"), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        texts.refuse(place, &format!("secret file: {what}"), &with(&["--hostname", "a", "--secret-file", "secret"]));
+    }
+    texts.refuse(place, "secret file: a directory", &with(&["--hostname", "a", "--secret-file", "t"]));
     let long = "h".repeat(3000);
     texts.refuse(place, "long host name", &[&mount[..], &["--hostname", &long]].concat());
     texts.refuse(place, "host name with a slash", &["mount", "m", "--target", "t", "--hostname", "../a"]);
@@ -427,90 +445,6 @@ fn books(texts: &mut Texts) {
     own.refuse(place, "book: port in use", &as_a);
     assert!(own.0.contains(&*normal(place, command.trim_end())), "the holder's command is not in: {}", own.0);
     texts.0 += &own.0.replace(&*normal(place, command.trim_end()), "COMMAND");
-}
-
-fn books_of_jobs(texts: &mut Texts) {
-    let place = &Place::new();
-    let facility = ["book", "facility", "book", "--nodefile", "nodes", "--output", "job"];
-    let with = |more: &[&'static str]| [&facility[..], more].concat();
-    place.book("a ofi+cxi://0x00916600\nb ofi+cxi://0x00916800");
-    texts.refuse(place, "book facility: no node file", &["book", "facility", "book"]);
-    texts.refuse(place, "book facility: missing node file", &facility);
-    texts.refuse(place, "book facility: no book", &["book", "facility", "none", "--nodefile", "file"]);
-    for (what, nodes) in [
-        ("empty allocation", "\n# none\n"),
-        ("a host with a port", "a:1\n"),
-        ("two words in a line", "a slots=4\n"),
-        ("unknown hosts", "a\nc\nb.site\nd\n"),
-        ("a book for another job", "c\nd\n"),
-        ("two domains of one entry", "a.x\na.y\n"),
-    ] {
-        fs::write(place.path("nodes"), nodes).unwrap();
-        texts.refuse(place, &format!("book facility: {what}"), &facility);
-    }
-    fs::write(place.path("nodes"), "c\nd\n").unwrap();
-    texts.refuse(place, "book facility: all nodes missing, which may be", &with(&["--allow-missing"]));
-    fs::write(place.path("nodes"), "a\n").unwrap();
-    let elsewhere = ["book", "facility", "book", "--nodefile", "nodes", "--output", "none/job"];
-    texts.refuse(place, "book facility: no such directory", &elsewhere);
-    for (what, text) in [
-        ("nothing in it", "\n"),
-        ("a bad line of another node", "a ofi+cxi://0x00916600\r\nb\r\n"),
-        ("a bad address of another node", "a ofi+cxi://0x00916600\nb ofi+cxi://916800\n"),
-        ("another node twice", "a ofi+cxi://0x1\nb ofi+cxi://0x2\n\nb ofi+cxi://0x3\n"),
-        ("two nodes with one address", "a ofi+cxi://0x1\nb ofi+cxi://0x1\n"),
-    ] {
-        place.book(text);
-        texts.refuse(place, &format!("book facility: {what}"), &facility);
-    }
-    fs::write(place.path("book"), b"a ofi+cxi://0x1\nb\xff ofi+cxi://0x2\n").unwrap();
-    texts.refuse(place, "book facility: a book that is no text", &facility);
-    texts.refuse(place, "book check: no book", &["book", "check", "none"]);
-    texts.refuse(place, "book check: a name that no host has", &["book", "check", "none", "--hostname", "a/b"]);
-}
-
-fn discovered_books(texts: &mut Texts) {
-    let place = &Place::new();
-    let table = ["book", "discover", "--table", "table", "--output-dir", "job"];
-    let with = |more: &[&'static str]| [&table[..], more].concat();
-    texts.refuse(place, "book discover: nobody to ask", &["book", "discover"]);
-    texts.refuse(place, "book discover: missing table", &table);
-    texts.refuse(place, "book discover: table and helper", &with(&["--helper", "file"]));
-    for net in ["na+sm", "cxi://eth0", "cxi99", "shm"] {
-        texts.refuse(place, "book discover: wrong network", &with(&["--net", net]));
-    }
-    texts.refuse(place, "book discover: no port", &with(&["--port", "0"]));
-    let row = "x1 | 10.0.0.1 | 02:00:00:00:00:01 | NA\n";
-    for (what, text) in [
-        ("nothing in it", String::new()),
-        ("garbage", format!("hostname | hsn0 | mac0 | cxi0\r\n{row}srun: error: x2: task 1: Killed\r\n")),
-        ("a header of something else", "hostname | ip | mac\n".to_owned()),
-        ("a row that is cut", "x1 | 10.0.0.1 | 02:0".to_owned()),
-        ("a host with two rows", format!("{row}x1 | 10.0.0.2 | NA | NA\n")),
-        ("no address", row.to_owned()),
-    ] {
-        fs::write(place.path("table"), text).unwrap();
-        texts.refuse(place, &format!("book discover: {what}"), &table);
-    }
-    fs::write(place.path("table"), row.to_owned() + "x2 | 10.0.0.1 | NA | NA\n").unwrap();
-    texts.refuse(place, "book discover: two hosts with one address", &with(&["--net", "tcp"]));
-    fs::write(place.path("nodes"), "x1\nx3\n").unwrap();
-    texts.refuse(place, "book discover: a host without a row", &with(&["--net", "hsn0", "--nodefile", "nodes"]));
-    fs::write(place.path("nodes"), "x1\n").unwrap();
-    let below_a_file =
-        ["book", "discover", "--table", "table", "--net", "hsn0", "--nodefile", "nodes", "--output-dir", "file/job"];
-    texts.refuse(place, "book discover: a directory below a file", &below_a_file);
-    let local = ["book", "discover", "--launcher", "local", "--output-dir", "job", "--helper"];
-    for (what, helper) in
-        [("missing", "./none"), ("no program", "./file"), ("prints nothing", "true"), ("fails", "false")]
-    {
-        texts.refuse(place, &format!("book discover: helper {what}"), &[&local[..], &[helper]].concat());
-    }
-    let by_name = format!("{}/list_cxi_hsn_thallium", place.dir.display());
-    std::os::unix::fs::symlink(BORNITE, &by_name).unwrap();
-    let mut command = place.command(&by_name);
-    command.arg("-x");
-    texts.refuse_command(place, "list_cxi_hsn_thallium with an argument", "list_cxi_hsn_thallium -x", command);
 }
 
 fn networks(texts: &mut Texts) {
@@ -541,7 +475,7 @@ fn jobs_and_questions(texts: &mut Texts) {
     texts.refuse(place, "launch: more trees than nodes", &with(&["--mount", "job", "--trees", "3", "--", "true"]));
     let words = ["launch", "--local", "--mount", "job", "--target", "none", "--", "true"];
     texts.refuse(place, "launch: target missing", &words);
-    over_nodes(texts, place);
+    job_nodes::over_nodes(texts, place);
     let mut command = place.command(BORNITE);
     command.args(launch).arg("--mount").arg(OsStr::from_bytes(b"job\xff"));
     let line = "bornite launch --local --nodes 2 --target t --mount job\\xff";
@@ -556,29 +490,6 @@ fn jobs_and_questions(texts: &mut Texts) {
     texts.refuse(place, "stats: a file", &["stats", "file"]);
     texts.refuse(place, "man pages below a file", &["man-pages", "file/man"]);
     texts.refuse(place, "demo: no such interpreter", &["demo", "--python", "/nonexistent/python"]);
-}
-
-/// Launches over nodes that fail before anything is asked of a launcher.
-fn over_nodes(texts: &mut Texts, place: &Place) {
-    let none = [("SLURM_JOB_ID", ""), ("PBS_JOBID", ""), ("FLUX_JOB_ID", "")];
-    let mut refuse = |what, words: &[&str]| texts.refuse_with(place, what, &none, &[&["launch"], words].concat());
-    refuse("launch: no job", &["--target", "t"]);
-    refuse("launch: here and elsewhere", &["--local", "--hosts", "n1"]);
-    refuse("launch: no such launcher", &["--launcher", "rsh", "--hosts", "n1"]);
-    refuse("launch: hosts named twice", &["--hosts", "n1", "--nodefile", "file"]);
-    refuse("launch: no hosts", &["--hosts", ","]);
-    refuse("launch: a host that is an option", &["--hosts=-oProxyCommand=x"]);
-    refuse("launch: empty node file", &["--nodefile", "file"]);
-    refuse("launch: node file missing", &["--nodefile", "none"]);
-    refuse("launch: no share of nodes", &["--hosts", "n1", "--min-ready", "101%"]);
-    refuse("launch: no processors", &["--hosts", "n1", "--cores", "4-2"]);
-    fs::create_dir(place.path("no-programs")).unwrap();
-    let path = place.path("no-programs");
-    let bare = [("PATH", path.to_str().unwrap()), ("PBS_JOBID", "1.x")];
-    texts.refuse_with(place, "launch: no launcher", &bare, &["launch", "--hosts", "n1"]);
-    texts.refuse_with(place, "launch: launcher missing", &bare, &["launch", "--hosts", "n1", "--launcher", "clush"]);
-    texts.refuse_with(place, "launch: no nodes", &bare, &["launch", "--launcher", "clush"]);
-    fs::remove_dir(path).unwrap();
 }
 
 fn running_daemons(texts: &mut Texts) {

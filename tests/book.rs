@@ -218,7 +218,8 @@ fn check_knows_this_hosts_addresses() {
     let check = |more: &[&str]| bornite(dir, &[&["book", "check", "book"], more].concat());
     for name in ["here", "named", "here.site"] {
         let said = succeeded(check(&["--hostname", name])).stdout;
-        assert!(String::from_utf8(said).unwrap().ends_with("right\n"));
+        let right = format!("book: {name} is right by its interfaces, 0 others are there\n");
+        assert_eq!(String::from_utf8(said).unwrap(), right);
     }
     let wrong = |more: &[&str]| {
         let output = check(more).output().unwrap();
@@ -235,4 +236,39 @@ fn check_knows_this_hosts_addresses() {
     fs::write(dir.join("book"), "root ofi+tcp://192.0.2.1:70000\nhere ofi+tcp://127.0.0.1:7000\n").unwrap();
     let said = wrong(&["--hostname", "here"]);
     assert!(said.starts_with("root: address \"ofi+tcp://192.0.2.1:70000\"") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+fn a_signal_ends_the_asking_of_hosts() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::{Duration, Instant};
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    // A host that does not answer.
+    fs::write(dir.join("new"), "#!/bin/sh\necho $$ >pid && mv pid asked\nexec sleep 300\n").unwrap();
+    fs::set_permissions(dir.join("new"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(dir.join("new"), dir.join("ssh")).unwrap();
+    let others = std::env::var("PATH").unwrap_or_default();
+    let mut command = bornite(dir, &["book", "discover", "--hosts", "silent", "--output-dir", "job"]);
+    command.env("PATH", format!("{}:{others}", dir.display())).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let wait = |what: &str, done: &mut dyn FnMut() -> bool| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !done() {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    };
+    wait("nobody is asked", &mut || dir.join("asked").exists());
+    let asked: i32 = fs::read_to_string(dir.join("asked")).unwrap().trim().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    let mut status = None;
+    wait("it does not end", &mut || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(143));
+    let asked = rustix::process::Pid::from_raw(asked).unwrap();
+    assert!(rustix::process::test_kill_process(asked).is_err(), "what asked the host is left");
+    assert_eq!(names(dir), ["asked", "ssh"]);
 }

@@ -54,6 +54,7 @@ fn lone_root() -> bornite::core::Node {
         incarnation: 1,
         enoent_ttl: Duration::from_secs(2),
         complete_dirs: true,
+        foresight: true,
         dir_ttl: Duration::from_secs(60),
         attr_ttl: None,
         detect: Duration::from_secs(2),

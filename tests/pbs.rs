@@ -19,6 +19,19 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("ps", "procps"),
 ];
 
+/// `pbs_tmrsh HOST WORD…`: the words are the program's arguments as they are.
+const PBS_TMRSH: &str = r#"host=$1; shift; exec ssh "$host" "$(printf '%q ' "$@")""#;
+/// `flux hostlist --expand local`, `flux exec --noinput -r RANKS WORD…`.
+const FLUX: &str = r#"
+case $1 in
+hostlist) echo nid0001 nid0002 ;;
+exec) for rank in ${4//,/ }; do ssh "$(printf 'nid%04d' $((rank + 1)))" "$(printf '%q ' "${@:5}")" & done; wait ;;
+esac"#;
+/// `clush -N -S --hostfile FILE LINE`, `clush -N -S -w HOST LINE`: the line is a shell's.
+const CLUSH: &str = r#"
+case $3 in -w) hosts=$4 ;; *) hosts=$(cat "$4") ;; esac
+for host in $hosts; do ssh "$host" "$5" & done; wait"#;
+
 const MOUNT: &str = "/tmp/root/bornite";
 
 fn lacks(test: &str) -> bool {
@@ -59,15 +72,17 @@ fn cluster(count: usize) -> Nodes {
         path("ssh/user")
     );
     fs::write(nodes.path("ssh/client"), client).unwrap();
-    // Both mpiexec and the launch find this one first in PATH.
-    fs::write(nodes.path("bin/ssh"), format!("#!/bin/sh\nexec /usr/bin/ssh -F {} \"$@\"\n", path("ssh/client")))
-        .unwrap();
-    fs::set_permissions(nodes.path("bin/ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+    // Both mpiexec and the launch find this one first in PATH. The others, which no distribution has, do over it what they do.
+    let ssh = format!("exec /usr/bin/ssh -F {} \"$@\"", path("ssh/client"));
+    for (name, script) in [("ssh", ssh.as_str()), ("pbs_tmrsh", PBS_TMRSH), ("flux", FLUX), ("clush", CLUSH)] {
+        fs::write(nodes.path("bin").join(name), format!("#!/bin/bash\n{script}\n")).unwrap();
+        fs::set_permissions(nodes.path("bin").join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
     for node in 0..count {
         must(nodes.on(node, &["/usr/sbin/sshd", "-f", &path("ssh/server"), "-E", "/run/sshd.log"]));
     }
     fs::write(nodes.path("tree/dir/file"), "what all of them read\n").unwrap();
-    let (mut book, mut node_file) = (String::new(), String::new());
+    let (mut book, mut node_file) = ("nid0009 ofi+tcp://10.90.9.9:7700\n".to_owned(), String::new());
     for node in (0..count).rev() {
         book += &format!("{} ofi+tcp://{}:7700\r\n", nodes::name(node), nodes::address(90, node));
     }
@@ -174,12 +189,38 @@ fn jobs_of_pbs() {
     );
     assert!(said.contains("code: 1"), "{said}");
     nodes.link(3, true);
-    assert_nothing_left(&nodes, "after an interrupted launch");
+    nodes.assert_clean("after an interrupted launch");
+    // What was logged meanwhile is kept, and nothing else.
+    let kept = must(nodes.on(0, &["find", nodes.path("home").to_str().unwrap(), "-type", "f"]));
+    assert!(kept.lines().all(|file| file.ends_with(".log")), "{kept}");
+    for log in kept.lines() {
+        println!("{log}: {}", fs::read_to_string(log).unwrap());
+    }
+    let _ = fs::remove_dir_all(nodes.path("home/bornite-logs"));
+
+    // The other launchers, on two nodes; the schedulers' variables are all that they need.
+    fs::write(nodes.path("two"), "nid0001\nnid0002\n").unwrap();
+    for launch in [
+        "PBS_NODEFILE=$BASE/two $LAUNCH --launcher pbs_tmrsh",
+        "$LAUNCH --nodefile $BASE/two --launcher clush",
+        "env -u PBS_JOBID -u PBS_NODEFILE FLUX_JOB_ID=f4711 $LAUNCH --output-dir $HOME/flux",
+    ] {
+        let said = run(&nodes, &format!("{launch} -- ssh nid0002 cat {MOUNT}/dir/file; echo code: $?"));
+        assert!(said.contains("what all of them read\ncode: 0"), "{said}");
+        assert_nothing_left(&nodes, launch);
+    }
+
+    // A host that cannot be reached is named, and what was started on the others is taken back.
+    fs::write(nodes.path("unknown"), "nid0001\nnid0009\n").unwrap();
+    let said = run(&nodes, "$LAUNCH --launcher ssh --nodefile $BASE/unknown; echo code: $?");
+    assert!(said.contains("nid0009: ssh: ") && said.contains("code: 1"), "{said}");
+    assert!(!said.contains("not stopped"), "{said}");
+    assert_nothing_left(&nodes, "after an unknown host");
 
     let said = run(&nodes, ": >$BASE/none; PBS_NODEFILE=$BASE/none $LAUNCH; echo code: $?");
     assert!(said.contains("names no host") && said.contains("code: 1"), "{said}");
     let said = run(&nodes, "echo nowhere >$BASE/other; PBS_NODEFILE=$BASE/other $LAUNCH; echo code: $?");
-    assert!(said.contains("misses 1 of 1 job nodes: nowhere") && said.contains("code: 1"), "{said}");
+    assert!(said.contains("has none of the 1 job nodes: nowhere") && said.contains("code: 1"), "{said}");
     assert_nothing_left(&nodes, "after bad input");
     wait_for("the end of everything", || nodes.processes(0).iter().all(|line| !line.contains("mpiexec")));
 }

@@ -104,6 +104,10 @@ fn discovers_addresses(nodes: &Nodes) {
     let said = run(
         nodes,
         "
+        $BORNITE book discover --net hsn0 --output-dir $HOME/found || exit
+        found=$HOME/found/logs/copper_address_book.txt
+        $BORNITE book check $found --launcher srun && $BORNITE book facility $found | cmp - $found && echo the book is right
+        rm -r $HOME/found
         $BORNITE launch --net tcp --target $BASE/tree --cache-size 64M --cores 1 --output-dir $HOME/job || exit
         cat $HOME/job/logs/copper_address_book_full_output.txt $HOME/job/logs/copper_address_book.txt
         everywhere sh -c 'echo $(hostname): $(cat /tmp/root/bornite/dir/file)'
@@ -117,9 +121,21 @@ fn discovers_addresses(nodes: &Nodes) {
         assert!(said.contains(&format!("{name}: what all of them read")), "{said}");
         assert!(said.contains(&format!("{name} | {}", nodes::address(90, node))), "the helper's table: {said}");
     }
+    assert!(said.contains(&format!(": {count} hosts are right by their interfaces\nthe book is right\n")), "{said}");
     assert!(said.contains("Cpus_allowed_list:\t1\n"), "{said}");
     assert!(said.contains(&format!("stopped {count} nodes at {MOUNT}")), "{said}");
     assert_nothing_left(nodes, "after a discovery");
+}
+
+/// A launch on a host that is not of the job asks the root through the launcher.
+fn may_be_launched_from_outside(nodes: &Nodes) {
+    let count = nodes.count().to_string();
+    let script = format!("{PROLOGUE}\nexec 2>&1\n$LAUNCH && hostname && $BORNITE stop; echo stopped: $?");
+    let said = must(nodes.on_head(&["salloc", "-Q", "-N", &count, "bash", "-c", &script]));
+    println!("--- salloc\n{said}");
+    assert!(said.contains(&format!("{count} of {count} nodes are ready")), "{said}");
+    assert!(said.contains("head\n") && said.contains("stopped: 0"), "{said}");
+    assert_nothing_left(nodes, "after a launch from outside");
 }
 
 /// With a command the job ends when it does, with its exit code.
@@ -263,6 +279,7 @@ fn jobs_of_4_nodes() {
     for step in [
         serves_and_stops,
         discovers_addresses,
+        may_be_launched_from_outside,
         runs_a_command,
         may_be_cancelled,
         a_killed_launcher_is_survived,

@@ -22,6 +22,7 @@ fn root(files: u64) -> (Node, Arc<Names>) {
         incarnation: 1,
         enoent_ttl: Duration::from_secs(2),
         complete_dirs: true,
+        foresight: true,
         dir_ttl: Duration::from_secs(60),
         attr_ttl: None,
         detect: Duration::from_secs(2),

@@ -1,5 +1,5 @@
-//! How long it takes to cut a facility's address book down to a job: 10,624 entries, 512 nodes, in this process and as the
-//! command that a job script calls, beside awk(1), which such scripts use.
+//! How long it takes to cut a facility's address book down to a job: 10,624 entries, 512 nodes, in this process (wall time, and
+//! CPU time, which other load does not change) and as the command that a job script calls, beside awk(1), which such scripts use.
 //!
 //! The book is as real ones are: names of Aurora's form, the last line without a line feed; once with CRLF. The node file has
 //! full names where the book has short ones, in another order, and a line for each of 12 ranks.
@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::ensure;
 use bornite::job::{facility, read_nodefile};
 use bornite_bench::{Series, program, record, rounds, time_ms};
+use rustix::time::{ClockId, clock_gettime};
 
 const ENTRIES: usize = 10_624;
 const NODES: usize = 512;
@@ -45,6 +46,12 @@ fn node_file() -> String {
     text
 }
 
+/// CPU time of this thread.
+fn cpu_ms() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
+}
+
 fn main() -> anyhow::Result<()> {
     let program = program()?;
     let temp = tempfile::tempdir()?;
@@ -58,13 +65,13 @@ fn main() -> anyhow::Result<()> {
     let hosts = read_nodefile(&nodes)?;
     ensure!(hosts.len() == NODES, "{} hosts", hosts.len());
 
-    let scan_ms = |file: &Path| -> anyhow::Result<f64> {
-        let begin = Instant::now();
+    let scan_ms = |file: &Path| -> anyhow::Result<[f64; 2]> {
+        let (begin, cpu) = (Instant::now(), cpu_ms());
         let picked = facility(file, &hosts, false)?;
-        let took = begin.elapsed();
+        let took = [begin.elapsed().as_secs_f64() * 1e3, cpu_ms() - cpu];
         let right = picked.entries.iter().map(|entry| entry.host().to_owned()).eq(wanted().map(host));
         ensure!(right && picked.missing.is_empty(), "{}: wrong entries", file.display());
-        Ok(took.as_secs_f64() * 1e3)
+        Ok(took)
     };
     let mut command = bornite_bench::command(&program);
     command.args(["book", "facility"]).arg(&plain).arg("--nodefile").arg(&nodes);
@@ -73,17 +80,21 @@ fn main() -> anyhow::Result<()> {
     awk.arg(script).args([&nodes, &plain]);
     let mut nothing = Command::new("true");
 
-    let names = ["scan", "scan, CRLF", "bornite book facility", "awk (in the book's order)", "true"];
+    let names = [
+        "scan",
+        "scan, CPU time",
+        "scan of CRLF",
+        "scan of CRLF, CPU time",
+        "bornite book facility",
+        "awk (in the book's order)",
+        "true",
+    ];
     let mut series = names.map(|name| Series { name: name.to_owned(), unit: "ms", values: Vec::new() });
     // In turn, so that a slow moment of the machine meets them all; the first round warms up.
     for round in 0..=rounds(50) {
-        let took = [
-            scan_ms(&plain)?,
-            scan_ms(&crlf)?,
-            time_ms(&mut command, 0)?,
-            time_ms(&mut awk, 0)?,
-            time_ms(&mut nothing, 0)?,
-        ];
+        let ([scan, scan_cpu], [crlf, crlf_cpu]) = (scan_ms(&plain)?, scan_ms(&crlf)?);
+        let commands = [time_ms(&mut command, 0)?, time_ms(&mut awk, 0)?, time_ms(&mut nothing, 0)?];
+        let took = [scan, scan_cpu, crlf, crlf_cpu].into_iter().chain(commands);
         if round > 0 {
             series.iter_mut().zip(took).for_each(|(series, took)| series.values.push(took));
         }

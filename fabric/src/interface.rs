@@ -67,6 +67,13 @@ pub(crate) fn address_of(name: &str) -> Option<IpAddr> {
     interfaces().ok()?.into_iter().find(|interface| interface.name == name)?.addresses.first().copied()
 }
 
+/// The names of this machine's interfaces that have the address `ip`.
+#[must_use]
+pub fn interfaces_with(ip: IpAddr) -> Vec<String> {
+    let with = interfaces().into_iter().flatten().filter(|interface| interface.addresses.contains(&ip));
+    with.map(|interface| interface.name).collect()
+}
+
 enum Found {
     Ip(IpAddr),
     Mac([u8; 6]),
@@ -110,6 +117,8 @@ mod tests {
     fn the_loopback_has_its_address_and_an_unknown_name_none() {
         assert_eq!(address_of("lo"), Some(Ipv4Addr::LOCALHOST.into()));
         assert_eq!(address_of("no-such-interface"), None);
+        assert_eq!(interfaces_with(Ipv4Addr::LOCALHOST.into()), ["lo"]);
+        assert!(interfaces_with(Ipv4Addr::new(192, 0, 2, 1).into()).is_empty());
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub use device::{CxiDevice, cxi_devices};
 pub use environment::{Change, EnvironmentError, Plan, choose_provider_env, plan_environment};
 pub use error::{Code, Error, Post};
 pub use holder::Holder;
-pub use interface::{Interface, interfaces};
+pub use interface::{Interface, interfaces, interfaces_with};
 pub use libfabric_sys::LoadError;
 pub use net::{Net, NetError, Vni};
 pub use port::{Counters, Event, Peer, Port, PortConfig, Region, Shared, Sleep, Slept, Strict, Wake};

@@ -2,7 +2,9 @@
 
 use bornite::cache::types::{Attr, Timestamp, Version};
 use bornite::core::limits::{PATH_BYTES_MAX, TARGET_BYTES_MAX};
-use bornite::core::wire::{Grant, Header, INLINE_BYTES_MAX, Message, PART_BYTES_MAX, Span, Statfs, path_is_valid};
+use bornite::core::wire::{
+    Grant, Header, INLINE_BYTES_MAX, MAC_BYTES, Message, PART_BYTES_MAX, Span, Statfs, path_is_valid,
+};
 use bornite::core::{NodeId, Purpose, Swept};
 
 use super::bytes::Bytes;
@@ -12,7 +14,8 @@ const SPANS: [Span; 5] =
     [Span::new(0, 1), Span::new(2, 4), Span::new(5, 6), Span::new(7, 100), Span::new(u32::MAX - 1, u32::MAX)];
 
 pub(crate) fn header(bytes: &mut Bytes<'_>) -> Header {
-    Header { from: NodeId(bytes.u32()), job: bytes.u64(), incarnation: bytes.u64(), id: bytes.u64() }
+    let (from, job, incarnation, id) = (NodeId(bytes.u32()), bytes.u64(), bytes.u64(), bytes.u64());
+    Header { from, job, incarnation, id, session: id.rotate_left(7) }
 }
 
 fn timestamp(bytes: &mut Bytes<'_>) -> Timestamp {
@@ -54,6 +57,10 @@ pub(crate) fn statfs(bytes: &mut Bytes<'_>) -> Statfs {
     }
 }
 
+fn code<'a>(bytes: &mut Bytes<'a>) -> &'a [u8; MAC_BYTES] {
+    bytes.take(MAC_BYTES).try_into().unwrap_or(&[7; MAC_BYTES])
+}
+
 /// A path that may be on the wire; one that may not becomes the target itself.
 pub(crate) fn path<'a>(bytes: &mut Bytes<'a>) -> &'a [u8] {
     let path = bytes.piece(PATH_BYTES_MAX);
@@ -62,9 +69,9 @@ pub(crate) fn path<'a>(bytes: &mut Bytes<'a>) -> &'a [u8] {
 
 /// A message of any kind, by its first byte.
 pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
-    match bytes.u8() % 21 {
+    match bytes.u8() % 23 {
         0 => Message::Probe { begun: bytes.u64() },
-        1 => Message::Attr { path: path(bytes) },
+        1 => Message::Attr { bytes: bytes.u64(), path: path(bytes) },
         2 => {
             let purpose = if bytes.u8() & 1 == 1 { Purpose::Absence } else { Purpose::Reading };
             Message::List { stamp: bytes.u64(), from: bytes.u32(), purpose, path: path(bytes) }
@@ -106,6 +113,8 @@ pub(crate) fn message<'a>(bytes: &mut Bytes<'a>) -> Message<'a> {
             let count = 1 + usize::from(bytes.u8()) % (SPANS.len() - from);
             Message::Ready { spans: &SPANS[from..from + count] }
         }
-        _ => Message::Noted,
+        20 => Message::Noted,
+        21 => Message::Hello { nonce: b"0123456789abcdef", mac: code(bytes) },
+        _ => Message::Welcome { nonce: b"fedcba9876543210", mac: code(bytes) },
     }
 }

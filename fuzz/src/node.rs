@@ -81,6 +81,7 @@ impl World {
             incarnation: 1,
             enoent_ttl: Duration::from_secs(2),
             complete_dirs: true,
+            foresight: true,
             dir_ttl: Duration::from_secs(3),
             attr_ttl: Some(Duration::from_secs(5)),
             detect: Duration::from_secs(2),
@@ -134,7 +135,7 @@ impl World {
     }
 
     fn frame(&mut self, from: NodeId, id: u64, message: &Message<'_>) {
-        let frame = message.encode(&Header { from, job: JOB, incarnation: 1, id });
+        let frame = message.encode(&Header { from, job: JOB, incarnation: 1, id, session: 0 });
         self.node.frame(self.now, &frame);
     }
 
@@ -159,7 +160,7 @@ impl World {
         let (stamp, at) = (u64::from(bytes.u8() % 4), u32::from(bytes.u8()));
         let message = match &object {
             Object::Attr(path) if at % 2 == 1 => Message::Look { path },
-            Object::Attr(path) => Message::Attr { path },
+            Object::Attr(path) => Message::Attr { path, bytes: stamp },
             Object::List(path) => {
                 let purpose = if stamp & 1 == 1 { Purpose::Absence } else { Purpose::Reading };
                 Message::List { path, stamp, from: at, purpose }

@@ -88,7 +88,8 @@ impl Chunk {
     }
 
     /// Whether it was fetched before anybody asked for it, and nobody has used it since.
-    pub(super) fn is_unused(&self) -> bool {
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
         self.unused.load(Ordering::Relaxed)
     }
 

@@ -16,6 +16,7 @@
 //! Memory: about 470 bytes and the path's length per regular file, some 190 fewer for what has no data; with what the
 //! allocator adds. [`NamesStats::bytes`] is the sum of all of it, and `shrink` makes room in it.
 
+mod denial;
 mod listings;
 mod shrink;
 
@@ -32,6 +33,7 @@ use super::index::{Index, IndexWriter};
 use super::numbers::{Numbers, Pages};
 use super::sync::{Arc, AtomicBool, AtomicU64, Ordering};
 use super::types::{Attr, Ino, Kind, Micros};
+use denial::Denial;
 pub use listings::{Proof, TimedListing, is_hidden, is_missing};
 pub use shrink::Shrunk;
 
@@ -78,6 +80,8 @@ pub struct Inode {
     parent: Ino,
     /// Hash of the path: what a child's hash begins with.
     hash: u64,
+    /// Its place in the order in which the writer learnt things.
+    learnt: u64,
     /// [`Micros`] until which the attributes may be believed.
     expires_us: AtomicU64,
     body: Arc<Body>,
@@ -92,6 +96,8 @@ struct Body {
     /// How often the kernel holds the number.
     held: AtomicU64,
     listing: ArcSwapOption<TimedListing>,
+    /// What the directory's listings said of names in memory.
+    denial: ArcSwapOption<Denial>,
     data: Option<Arc<FileData>>,
 }
 
@@ -302,6 +308,8 @@ pub struct NamesWriter {
     names: Arc<Names>,
     index: IndexWriter<Inode>,
     next_ino: u64,
+    /// What was learnt last, see [`Inode::learnt`].
+    learnt: u64,
     links: HashMap<Ino, Links, KeyedHash>,
     /// The number that a backend inode with several links has now.
     by_backend: HashMap<BackendId, Ino, KeyedHash>,
@@ -343,6 +351,7 @@ impl NamesWriter {
             names: Arc::clone(&names),
             index,
             next_ino: Ino::ROOT.0 + 1,
+            learnt: 0,
             links: HashMap::with_hasher(hash.clone()),
             by_backend: HashMap::with_hasher(hash),
             retired: VecDeque::new(),
@@ -396,6 +405,7 @@ impl NamesWriter {
             target: target.map(Box::from),
             parent,
             hash: self.names.hash.path(path),
+            learnt: self.next_learnt(),
             expires_us: AtomicU64::new(expires.0),
             body,
         });
@@ -452,17 +462,16 @@ impl NamesWriter {
     /// of some 256 ([`NamesConfig::index_shards`]): to be called with 0, 1 and so on until `None`. What is inserted
     /// meanwhile may expire or not. Visits every inode of the part (0.1 to 0.3 us each).
     pub fn invalidate_part(&mut self, path: &[u8], part: usize) -> Option<Vec<Arc<Inode>>> {
-        let mut dropped_bytes = 0;
         let mut found = Vec::new();
         let is_part = self.index.for_each_of(part, |inode| {
             if is_at_or_below(&inode.path, path) {
                 inode.expires_us.store(0, Ordering::Release);
-                dropped_bytes += inode.body.listing.swap(None).map_or(0, |timed| timed.size_bytes());
                 found.push(Arc::clone(inode));
             }
         });
-        self.listing_bytes -= dropped_bytes;
-        self.sub_bytes(dropped_bytes);
+        for inode in found.iter().filter(|inode| inode.attr.is_dir()) {
+            self.set_listing_of(&inode.body, None);
+        }
         is_part.then_some(found)
     }
 
@@ -480,6 +489,7 @@ impl NamesWriter {
             used: AtomicBool::new(true),
             held: AtomicU64::new(0),
             listing: ArcSwapOption::empty(),
+            denial: ArcSwapOption::empty(),
             data,
         };
         (ino, Arc::new(body))
@@ -504,7 +514,7 @@ impl NamesWriter {
     /// After a path has gone, or has got another number: retires the number when it was the last path of it.
     fn path_left(&mut self, inode: &Arc<Inode>) {
         if inode.ino == Ino::ROOT {
-            self.set_listing_of(&inode.body, None);
+            self.clear_listings(&inode.body);
             self.sub_bytes(inode.view_bytes() + inode.body_bytes());
             return;
         }
@@ -532,7 +542,7 @@ impl NamesWriter {
     }
 
     fn retire(&mut self, inode: &Arc<Inode>) {
-        self.set_listing_of(&inode.body, None);
+        self.clear_listings(&inode.body);
         inode.body.retired.store(true, Ordering::Release);
         self.set_by_ino(inode.ino, Some(Arc::clone(inode)));
         self.names.retired.fetch_add(1, Ordering::Relaxed);
@@ -573,7 +583,9 @@ fn is_same(old: &Attr, new: &Attr) -> bool {
     old.kind() == new.kind() && same_inode && (new.is_dir() || old.version() == new.version())
 }
 
-fn is_unchanged_dir(old: &Attr, new: &Attr) -> bool {
+/// Whether a directory has the names that it had, as far as its times tell.
+#[must_use]
+pub fn is_unchanged_dir(old: &Attr, new: &Attr) -> bool {
     let what = |attr: &Attr| (attr.mtime, attr.ctime, attr.backend_ino, attr.backend_dev);
     what(old) == what(new)
 }

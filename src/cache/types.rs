@@ -282,6 +282,32 @@ impl Listing {
         same.map(|(_, entry)| entry).find(|entry| entry.name == name)
     }
 
+    /// The names of this snapshot that an older one of the same directory lacks; `None` where it would take more than
+    /// `finds_max` searches by name to tell (some 1 us each), since so much has changed or moved.
+    #[must_use]
+    pub fn added_since<'a>(&'a self, older: &Listing, finds_max: usize) -> Option<Vec<&'a [u8]>> {
+        if self.bytes == older.bytes {
+            return Some(Vec::new());
+        }
+        let (mut added, mut finds_left) = (Vec::new(), finds_max);
+        let mut theirs = older.offsets.iter().map(|&at| name_at(&older.bytes, at)).peekable();
+        for name in self.offsets.iter().map(|&at| name_at(&self.bytes, at)) {
+            // A backend lists what did not change in the order of before, but for what came and went.
+            while theirs.next_if_eq(&name).is_none() {
+                finds_left = finds_left.checked_sub(1)?;
+                if older.find(name).is_none() {
+                    added.push(name);
+                    break;
+                }
+                if theirs.next_if(|other| self.find(other).is_none()).is_none() {
+                    // It stands elsewhere in the older one.
+                    break;
+                }
+            }
+        }
+        Some(added)
+    }
+
     /// The entries whose cookies are greater than `cookie`, with their cookies, in the order of these. An entry has the
     /// same cookie in every snapshot of a directory, so that a reader goes on in a later one with all names that are in
     /// both. (Of two names with one cookie, 2^-63 of all pairs, the second is lost if a reply ends between them.)
@@ -440,6 +466,38 @@ mod tests {
             assert!(b.push(ListEntry { name, kind: Kind::File, backend_ino: i as u64 }));
         }
         b.build(7)
+    }
+
+    #[test]
+    fn names_that_were_added_are_those_that_the_older_snapshot_lacks() {
+        let names: Vec<Vec<u8>> = (0..300u32).map(|i| i.to_string().into_bytes()).collect();
+        let some = |step: usize| names.iter().step_by(step).map(Vec::as_slice).collect::<Vec<_>>();
+        let (all, third, fifth, none) = (some(1), some(3), some(5), Vec::new());
+        for (newer, older) in [
+            (&all, &all),
+            (&all, &third),
+            (&third, &all),
+            (&third, &fifth),
+            (&fifth, &third),
+            (&all, &none),
+            (&none, &all),
+        ] {
+            let (new, old) = (listing(newer), listing(older));
+            let mut added = new.added_since(&old, 2 * names.len()).expect("enough searches");
+            added.sort_unstable();
+            let mut lacking: Vec<&[u8]> = newer.iter().copied().filter(|name| !older.contains(name)).collect();
+            lacking.sort_unstable();
+            assert_eq!(added, lacking);
+            assert!(newer.len() <= older.len() || new.added_since(&old, 30).is_none());
+        }
+        // What came and went takes a search or two, however much there is.
+        let (new, old) =
+            ([&[&b"x"[..]], &all[..100], &[b"y"]].concat(), [&all[..50], &[&b"z"[..]], &all[50..100]].concat());
+        let (new, old) = (listing(&new), listing(&old));
+        assert_eq!(new.added_since(&old, 4), Some(vec![&b"x"[..], b"y"]));
+        // Another order is no change.
+        let turned: Vec<&[u8]> = all.iter().rev().copied().collect();
+        assert_eq!(listing(&turned).added_since(&listing(&all), names.len()), Some(vec![]));
     }
 
     #[test]

@@ -205,6 +205,10 @@ pub struct DaemonArgs {
     /// [default: on]
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     pub complete_dirs: Option<Switch>,
+    /// Whether names and files that clients will ask for next, by what was learnt of them, are fetched before they do
+    /// [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub foresight: Option<Switch>,
     /// Threads that read requests of the kernel [default: 2]
     #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = number(FUSE_THREADS))]
     pub fuse_threads: Option<u64>,
@@ -238,6 +242,12 @@ pub struct MountArgs {
     /// This node's name in the address book [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+    /// File with the job's secret, readable by its owner only: nodes without it get no answer [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Let peers reach this node at an address that is neither the loopback's nor an hsn interface's
+    #[arg(long)]
+    pub listen_anywhere: bool,
     /// Where to log; `stdout` is standard error, `file` is DIR/logs/HOST-PID.log of --output-dir [default: stdout, or
     /// file for a --daemon with --output-dir]
     #[arg(long, value_name = "TYPE")]
@@ -579,15 +589,25 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn add_help(command: &mut clap::Command, names: &mut Vec<String>, text: &mut String) {
+        if !names.is_empty() {
+            *text += &format!("\n==== {} ====\n", names.join(" "));
+        }
+        *text += &command.render_long_help().to_string();
+        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+            names.push(sub.get_name().to_owned());
+            add_help(sub, names, text);
+            names.pop();
+        }
+    }
+
     /// The help of every command, as a terminal of 100 columns shows it.
     #[test]
     fn the_help_reads_as_agreed() {
         let mut command = Cli::command().term_width(100);
         command.build();
-        let mut text = command.render_long_help().to_string();
-        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
-            text += &format!("\n==== {} ====\n{}", sub.get_name().to_owned(), sub.render_long_help());
-        }
+        let mut text = String::new();
+        add_help(&mut command, &mut Vec::new(), &mut text);
         insta::assert_snapshot!(text);
     }
 

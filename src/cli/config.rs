@@ -21,11 +21,13 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 24] = [
     "target",
     "address_book",
     "nodefile",
     "hostname",
+    "secret_file",
+    "listen_anywhere",
     "net",
     "enoent_ttl_ms",
     "cache_size",
@@ -37,6 +39,7 @@ const KEYS: [&str; 21] = [
     "attr_ttl_ms",
     "dir_ttl_ms",
     "complete_dirs",
+    "foresight",
     "fuse_threads",
     "allow_other",
     "passthrough",
@@ -75,6 +78,8 @@ pub(super) struct Settings {
     pub(super) address_book: Option<PathBuf>,
     pub(super) nodefile: Option<PathBuf>,
     pub(super) hostname: Option<String>,
+    pub(super) secret_file: Option<PathBuf>,
+    pub(super) listen_anywhere: bool,
     pub(super) net: Option<String>,
     pub(super) enoent_ttl_ms: u64,
     pub(super) cache_size: Option<u64>,
@@ -86,6 +91,7 @@ pub(super) struct Settings {
     pub(super) attr_ttl_ms: Option<u64>,
     pub(super) dir_ttl_ms: u64,
     pub(super) complete_dirs: Switch,
+    pub(super) foresight: Switch,
     pub(super) fuse_threads: u64,
     pub(super) allow_other: bool,
     pub(super) passthrough: PassthroughMode,
@@ -101,6 +107,8 @@ impl Default for Settings {
             address_book: None,
             nodefile: None,
             hostname: None,
+            secret_file: None,
+            listen_anywhere: false,
             net: None,
             enoent_ttl_ms: 2000,
             cache_size: None,
@@ -112,6 +120,7 @@ impl Default for Settings {
             attr_ttl_ms: None,
             dir_ttl_ms: 60_000,
             complete_dirs: Switch::On,
+            foresight: Switch::On,
             fuse_threads: 2,
             allow_other: false,
             passthrough: PassthroughMode::Off,
@@ -218,6 +227,7 @@ impl Settings {
             attr_ttl_ms,
             dir_ttl_ms,
             complete_dirs,
+            foresight,
             fuse_threads,
             allow_other,
             passthrough,
@@ -227,6 +237,8 @@ impl Settings {
         replace_some(&mut self.address_book, &options.address_book);
         replace_some(&mut self.nodefile, &options.nodefile);
         replace_some(&mut self.hostname, &options.hostname);
+        replace_some(&mut self.secret_file, &options.secret_file);
+        self.listen_anywhere |= options.listen_anywhere;
         replace_some(&mut self.net, net);
         replace(&mut self.enoent_ttl_ms, enoent_ttl_ms);
         replace_some(&mut self.cache_size, cache_size);
@@ -238,6 +250,7 @@ impl Settings {
         replace_some(&mut self.attr_ttl_ms, attr_ttl_ms);
         replace(&mut self.dir_ttl_ms, dir_ttl_ms);
         replace(&mut self.complete_dirs, complete_dirs);
+        replace(&mut self.foresight, foresight);
         replace(&mut self.fuse_threads, fuse_threads);
         self.allow_other |= allow_other;
         replace(&mut self.passthrough, passthrough);
@@ -253,6 +266,8 @@ impl Settings {
             "address_book" => self.address_book = Some(PathBuf::from(text)),
             "nodefile" => self.nodefile = Some(PathBuf::from(text)),
             "hostname" => self.hostname = Some(text.to_owned()),
+            "secret_file" => self.secret_file = Some(PathBuf::from(text)),
+            "listen_anywhere" => self.listen_anywhere = truth(text)?,
             "net" => self.net = Some(text.to_owned()),
             "enoent_ttl_ms" => self.enoent_ttl_ms = number(ENOENT_TTL_MS)(text)?,
             "cache_size" => self.cache_size = Some(parse_size(text)?),
@@ -263,21 +278,10 @@ impl Settings {
             "fanout" => self.fanout = Some(number(FANOUT)(text)?),
             "attr_ttl_ms" => self.attr_ttl_ms = Some(number(TTL_MS)(text)?),
             "dir_ttl_ms" => self.dir_ttl_ms = number(TTL_MS)(text)?,
-            "complete_dirs" => {
-                self.complete_dirs = match text {
-                    "on" | "true" | "1" => Switch::On,
-                    "off" | "false" | "0" => Switch::Off,
-                    _ => return Err("it must be on or off".to_owned()),
-                }
-            }
+            "complete_dirs" => self.complete_dirs = switch(text)?,
+            "foresight" => self.foresight = switch(text)?,
             "fuse_threads" => self.fuse_threads = number(FUSE_THREADS)(text)?,
-            "allow_other" => {
-                self.allow_other = match text {
-                    "true" | "1" => true,
-                    "false" | "0" => false,
-                    _ => return Err("it must be true or false".to_owned()),
-                }
-            }
+            "allow_other" => self.allow_other = truth(text)?,
             "passthrough" => {
                 let parsed = PassthroughMode::from_str(text, true);
                 self.passthrough = parsed.map_err(|_| "it must be auto, on or off".to_owned())?;
@@ -297,6 +301,7 @@ impl Settings {
     /// comments.
     pub(super) fn to_toml(&self) -> String {
         let path = |path: &Path| Some(quoted(path.as_os_str()));
+        let on_or_off = |switch| Some(quoted(if switch == Switch::On { "on" } else { "off" }.as_ref()));
         let count = |number: &u64| Some(number.to_string());
         KEYS.iter()
             .map(|&key| {
@@ -305,6 +310,8 @@ impl Settings {
                     "address_book" => self.address_book.as_deref().and_then(path),
                     "nodefile" => self.nodefile.as_deref().and_then(path),
                     "hostname" => self.hostname.as_ref().map(|name| quoted(name.as_ref())),
+                    "secret_file" => self.secret_file.as_deref().and_then(path),
+                    "listen_anywhere" => Some(self.listen_anywhere.to_string()),
                     "net" => self.net.as_ref().map(|net| quoted(net.as_ref())),
                     "enoent_ttl_ms" => count(&self.enoent_ttl_ms),
                     "cache_size" => self.cache_size.as_ref().and_then(count),
@@ -315,9 +322,8 @@ impl Settings {
                     "fanout" => self.fanout.as_ref().and_then(count),
                     "attr_ttl_ms" => self.attr_ttl_ms.as_ref().and_then(count),
                     "dir_ttl_ms" => count(&self.dir_ttl_ms),
-                    "complete_dirs" => {
-                        Some(quoted(if self.complete_dirs == Switch::On { "on" } else { "off" }.as_ref()))
-                    }
+                    "complete_dirs" => on_or_off(self.complete_dirs),
+                    "foresight" => on_or_off(self.foresight),
                     "fuse_threads" => count(&self.fuse_threads),
                     "allow_other" => Some(self.allow_other.to_string()),
                     "passthrough" => {
@@ -337,6 +343,22 @@ impl Settings {
                 }
             })
             .collect()
+    }
+}
+
+fn switch(text: &str) -> Result<Switch, String> {
+    match text {
+        "on" | "true" | "1" => Ok(Switch::On),
+        "off" | "false" | "0" => Ok(Switch::Off),
+        _ => Err("it must be on or off".to_owned()),
+    }
+}
+
+fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("it must be true or false".to_owned()),
     }
 }
 
@@ -405,6 +427,8 @@ mod tests {
             ("address_book", "/book"),
             ("nodefile", "/nodes"),
             ("hostname", "n1"),
+            ("secret_file", "/secret"),
+            ("listen_anywhere", "true"),
             ("net", "tcp"),
             ("enoent_ttl_ms", "1"),
             ("cache_size", "33554432"),
@@ -416,6 +440,7 @@ mod tests {
             ("attr_ttl_ms", "5"),
             ("dir_ttl_ms", "6"),
             ("complete_dirs", "off"),
+            ("foresight", "off"),
             ("fuse_threads", "3"),
             ("allow_other", "true"),
             ("passthrough", "auto"),
@@ -431,7 +456,11 @@ mod tests {
             .iter()
             .flat_map(|(key, value)| {
                 let flag = format!("--{}", key.replace('_', "-"));
-                if *key == "allow_other" { vec![flag] } else { vec![flag, (*value).to_owned()] }
+                if ["allow_other", "listen_anywhere"].contains(key) {
+                    vec![flag]
+                } else {
+                    vec![flag, (*value).to_owned()]
+                }
             })
             .collect();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();

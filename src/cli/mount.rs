@@ -17,7 +17,7 @@ use super::config::Settings;
 use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals};
 use crate::job::book::{BookError, check_host, facility, read_nodefile};
 use crate::job::node::NodePlace;
-use crate::job::{AddressBook, BookEntry, daemon as report};
+use crate::job::{AddressBook, BookEntry, daemon as report, secret};
 use crate::observe::{
     AbsentNames, CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status,
     StatusServer, Verbosity, log as logging, mountpoint_key,
@@ -179,6 +179,7 @@ fn serve(
     settings.target = std::path::absolute(&settings.target)
         .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
     let node = Node::resolve(&settings)?;
+    let secret = settings.secret_file.as_deref().map(secret::read).transpose()?;
     logging::install(&log_spec(&settings, args.foreground_child, &node.nodes[node.me].0)?)?;
     log::info!("network: {}", settings.net.as_deref().unwrap_or("the address book decides"));
     notes.iter().for_each(|note| log::info!("{note}"));
@@ -198,7 +199,7 @@ fn serve(
 
     let counters = Arc::new(Counters::new());
     let phase = Arc::new(Mutex::new(Phase::Starting));
-    let config = daemon_config(&settings, &node, mountpoint.clone());
+    let config = DaemonConfig { secret, ..daemon_config(&settings, &node, mountpoint.clone()) };
     let (own_counters, own_phase) = (Arc::clone(&counters), Arc::clone(&phase));
     let desk = Arc::new(Desk {
         config: config.clone(),
@@ -279,11 +280,14 @@ pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBu
         enoent_ttl: Duration::from_millis(settings.enoent_ttl_ms),
         attr_ttl: settings.attr_ttl_ms.map(Duration::from_millis),
         complete_dirs: settings.complete_dirs == Switch::On,
+        foresight: settings.foresight == Switch::On,
         dir_ttl: Duration::from_millis(settings.dir_ttl_ms),
         cache_bytes: node.cache_bytes(settings),
         names_bytes: node.names_bytes(settings),
         fuse_threads: settings.fuse_threads as usize,
         allow_other: settings.allow_other,
+        secret: None,
+        listen_anywhere: settings.listen_anywhere,
         passthrough: match settings.passthrough {
             PassthroughMode::Auto => Passthrough::Auto,
             PassthroughMode::On => Passthrough::On,

@@ -23,8 +23,8 @@ use super::limits::{
 };
 use super::node::Node;
 use super::output::Output;
-use crate::cache::names::{TimedListing, is_hidden, is_missing, parent_path};
-use crate::cache::types::{Attr, Micros};
+use crate::cache::names::{Inode, Proof, TimedListing, is_hidden, is_missing, parent_path};
+use crate::cache::types::{Attr, Listing, Micros};
 
 /// A directory in which names were missed.
 #[derive(Debug)]
@@ -140,13 +140,11 @@ impl Node {
         Some(Outcome::Absent { expires })
     }
 
-    /// Whether a complete listing says that nothing is at `path`, which is in memory: the listing is the newer of the two,
-    /// since a name that is found voids one that lacks it. Who has learnt from it that nothing is there is not to be told
-    /// of what was there before.
-    pub(super) fn is_denied(&self, path: &[u8]) -> bool {
-        let Some((dir, name)) = self.told_in(path) else { return false };
-        let listing = self.names.with(dir, |inode| inode.listing()).flatten();
-        listing.is_some_and(|timed| timed.absent_until > Micros(0) && is_missing(&timed.listing, name))
+    /// Whether a complete listing has said that nothing is at the path of `inode`, since that was learnt. Who has learnt
+    /// from it that nothing is there is not to be told of what was there before.
+    pub(super) fn is_denied(&self, inode: &Inode) -> bool {
+        let Some((dir, name)) = self.told_in(&inode.path) else { return false };
+        self.names.with(dir, |dir| self.names.denies(dir, inode, name)).unwrap_or(false)
     }
 
     /// The directory whose listing may answer `path` in a moment, and until when that is waited for: it is under way, or
@@ -221,7 +219,7 @@ impl Node {
         let Some(timed) = inode.listing().filter(|timed| is_missing(&timed.listing, name)) else { return };
         self.counters.listings_voided += 1;
         self.writer.drop_listing(inode.ino);
-        self.out.push_back(Output::Expire { ino: inode.ino, path: inode.path.clone(), dir: true });
+        self.expire_names_in(&inode);
         if timed.absent_until > Micros(0) {
             self.missed(now, dir).judge(timed.served());
         }
@@ -236,6 +234,42 @@ impl Node {
             }
             path = dir;
         }
+    }
+
+    /// The listing is kept even when its time is over: who reads it in parts goes on with the one that was begun.
+    ///
+    /// `until`: when its time is over for who reads the directory, and for who asks for a name that it lacks.
+    pub(super) fn learn_listing(
+        &mut self,
+        id: FlightId,
+        path: &[u8],
+        listing: Listing,
+        until: (Micros, Micros),
+        proof: Option<Proof>,
+    ) -> Outcome {
+        // One that is older than a name which was found meanwhile is for who waits for it, and for nobody else.
+        let is_old = self.flights.get(id).is_some_and(|flight| !flight.has_found(&listing));
+        let until = if is_old { (Micros(0), Micros(0)) } else { until };
+        let timed = TimedListing::new(Arc::new(listing), until.0);
+        let timed = match self.completes() {
+            true => timed.complete(until.1, proof).told_to_all(self.tells_of_all()),
+            false => timed,
+        };
+        let outcome = Outcome::from(&timed);
+        if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.is_dir()) {
+            if inode.listing().is_some_and(|before| before.listing.bytes() != timed.listing.bytes()) {
+                self.expire_names_in(&inode);
+            }
+            self.writer.set_listing(inode.ino, timed);
+        }
+        outcome
+    }
+
+    /// The kernel is to forget what it keeps of a directory's names: others are there now. It compares the directory's times
+    /// only where a reader begins; who reads on would be given the rest of whatever it keeps, and what it keeps it puts
+    /// together from the answers to all readers.
+    pub(super) fn expire_names_in(&mut self, dir: &Inode) {
+        self.out.push_back(Output::Expire { ino: dir.ino, path: dir.path.clone(), dir: true });
     }
 
     /// Has a root look at the directory of request `id` for a listing, where that may renew the one that is here. False

@@ -17,6 +17,8 @@ pub struct NodeConfig {
     pub enoent_ttl: Duration,
     /// Whether listings answer the names that they lack (`--complete-dirs`).
     pub complete_dirs: bool,
+    /// Whether what clients will ask for next is asked for before they do (`--foresight`).
+    pub foresight: bool,
     /// How long attributes of directories, and listings, may be used.
     pub dir_ttl: Duration,
     /// How long attributes of all else may be used; none: until they are invalidated.
@@ -46,6 +48,14 @@ pub struct Counters {
     pub probes: u64,
     /// Those of them that were heartbeats.
     pub heartbeats: u64,
+    /// Probes of a node that was looked for that had no answer: it was unreachable.
+    pub probes_unanswered: u64,
+    /// Probes of such a node that it answered, but did not serve yet.
+    pub probes_not_serving: u64,
+    /// Times that such a node said that it serves.
+    pub confirmed: u64,
+    /// Microseconds from the start until one of those that may be asked served; 0 before that.
+    pub parent_us: u64,
     /// Nodes that were suspected because they were silent.
     pub suspicions: u64,
     /// Nodes that were given up, and another one or the backend asked instead.
@@ -56,6 +66,10 @@ pub struct Counters {
     pub rate_limited: u64,
     /// Frames of nodes that are of another job: with another book, or other options.
     pub foreign: u64,
+    /// Frames of nodes that have not shown the job's secret in this life of both.
+    pub auth_refused: u64,
+    /// Hellos that had come before.
+    pub auth_replayed: u64,
     /// Grants that were taken back because the peer held too many.
     pub grants_taken: u64,
     /// Frames that arrived.
@@ -102,6 +116,10 @@ pub struct Counters {
     pub chunks_in_flight_max: u64,
     /// Chunks that were asked for ahead of a client.
     pub ahead: u64,
+    /// Names that were asked for before a client did.
+    pub foreseen: u64,
+    /// Those of them that no client came for.
+    pub foreseen_wasted: u64,
     /// Chunks that were not, or whose request was given up, because memory or the line was short.
     pub ahead_dropped: u64,
 }

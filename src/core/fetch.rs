@@ -114,17 +114,8 @@ impl Node {
 
     /// Asks a node, for the first time or again.
     pub(super) fn ask(&mut self, now: Micros, id: FlightId, node: NodeId) {
+        self.is_asked(now, id, node);
         let Some(flight) = self.flights.get(id) else { return };
-        if flight.asked.replace(node).is_none()
-            && let Some(peer) = self.peers.get_mut(&node)
-        {
-            peer.asked(now, id);
-            // The heartbeat that it may need.
-            self.watch_at = self.watch_at.min(now.after_us(self.detect_us / HEARTBEATS_PER_DETECT));
-        }
-        flight.stage = Stage::Asked;
-        flight.sign_at = now;
-        flight.asked_at.get_or_insert(now);
         let (object, purpose, anew) = (flight.object.clone(), flight.purpose, flight.anew);
         let parts = flight.parts.as_ref();
         let begun = parts.map(|(stamp, parts)| (*stamp, u32::try_from(parts.len_bytes()).unwrap_or(0)));
@@ -142,14 +133,30 @@ impl Node {
         }
         self.counters.to_parent += 1;
         self.release_to(node);
+        let bytes = self.number_for_bytes(id).map_or(0, |bytes| bytes.0);
         let message = match &object {
             Object::Attr(path) if anew => Message::Look { path },
-            Object::Attr(path) => Message::Attr { path },
+            Object::Attr(path) => Message::Attr { path, bytes },
             Object::List(path) => Message::List { path, stamp, from, purpose },
             Object::Chunk { path, version, index } => Message::Chunk { path, version: *version, index: *index },
             Object::Statfs => Message::Statfs,
         };
         self.send(node, id.0, &message);
+    }
+
+    /// Notes that a request is under way at a node.
+    pub(super) fn is_asked(&mut self, now: Micros, id: FlightId, node: NodeId) {
+        let Some(flight) = self.flights.get(id) else { return };
+        if flight.asked.replace(node).is_none()
+            && let Some(peer) = self.peers.get_mut(&node)
+        {
+            peer.asked(now, id);
+            // The heartbeat that it may need.
+            self.watch_at = self.watch_at.min(now.after_us(self.detect_us / HEARTBEATS_PER_DETECT));
+        }
+        flight.stage = Stage::Asked;
+        flight.sign_at = now;
+        flight.asked_at.get_or_insert(now);
     }
 
     pub(super) fn ask_backend(&mut self, now: Micros, id: FlightId) {
@@ -275,6 +282,21 @@ impl Node {
         Outcome::Failed { errno }
     }
 
+    /// The first answer of another node has come: from here on the tree works for this one.
+    fn say_first_answer(&self, now: Micros, object: &Object) {
+        let kind = match object {
+            Object::Attr(_) => "lstat",
+            Object::Chunk { .. } => "readfile",
+            Object::List(_) => "readdir",
+            Object::Statfs => return,
+        };
+        log::info!(
+            "first successful parent rpc_{kind} completed after {} us since provider startup; path=/{}",
+            now.0.saturating_sub(self.started.0),
+            String::from_utf8_lossy(object.path())
+        );
+    }
+
     /// A node that was asked answered.
     pub(super) fn reply(&mut self, now: Micros, header: &Header, message: Message<'_>) {
         let id = FlightId(header.id);
@@ -294,16 +316,24 @@ impl Node {
         }
         let asked_at = flight.asked_at.unwrap_or(now);
         let (key, object, tree) = (FlightKey::from(&*flight), flight.object.clone(), flight.tree);
-        let purpose = flight.purpose;
+        let (purpose, bytes) = (flight.purpose, flight.bytes);
         if message == Message::Pending {
             return;
         }
         self.note_answer(tree);
+        let is_first = !matches!((&object, message), (_, Message::Failed { .. }) | (Object::Statfs, _));
+        if is_first && !std::mem::replace(&mut self.has_answer, true) {
+            self.say_first_answer(now, &object);
+        }
         let outcome = match (&object, message) {
             (_, Message::Failed { errno }) => self.failed(&object, errno),
             (Object::Attr(_), Message::Found { attr, remaining_us, target }) => {
                 let target = (attr.kind() == crate::cache::types::Kind::Symlink).then_some(target);
-                self.learn_found(now, &key, attr, target, asked_at.after_us(remaining_us))
+                let found = self.learn_found(now, &key, attr, target, asked_at.after_us(remaining_us));
+                if let (Outcome::Entry(inode), Some(bytes)) = (&found, bytes) {
+                    self.expect_bytes(now, bytes, header.from, inode);
+                }
+                found
             }
             (Object::Attr(_), Message::Absent { remaining_us }) => {
                 self.learn_absent(now, &key, asked_at.after_us(remaining_us))

@@ -113,6 +113,8 @@ pub enum Waiter {
         from: u32,
         /// For a listing, what for.
         purpose: Purpose,
+        /// For attributes, its number for the first chunk of the file that may be there; 0 where it does not want that.
+        bytes: u64,
     },
     /// A request of this node that needs this one's outcome first.
     Flight(FlightId),
@@ -215,6 +217,8 @@ pub(super) struct Flight {
     pub(super) outdated: bool,
     /// Of attributes: no node's memory may answer, here or upstream.
     pub(super) anew: bool,
+    /// Of attributes: the number under which whoever is asked answers with the first chunk as well.
+    pub(super) bytes: Option<FlightId>,
     /// When it is looked at next; timers for other times are void.
     timer: Micros,
 }
@@ -223,6 +227,11 @@ pub(super) struct Flight {
 const FOUND_MAX: usize = 1_024;
 
 impl Flight {
+    /// Whether a client of this node waits for it, or it was begun for one that will.
+    pub(super) fn is_own(&self) -> bool {
+        self.ahead || self.waiters.iter().any(|waiter| matches!(waiter, Waiter::Local(_)))
+    }
+
     /// Whether this listing has all names that were found while it was under way.
     pub(super) fn has_found(&self, listing: &Listing) -> bool {
         self.found.len() <= FOUND_MAX && !self.found.iter().any(|name| is_missing(listing, name))
@@ -263,6 +272,10 @@ impl Flights {
         self.by_object.get(object).copied()
     }
 
+    pub(super) fn peek(&self, id: FlightId) -> Option<&Flight> {
+        self.table.get(&id)
+    }
+
     pub(super) fn get(&mut self, id: FlightId) -> Option<&mut Flight> {
         self.table.get_mut(&id)
     }
@@ -276,6 +289,20 @@ impl Flights {
         deadline: Micros,
     ) -> FlightId {
         let id = FlightId(self.next_id());
+        self.start_as(id, now, object, tree, waiter, deadline);
+        id
+    }
+
+    /// As `start`, under a number that was given out before.
+    pub(super) fn start_as(
+        &mut self,
+        id: FlightId,
+        now: Micros,
+        object: Object,
+        tree: usize,
+        waiter: Waiter,
+        deadline: Micros,
+    ) {
         self.by_object.insert(object.clone(), id);
         let is_list = matches!(object, Object::List(_));
         self.lists += usize::from(is_list);
@@ -298,10 +325,10 @@ impl Flights {
             held: None,
             outdated: false,
             anew: false,
+            bytes: None,
             timer: Micros::FOREVER,
         };
         self.table.insert(id, flight);
-        id
     }
 
     /// Has a request begin anew under another number, so that no answer to what was asked so far is taken for one to what
@@ -312,6 +339,7 @@ impl Flights {
         self.by_object.insert(flight.object.clone(), new);
         flight.stage = Stage::InLine;
         (flight.asked_at, flight.token, flight.parts, flight.outdated) = (None, None, None, false);
+        flight.bytes = None;
         let timer = std::mem::replace(&mut flight.timer, Micros::FOREVER);
         self.table.insert(new, flight);
         self.arm(new, timer);

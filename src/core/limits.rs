@@ -81,6 +81,24 @@ pub const PROBE_PAUSE_MAX_US: u64 = 1_000_000;
 /// After this long without success the node says that its parent does not come; probing goes on.
 pub const PROBE_BUDGET_US: u64 = 120_000_000;
 
+/// A node with which there is no session is greeted this often at most.
+pub const GREET_US: u64 = 5_000;
+
+/// One that was not heard for so long, since it was sent something, is greeted anew, and again after as long.
+pub const GREET_AGAIN_US: u64 = 100_000;
+
+/// Frames that wait for a session with one node; the oldest is given up, and sent again by who sent it.
+pub const AUTH_KEPT_MAX: usize = 16;
+
+/// Sessions with one node that count at once: frames of an older one may still be on their way.
+pub const AUTH_SESSIONS_MAX: usize = 4;
+
+/// Lives of one node of which it is known which hello was the last.
+pub const AUTH_LIVES_MAX: usize = 8;
+
+/// A node that is refused is told of in the log this often at most.
+pub const AUTH_COMPLAINT_US: u64 = 60_000_000;
+
 /// What has grown of the set of ready nodes waits so long for more, after the last message about it.
 pub const READY_PAUSE_US: u64 = 20_000;
 
@@ -109,6 +127,15 @@ pub const AHEAD_MAX: usize = 32;
 
 /// Where so many requests stand in line for the parent, nothing is fetched ahead.
 pub const AHEAD_LINE_MAX: usize = 16;
+
+/// What was foreseen is judged when so much was looked up or foreseen after it.
+pub const FORESEEN_MAX: usize = 16;
+
+/// Names that clients missed lately, from one of which the next one may follow.
+pub const RECENT_MISSES_MAX: usize = 4;
+
+/// Rules of each kind by which names follow from others, and files are read.
+pub const RULES_MAX: usize = 16;
 
 /// Inodes that an invalidation visits in one step: 100 to 300 us.
 pub const SWEEP_STEP_INODES: usize = 1_000;
@@ -178,6 +205,8 @@ const _: () = {
     assert!(OWED_MAX < GRANTS_PER_PEER_MAX && OWED_US < GRANT_LEASE_US);
     assert!(CREDITS_MIN <= REQUESTS_AT_PARENT_MAX && REQUESTS_AT_PARENT_MAX < GRANTS_PER_PEER_MAX);
     assert!(DETECT_MIN_US <= DETECT_DEFAULT_US && DETECT_DEFAULT_US <= DETECT_MAX_US);
+    // Somebody who is silent is greeted before it is given up.
+    assert!(GREET_US < PROBE_PAUSE_MIN_US && GREET_AGAIN_US <= DETECT_MIN_US / 2);
     // Some heartbeats fit into the shortest time, and a node is given up before its requests fail.
     assert!(DETECT_MIN_US / HEARTBEATS_PER_DETECT > PROBE_PAUSE_MIN_US);
     assert!(DETECT_MAX_US + DETECT_MAX_US / HEARTBEATS_PER_DETECT < REQUEST_DEADLINE_US);

@@ -11,16 +11,21 @@
 //!
 //! Parts: `wire` (messages, total decoding), `topology` (who is whose parent), `flight` (single flight: one upstream
 //! request per object, waiters parked), `fetch` (asking upstream), `upstream` (whom it asks, and fail-over), `peer` (who
-//! is there), `ready` (which nodes are ready, for who waits for all), `bucket` (a rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation),
-//! `complete` (listings that answer absent names), `budget` (room for names), `limits` (every bound, in one place).
+//! is there), `auth` (the job's secret and sessions), `ready` (which nodes are ready, for who waits for all), `bucket` (a
+//! rate), `serve` (answering peers), `verify` (a root's watch over its files), `sweep` (invalidation), `complete` (listings
+//! that answer absent names), `foresee` (what clients will ask for next), `budget` (room for names), `memory` (the arena),
+//! `limits` (every bound, in one place).
 
+mod auth;
 mod bucket;
 mod budget;
 mod complete;
 mod config;
 mod fetch;
 mod flight;
+mod foresee;
 pub mod limits;
+mod memory;
 mod node;
 mod output;
 mod peer;
@@ -32,6 +37,7 @@ mod upstream;
 mod verify;
 pub mod wire;
 
+pub use auth::Secret;
 pub use config::{Counters, Load, NodeConfig};
 pub use flight::{FlightId, Object, Outcome, Purpose, Waiter};
 pub use node::Node;

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::auth::Auth;
 use super::bucket::Bucket;
 use super::budget::Relief;
 use super::complete::Misses;
 use super::config::{Counters, Load, NodeConfig};
 use super::flight::{Flight, FlightId, Flights, Object, Outcome, Purpose, Stage, Waiter};
+use super::foresee::Foresight;
 use super::limits::{DETECT_MAX_US, DETECT_MIN_US, PENDING_US, REQUEST_DEADLINE_US, RETRY_US, TIMER_STEPS_MAX};
 use super::output::Output;
-use super::peer::Peer;
+use super::peer::{Peer, Tally};
 use super::ready::Ready;
 use super::serve::Sharers;
 use super::sweep::{Sweep, SweepRun};
@@ -23,9 +25,9 @@ use super::wire::{self, Header, Message, Statfs};
 use crate::cache::arena::Slot;
 use crate::cache::chunks::{CHUNK_BYTES, Chunk};
 use crate::cache::enoent::{EnoentMap, Stored};
-use crate::cache::names::{Inode, Names, NamesWriter, Proof, TimedListing};
+use crate::cache::names::{Inode, Names, NamesWriter, TimedListing, is_unchanged_dir};
 use crate::cache::store::ChunkStore;
-use crate::cache::types::{Attr, Ino, Listing, Micros, Version};
+use crate::cache::types::{Attr, Ino, Micros, Version};
 
 pub(super) const E2BIG: i32 = rustix::io::Errno::TOOBIG.raw_os_error();
 pub(super) const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
@@ -72,6 +74,10 @@ pub struct Node {
     pub(super) begun: u64,
     pub(super) bucket: Bucket,
     pub(super) switches: u64,
+    pub(super) auth: Option<Auth>,
+    pub(super) started: Micros,
+    /// Another node answered a request.
+    pub(super) has_answer: bool,
     pub(super) serving: bool,
     pub(super) ready: Ready,
     /// Who asks this node.
@@ -81,7 +87,7 @@ pub struct Node {
     /// Keys of the arena's segments as they go on the wire.
     pub(super) keys: Vec<Option<u64>>,
     /// The segment of the arena that is not used yet.
-    spare: Option<u16>,
+    pub(super) spare: Option<u16>,
     pub(super) grants: BTreeMap<u64, Granted>,
     /// Grants of others that are to be released, and when at the latest.
     pub(super) owed: (Vec<(NodeId, u64)>, Micros),
@@ -90,6 +96,7 @@ pub struct Node {
     pub(super) sweep_runs: Vec<SweepRun>,
     pub(super) relief: Relief,
     pub(super) misses: Misses,
+    pub(super) foresight: Foresight,
     /// Of a root: what it has read of each file version that is not gone.
     pub(super) seen: HashMap<Ino, Seen>,
     /// Files, by device and inode number, that had other bytes under the same version, and how often, as far as this node
@@ -133,6 +140,9 @@ impl Node {
             begun: 0,
             bucket: Bucket::default(),
             switches: 0,
+            auth: None,
+            started: Micros(0),
+            has_answer: false,
             serving: false,
             ready: Ready::default(),
             sharers,
@@ -146,6 +156,7 @@ impl Node {
             sweep_runs: Vec::new(),
             relief: Relief::default(),
             misses: Misses::default(),
+            foresight: Foresight::default(),
             seen: HashMap::new(),
             changes: HashMap::new(),
             out: VecDeque::new(),
@@ -162,7 +173,14 @@ impl Node {
     /// What was counted since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters { listing_serves: self.names.stats().listing_serves, ..self.counters }
+        let sum = |of: fn(&Tally) -> u64| self.peers.values().map(|peer| of(&peer.tally)).sum();
+        Counters {
+            listing_serves: self.names.stats().listing_serves,
+            probes_unanswered: sum(|tally| tally.unanswered),
+            probes_not_serving: sum(|tally| tally.not_serving),
+            confirmed: sum(|tally| tally.confirmed),
+            ..self.counters
+        }
     }
 
     /// How the arena is filled.
@@ -195,6 +213,12 @@ impl Node {
         }
     }
 
+    /// Times in the log count from now on, and peers are called by these names in it.
+    pub fn begin_log(&mut self, now: Micros, name: impl Fn(NodeId) -> String) {
+        self.started = now;
+        self.peers.values_mut().for_each(|peer| peer.set_name(name(peer.node)));
+    }
+
     /// From now on probes are answered with "ready".
     pub fn open_for_service(&mut self) {
         self.serving = true;
@@ -219,6 +243,7 @@ impl Node {
 
     /// Does what is due.
     pub fn timer(&mut self, now: Micros) {
+        self.note_time(now);
         self.watch(now);
         self.tell_ready(now);
         self.end_leases(now);
@@ -233,6 +258,7 @@ impl Node {
 
     /// A client of this node, or another request of it, wants `object`.
     pub fn request(&mut self, now: Micros, object: Object, waiter: Waiter) {
+        self.note_time(now);
         if let Some(outcome) = self.recall(now, &object, waiter) {
             if let (Outcome::Chunk(chunk), true) = (&outcome, waiter != Waiter::Nobody) {
                 chunk.touch(now);
@@ -240,7 +266,12 @@ impl Node {
             self.answer(now, waiter, &outcome);
             return;
         }
+        let path =
+            if let (Object::Attr(path), Waiter::Local(_)) = (&object, waiter) { Some(path.clone()) } else { None };
         self.begin(now, object, waiter);
+        if let Some(path) = path {
+            self.foresee(now, &path);
+        }
     }
 
     /// As [`Node::request`], whatever is known.
@@ -263,12 +294,10 @@ impl Node {
                 self.counters.ahead_dropped += 1;
                 return;
             }
-            self.counters.ahead += 1;
             self.ahead += 1;
         }
         if matches!(object, Object::Chunk { .. }) {
-            self.chunks += 1;
-            self.counters.chunks_in_flight_max = self.counters.chunks_in_flight_max.max(self.chunks as u64);
+            self.note_chunk_begun(waiter == Waiter::Nobody);
         }
         let listing = if let Object::Attr(path) = &object { self.waits_for(now, path) } else { None };
         let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
@@ -283,6 +312,12 @@ impl Node {
             }
             None => self.lead(now, id),
         }
+    }
+
+    pub(super) fn note_chunk_begun(&mut self, ahead: bool) {
+        self.counters.ahead += u64::from(ahead);
+        self.chunks += 1;
+        self.counters.chunks_in_flight_max = self.counters.chunks_in_flight_max.max(self.chunks as u64);
     }
 
     /// As `request` for what is at `path`, but nobody's memory may answer: the backend is asked, after this.
@@ -307,10 +342,13 @@ impl Node {
     /// A frame arrived.
     pub fn frame(&mut self, now: Micros, frame: &[u8]) {
         self.counters.frames += 1;
+        self.note_time(now);
         match wire::decode(frame) {
             Ok((header, message)) if self.accepts(&header) => {
-                self.note_life(now, &header);
-                self.message(now, &header, message);
+                if self.is_member(now, &header, &message) {
+                    self.note_life(now, &header);
+                    self.message(now, &header, message);
+                }
             }
             Ok((header, _)) => {
                 self.counters.dropped += 1;
@@ -343,6 +381,16 @@ impl Node {
         }
     }
 
+    /// Says once of a node that it has a secret, and this one none.
+    pub(super) fn note_foreign_secret(&mut self, node: NodeId) {
+        if self.foreign.insert(node) {
+            log::warn!(
+                "node {node} was started with --secret-file, and this node without: nothing of it is taken; start all nodes of \
+                 a job with the same"
+            );
+        }
+    }
+
     pub(super) fn tree_of(&self, path: &[u8]) -> usize {
         self.topology().tree_of(path) as usize
     }
@@ -364,12 +412,6 @@ impl Node {
             Message::Alive { serving, credits, begun } => self.peer_alive(now, header, serving, credits, begun),
             _ => self.reply(now, header, message),
         }
-    }
-
-    pub(super) fn send(&mut self, to: NodeId, id: u64, message: &Message<'_>) {
-        let header =
-            Header { from: self.topology().me(), job: self.config.job, incarnation: self.config.incarnation, id };
-        self.out.push_back(Output::Send { to, frame: message.encode(&header) });
     }
 
     /// A request's timer ran out: it may be past its deadline, due for another try, or its peers for a sign of life.
@@ -418,7 +460,7 @@ impl Node {
     pub(super) fn recall(&self, now: Micros, object: &Object, waiter: Waiter) -> Option<Outcome> {
         match object {
             Object::Attr(path) => match self.names.current(path).filter(|inode| inode.is_fresh(now)) {
-                Some(_) if self.is_denied(path) => None,
+                Some(inode) if self.is_denied(&inode) => None,
                 Some(inode) => {
                     inode.note_use();
                     Some(Outcome::Entry(inode))
@@ -480,6 +522,7 @@ impl Node {
         if is_absence && tells_nothing {
             self.pause_listing(now, flight.object.path());
         }
+        let is_own = flight.is_own();
         for waiter in flight.waiters {
             // Who reads the directory has other bounds, and is not content with what was renewed.
             if is_absence && waiter.purpose() == Purpose::Reading {
@@ -487,6 +530,9 @@ impl Node {
             } else {
                 self.answer(now, waiter, outcome);
             }
+        }
+        if let (true, Object::Attr(path), Outcome::Entry(inode)) = (is_own, &flight.object, outcome) {
+            self.looked_up(now, path, inode);
         }
         self.pump_all(now);
     }
@@ -498,8 +544,11 @@ impl Node {
     fn answer(&mut self, now: Micros, waiter: Waiter, outcome: &Outcome) {
         match waiter {
             Waiter::Local(waiter) => self.out.push_back(Output::Complete { waiter, outcome: outcome.clone() }),
-            Waiter::Peer { node, id, stamp, from, purpose } => {
+            Waiter::Peer { node, id, stamp, from, purpose, bytes } => {
                 self.answer_peer(now, node, id, (stamp, from, purpose), outcome);
+                if let (Outcome::Entry(inode), true) = (outcome, bytes > 0) {
+                    self.follow_up(now, node, bytes, inode);
+                }
             }
             Waiter::Flight(id) => self.resume(now, id, outcome),
             Waiter::Nobody => {}
@@ -521,6 +570,12 @@ impl Node {
         self.note_change(&attr);
         let before = self.names.get(path);
         let inode = self.writer.insert(path, attr, target, expires);
+        let is_same = |before: &Arc<Inode>| before.ino == inode.ino;
+        if attr.is_dir()
+            && before.as_ref().is_some_and(|before| is_same(before) && !is_unchanged_dir(&before.attr, &attr))
+        {
+            self.expire_names_in(&inode);
+        }
         if let Some(before) = before.filter(|before| before.ino != inode.ino) {
             // Written in place, it is changed under its other names too; replaced, it lives on there.
             let identity = |inode: &Inode| (inode.attr.backend_dev, inode.attr.backend_ino);
@@ -570,32 +625,6 @@ impl Node {
         self.out.push_back(Output::Invalidate { ino: inode.ino, path: inode.path.clone() });
     }
 
-    /// The listing is kept even when its time is over: who reads it in parts goes on with the one that was begun.
-    ///
-    /// `until`: when its time is over for who reads the directory, and for who asks for a name that it lacks.
-    pub(super) fn learn_listing(
-        &mut self,
-        id: FlightId,
-        path: &[u8],
-        listing: Listing,
-        until: (Micros, Micros),
-        proof: Option<Proof>,
-    ) -> Outcome {
-        // One that is older than a name which was found meanwhile is for who waits for it, and for nobody else.
-        let is_old = self.flights.get(id).is_some_and(|flight| !flight.has_found(&listing));
-        let until = if is_old { (Micros(0), Micros(0)) } else { until };
-        let timed = TimedListing::new(Arc::new(listing), until.0);
-        let timed = match self.completes() {
-            true => timed.complete(until.1, proof).told_to_all(self.tells_of_all()),
-            false => timed,
-        };
-        let outcome = Outcome::from(&timed);
-        if let Some(inode) = self.names.get(path).filter(|inode| inode.attr.is_dir()) {
-            self.writer.set_listing(inode.ino, timed);
-        }
-        outcome
-    }
-
     pub(super) fn learn_chunk(&mut self, object: &Object, slot: Slot, len: usize, crc: u32) -> Outcome {
         let Object::Chunk { path, version, index } = object else { return Outcome::Failed { errno: EIO } };
         let current = self.names.get(path).filter(|inode| inode.attr.version() == *version);
@@ -623,45 +652,6 @@ impl Node {
     pub(super) fn learn_statfs(&mut self, now: Micros, statfs: Statfs) -> Outcome {
         self.statfs = Some((statfs, now.after_us(STATFS_TTL_US)));
         Outcome::Statfs(statfs)
-    }
-
-    /// A piece of the arena for `len` bytes; tells the runtime of segments made for it.
-    pub(super) fn alloc(&mut self, len: usize) -> Option<Slot> {
-        let slot = self.store.alloc(len).ok();
-        while let Some(segment) = self.store.new_segments() {
-            let spare = !self.store.is_in_use(segment.index);
-            self.spare = spare.then_some(segment.index);
-            self.out.push_back(Output::Register { segment: segment.index, spare });
-        }
-        if let Some(segment) = self.spare.take_if(|segment| self.store.is_in_use(*segment))
-            && !self.is_registered(segment)
-        {
-            self.out.push_back(Output::Register { segment, spare: false });
-        }
-        slot
-    }
-
-    /// Whether a segment of the arena is registered.
-    #[must_use]
-    pub fn is_registered(&self, segment: u16) -> bool {
-        self.keys.get(usize::from(segment)).is_some_and(Option::is_some)
-    }
-
-    /// A segment of the arena is registered under `key`.
-    pub fn registered(&mut self, segment: u16, key: u64) {
-        let at = usize::from(segment);
-        if self.keys.len() <= at {
-            self.keys.resize(at + 1, None);
-        }
-        self.keys[at] = Some(key);
-    }
-
-    /// The chunk that a peer may read under `key` at `offset` now: what an RDMA read would find there.
-    #[must_use]
-    pub fn granted(&self, key: u64, offset: u64) -> Option<&Arc<Chunk>> {
-        self.grants.values().map(|granted| &granted.chunk).find(|chunk| {
-            chunk.offset() == offset && self.keys.get(usize::from(chunk.segment())).copied().flatten() == Some(key)
-        })
     }
 }
 

@@ -75,11 +75,38 @@ pub(super) struct Peer {
     /// The last probe; none in this role.
     probed: Option<Micros>,
     probe: u64,
+    /// The pause after the last probe, and the one after the next.
     pause_us: u64,
-    /// Since when it is sought, how often it was probed since, and whether that was complained about.
-    since: Option<Micros>,
+    next_pause_us: u64,
+    /// As it is called in the log.
+    name: String,
+    /// The search for it that is going on.
+    search: Option<Search>,
+    pub(super) tally: Tally,
+}
+
+/// A search for a node.
+#[derive(Debug)]
+struct Search {
+    since: Micros,
     probes: u32,
+    /// How many of them are known to have failed, and what was said of that last.
+    failures: u32,
+    said: Option<ParentState>,
     complained: bool,
+    /// What somebody waits for, for the log.
+    path: String,
+}
+
+/// What came of the probes of nodes that were looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// They were not answered: the node is unreachable.
+    pub(super) unanswered: u64,
+    /// They were answered, but the node does not serve yet.
+    pub(super) not_serving: u64,
+    /// They ended a search: the node serves.
+    pub(super) confirmed: u64,
 }
 
 impl Peer {
@@ -100,10 +127,16 @@ impl Peer {
             probed: None,
             probe: 0,
             pause_us: PROBE_PAUSE_MIN_US,
-            since: None,
-            probes: 0,
-            complained: false,
+            next_pause_us: PROBE_PAUSE_MIN_US,
+            name: format!("node {node}"),
+            search: None,
+            tally: Tally::default(),
         }
+    }
+
+    /// From now on it is called so in the log.
+    pub(super) fn set_name(&mut self, name: String) {
+        self.name = name;
     }
 
     /// Whether it said that it serves. It may be silent since.
@@ -187,7 +220,7 @@ impl Peer {
         self.probe_before = self.probe;
         self.serving = None;
         // While it is sought it is asked at once, however long it was silent before.
-        self.pause_us = PROBE_PAUSE_MIN_US;
+        (self.pause_us, self.next_pause_us) = (PROBE_PAUSE_MIN_US, PROBE_PAUSE_MIN_US);
     }
 
     /// It answered a probe.
@@ -195,14 +228,18 @@ impl Peer {
         if self.incarnation != Some(incarnation) || id > self.probe {
             return;
         }
-        if serving && self.since.is_some() {
+        if !serving {
+            self.tally.not_serving += u64::from(self.search.is_some());
+            self.note_failure(now, ParentState::NotServing);
+        } else if let Some(search) = self.search.take() {
+            self.tally.confirmed += 1;
             log::info!(
-                "parent readiness confirmed at node {} after {} us across {} probe(s)",
-                self.node,
-                now.0.saturating_sub(self.since.unwrap_or(now).0),
-                self.probes
+                "parent readiness confirmed for path {} at parent {} after {} us across {} probe(s)",
+                search.path,
+                self.name,
+                now.0.saturating_sub(search.since.0),
+                search.probes
             );
-            (self.since, self.probes, self.complained) = (None, 0, false);
         }
         self.serving = Some(serving);
         self.was_ready |= serving;
@@ -214,7 +251,7 @@ impl Peer {
             return;
         }
         if role == Role::Sought {
-            self.pause_us = PROBE_PAUSE_MIN_US;
+            (self.pause_us, self.next_pause_us) = (PROBE_PAUSE_MIN_US, PROBE_PAUSE_MIN_US);
             // At once.
             self.probed = None;
         }
@@ -242,42 +279,65 @@ impl Peer {
         Some(next.min(sign.after_us(beat_us)))
     }
 
-    /// Takes note of a probe that goes out now under `id`.
-    pub(super) fn probed(&mut self, now: Micros, id: u64) {
+    /// Takes note of a probe that goes out now under `id`. `path` is what somebody waits for.
+    pub(super) fn probed(&mut self, now: Micros, id: u64, path: &dyn Fn() -> String) {
+        let is_silent = self.silent_since.is_some();
         self.probed = Some(now);
         self.probe = id;
         self.silent_since.get_or_insert(now);
         if self.role != Role::Sought {
             return;
         }
-        let pause_us = self.pause_us;
-        self.pause_us = (pause_us * 2).min(PROBE_PAUSE_MAX_US);
+        self.pause_us = self.next_pause_us;
+        self.next_pause_us = (self.pause_us * 2).min(PROBE_PAUSE_MAX_US);
         if self.is_ready() && self.silent_us(now) < PROBE_PAUSE_MAX_US {
             // It is asked whether it would do, before anything is wrong with it.
             return;
         }
-        let since = *self.since.get_or_insert(now);
-        self.probes += 1;
-        let state = if self.serving == Some(false) { ParentState::NotServing } else { ParentState::Unreachable };
-        let waited_us = now.0.saturating_sub(since.0);
-        if self.probes == 1 || self.probes.is_multiple_of(25) {
+        let is_begun = self.search.is_some();
+        self.search.get_or_insert_with(|| Search {
+            since: now,
+            probes: 0,
+            failures: 0,
+            said: None,
+            complained: false,
+            path: path(),
+        });
+        if is_begun && is_silent {
+            self.tally.unanswered += 1;
+            self.note_failure(now, ParentState::Unreachable);
+        }
+        let Some(search) = &mut self.search else { return };
+        search.probes += 1;
+        log::debug!("probe {} of {}; the next one after {} ms", search.probes, self.name, self.pause_us / 1000);
+    }
+
+    /// A probe of one that is sought failed: it was not answered, or the answer is that it does not serve yet. Said at the
+    /// first, at each 25th, and where it is another kind of failure than before.
+    fn note_failure(&mut self, now: Micros, state: ParentState) {
+        let Some(search) = &mut self.search else { return };
+        search.failures += 1;
+        let waited_ms = now.0.saturating_sub(search.since.0) / 1000;
+        if search.said.replace(state) != Some(state) || search.failures.is_multiple_of(25) {
             log::info!(
-                "{} for node {}, waited {} ms so far; attempts={}; next_retry_sleep_ms={}",
+                "{} for path {} via parent {}, waited {waited_ms} ms so far; attempts={}; next_retry_sleep_ms={}",
                 state.as_str(),
-                self.node,
-                waited_us / 1000,
-                self.probes,
-                pause_us / 1000
+                search.path,
+                self.name,
+                search.failures,
+                self.pause_us / 1000
             );
         }
-        if !self.complained && waited_us > PROBE_BUDGET_US {
-            self.complained = true;
+        if !search.complained && waited_ms > PROBE_BUDGET_US / 1000 {
+            search.complained = true;
             log::error!(
-                "{} after {} s and {} probes of node {}: is its daemon running, and is its address right? Probing goes on",
-                state.as_str(),
-                PROBE_BUDGET_US / 1_000_000,
-                self.probes,
-                self.node
+                "timed out waiting for parent readiness for path {} via parent {} after {waited_ms} ms and {} probe(s); \
+                 max_wait_ms={}; {}: is its daemon running, and is its address right? Probing goes on",
+                search.path,
+                self.name,
+                search.probes,
+                PROBE_BUDGET_US / 1000,
+                state.as_str()
             );
         }
     }
@@ -295,10 +355,14 @@ mod tests {
 
     const DETECT_US: u64 = 2_000_000;
 
+    fn root() -> String {
+        "/".to_owned()
+    }
+
     fn ready() -> Peer {
         let mut peer = Peer::new(NodeId(1));
         peer.set_role(Role::Sought);
-        peer.probed(Micros(0), 1);
+        peer.probed(Micros(0), 1, &root);
         assert!(!peer.heard(Micros(10), 7), "the first life is no other one");
         peer.answered(Micros(10), 7, 1, true, 64);
         peer.set_role(Role::Asked);
@@ -309,8 +373,8 @@ mod tests {
     fn silence_counts_from_the_first_probe_that_nothing_followed() {
         let mut peer = ready();
         assert_eq!(peer.silent_us(Micros(900_000)), 0, "nothing was asked of it");
-        peer.probed(Micros(1_000_000), 2);
-        peer.probed(Micros(1_500_000), 3);
+        peer.probed(Micros(1_000_000), 2, &root);
+        peer.probed(Micros(1_500_000), 3, &root);
         assert_eq!(peer.silent_us(Micros(1_900_000)), 900_000);
         assert!(peer.is_usable(Micros(1_499_999), DETECT_US) && !peer.is_usable(Micros(1_500_000), DETECT_US));
         peer.heard(Micros(2_000_000), 7);
@@ -334,11 +398,58 @@ mod tests {
     }
 
     #[test]
+    fn unreachable_not_serving_and_ready_are_told_apart_and_counted() {
+        let mut peer = Peer::new(NodeId(1));
+        peer.set_role(Role::Sought);
+        let mut at = Micros(0);
+        let mut probe = |peer: &mut Peer, id| {
+            at = peer.next_probe(DETECT_US).unwrap();
+            peer.probed(at, id, &root);
+            at.after_us(50)
+        };
+        // The pauses are 10, 20, 40 ms.
+        (1..4).for_each(|id| _ = probe(&mut peer, id));
+        assert_eq!(peer.state(Micros(30_001), DETECT_US), ParentState::Unreachable);
+        assert_eq!(peer.tally, Tally { unanswered: 2, not_serving: 0, confirmed: 0 }, "the third is under way");
+        let now = probe(&mut peer, 4);
+        peer.heard(now, 7);
+        peer.answered(now, 7, 4, false, 8);
+        assert_eq!(peer.state(now, DETECT_US), ParentState::NotServing);
+        assert_eq!(peer.tally, Tally { unanswered: 3, not_serving: 1, confirmed: 0 });
+        let now = probe(&mut peer, 5);
+        peer.heard(now, 7);
+        peer.answered(now, 7, 5, true, 8);
+        assert_eq!(peer.state(now, DETECT_US), ParentState::Ready);
+        assert_eq!(peer.tally, Tally { unanswered: 3, not_serving: 1, confirmed: 1 });
+        // It is remembered.
+        peer.set_role(Role::Asked);
+        peer.answered(now.after_us(1), 7, 5, true, 8);
+        assert_eq!(peer.tally.confirmed, 1);
+    }
+
+    #[test]
+    fn the_pauses_double_up_to_a_second_and_the_budget_is_complained_about_once() {
+        let mut peer = Peer::new(NodeId(1));
+        peer.set_role(Role::Sought);
+        let mut pauses = Vec::new();
+        let mut at = Micros(0);
+        for id in 1..140 {
+            peer.probed(at, id, &root);
+            let next = peer.next_probe(DETECT_US).unwrap();
+            pauses.push((next.0 - at.0) / 1000);
+            assert_eq!(peer.search.as_ref().unwrap().complained, at.0 / 1000 > 120_000, "at {} us", at.0);
+            at = next;
+        }
+        assert_eq!(pauses[..9], [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert_eq!(pauses.last(), Some(&1000), "probing goes on");
+    }
+
+    #[test]
     fn another_life_has_to_say_that_it_serves() {
         let mut peer = ready();
         assert!(peer.heard(Micros(20), 8) && !peer.is_ready() && peer.was_ready());
         // A late frame of the life before is no sign of life, and does not turn back.
-        peer.probed(Micros(30), 2);
+        peer.probed(Micros(30), 2, &root);
         assert!(!peer.heard(Micros(40), 7));
         peer.answered(Micros(40), 7, 2, true, 64);
         assert!(!peer.is_ready() && peer.silent_us(Micros(50)) == 20);
@@ -358,7 +469,7 @@ mod tests {
         let mut at = Micros(0);
         for id in 2..12 {
             at = peer.next_probe(DETECT_US).unwrap().max(Micros(1_000_000));
-            peer.probed(at, id);
+            peer.probed(at, id, &root);
         }
         assert_eq!(peer.next_probe(DETECT_US), Some(at.after_us(PROBE_PAUSE_MAX_US)));
         assert!(peer.heard(at.after_us(PROBE_PAUSE_MIN_US), 8));
@@ -371,7 +482,7 @@ mod tests {
         // A copy of what an earlier life said, of which nothing was heard before.
         assert!(peer.heard(Micros(20), 6) && !peer.is_ready());
         assert!(!peer.heard(Micros(30), 7), "this may be late as well");
-        peer.probed(Micros(40), 2);
+        peer.probed(Micros(40), 2, &root);
         assert!(!peer.is_back(Micros(50), 7, 1) && peer.silent_us(Micros(50)) == 10, "an answer from before");
         assert!(!peer.is_back(Micros(50), 7, 3) && !peer.is_back(Micros(50), 5, 2));
         assert!(peer.is_back(Micros(60), 7, 2) && peer.silent_us(Micros(60)) == 0);

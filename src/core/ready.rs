@@ -99,6 +99,7 @@ pub struct Readiness {
 impl Node {
     /// Clients can use this node: it is mounted.
     pub fn mounted(&mut self, now: Micros) {
+        self.note_time(now);
         let me = self.topology().me().0;
         self.note_ready(now, std::iter::once(me..me + 1));
     }

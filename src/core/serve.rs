@@ -34,14 +34,18 @@ impl Node {
                 }
                 return;
             }
-            Message::Attr { path } => {
+            Message::Attr { path, .. } => {
                 self.counters.peers_attr += 1;
                 Object::Attr(path.into())
             }
             Message::Look { path } => {
                 self.counters.peers_attr += 1;
                 let (node, id, purpose) = (header.from, header.id, Purpose::Reading);
-                return self.begin_anew(now, path.into(), Waiter::Peer { node, id, stamp: 0, from: 0, purpose });
+                return self.begin_anew(
+                    now,
+                    path.into(),
+                    Waiter::Peer { node, id, stamp: 0, from: 0, purpose, bytes: 0 },
+                );
             }
             Message::List { path, .. } => {
                 self.counters.peers_list += 1;
@@ -61,6 +65,7 @@ impl Node {
             Message::List { stamp, from, purpose, .. } => (stamp, from, purpose),
             _ => (0, 0, Purpose::Reading),
         };
+        let bytes = if let Message::Attr { bytes, .. } = message { bytes } else { 0 };
         if let (Object::List(path), true) = (&object, from > 0)
             && let Some(timed) = self.names.get(path).and_then(|inode| inode.listing())
         {
@@ -70,7 +75,7 @@ impl Node {
             let outcome = Outcome::from(&*timed);
             return self.answer_peer(now, header.from, header.id, (stamp, from, purpose), &outcome);
         }
-        self.request(now, object, Waiter::Peer { node: header.from, id: header.id, stamp, from, purpose });
+        self.request(now, object, Waiter::Peer { node: header.from, id: header.id, stamp, from, purpose, bytes });
     }
 
     pub(super) fn answer_peer(

@@ -89,6 +89,7 @@ impl Node {
     /// A client of this node wants what is at `path` and below it asked for anew, everywhere. Ends in
     /// [`Output::Swept`], with the counts of the tree in which the fewest nodes did it.
     pub fn sweep(&mut self, now: Micros, path: &[u8], waiter: u64) {
+        self.note_time(now);
         let groups: Vec<Vec<_>> = self.trees.iter().map(|up| up.topology.elsewhere().collect()).collect();
         let left = groups.iter().map(|groups| groups.len() + 1).sum();
         self.sweep_runs.push(SweepRun { waiter, left, trees: vec![Swept::default(); self.trees.len()] });

@@ -199,9 +199,15 @@ impl Node {
 
     fn probe(&mut self, now: Micros, node: NodeId) {
         let id = self.flights.next_id();
+        let (trees, flights) = (&self.trees, &self.flights);
+        let path = || {
+            let waits = trees.iter().filter(|up| up.asked() == Some(node)).find_map(|up| up.line.front());
+            let path = waits.and_then(|id| flights.peek(*id)).map(|flight| flight.object.path()).unwrap_or_default();
+            format!("/{}", String::from_utf8_lossy(path))
+        };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let is_heartbeat = peer.role == Role::Asked;
-        peer.probed(now, id);
+        peer.probed(now, id, &path);
         self.counters.probes += 1;
         self.counters.heartbeats += u64::from(is_heartbeat);
         let begun = self.begun;
@@ -396,6 +402,9 @@ impl Node {
         let is_ready = peer.is_ready();
         if is_ready != was_ready {
             self.watch_at = now;
+        }
+        if is_ready && self.counters.parent_us == 0 {
+            self.counters.parent_us = now.0.saturating_sub(self.started.0).max(1);
         }
         if was_ready && !is_ready {
             self.trees.iter_mut().filter(|up| up.asked() == Some(header.from)).for_each(|up| up.since = Some(now));

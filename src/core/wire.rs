@@ -12,7 +12,7 @@ use super::topology::NodeId;
 use crate::cache::types::{Attr, AttrWire, Timestamp, Version};
 
 const MAGIC: [u8; 2] = *b"Bo";
-const WIRE_VERSION: u8 = 4;
+const WIRE_VERSION: u8 = 5;
 
 /// What stands before every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Header {
     pub incarnation: u64,
     /// The requester's number for the request; a reply carries its request's.
     pub id: u64,
+    /// The session that sender and receiver have; 0 in a job without a secret, in hellos and in welcomes.
+    pub session: u64,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -37,10 +39,23 @@ struct HeaderWire {
     job: le::U64,
     incarnation: le::U64,
     id: le::U64,
+    session: le::U64,
 }
 
 /// Bytes of the header of every frame.
 pub const HEADER_BYTES: usize = size_of::<HeaderWire>();
+
+/// Bytes of the number that a hello or a welcome brings, and of their authentication codes.
+pub const NONCE_BYTES: usize = 16;
+/// See [`NONCE_BYTES`].
+pub const MAC_BYTES: usize = 32;
+
+/// Puts the session into a frame that was encoded without.
+pub(super) fn set_session(frame: &mut [u8], session: u64) {
+    if let Some(place) = frame.get_mut(HEADER_BYTES - size_of::<u64>()..HEADER_BYTES) {
+        place.copy_from_slice(&session.to_le_bytes());
+    }
+}
 
 /// What `statfs`(2) tells of the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,6 +180,9 @@ pub enum Message<'a> {
     Attr {
         /// The path.
         path: &'a [u8],
+        /// Should a file be there that is not empty: its first chunk is asked for with it, and is to be answered under this
+        /// number, as [`Message::Chunk`] would be, after what is there. 0: it is not.
+        bytes: u64,
     },
     /// The same, but no node's memory may answer: the backend is to be asked after this.
     Look {
@@ -207,6 +225,20 @@ pub enum Message<'a> {
     Release {
         /// The grant.
         grant: u64,
+    },
+    /// The sender has the job's secret.
+    Hello {
+        /// Chosen by the sender.
+        nonce: &'a [u8; NONCE_BYTES],
+        /// What proves it.
+        mac: &'a [u8; MAC_BYTES],
+    },
+    /// Answer to [`Message::Hello`]: so has this one.
+    Welcome {
+        /// Chosen by the sender.
+        nonce: &'a [u8; NONCE_BYTES],
+        /// What proves it.
+        mac: &'a [u8; MAC_BYTES],
     },
     /// These nodes are ready.
     Ready {
@@ -299,6 +331,7 @@ mod kind {
     pub(super) const SWEEP: u8 = 7;
     pub(super) const LOOK: u8 = 8;
     pub(super) const READY: u8 = 9;
+    pub(super) const HELLO: u8 = 10;
     pub(super) const ALIVE: u8 = 129;
     pub(super) const FOUND: u8 = 130;
     pub(super) const ABSENT: u8 = 131;
@@ -311,6 +344,7 @@ mod kind {
     pub(super) const SWEPT: u8 = 138;
     pub(super) const UNCHANGED: u8 = 139;
     pub(super) const NOTED: u8 = 140;
+    pub(super) const WELCOME: u8 = 141;
 }
 
 /// Bytes of a chunk that fit into one frame beside their header and checksum.
@@ -347,13 +381,22 @@ impl Message<'_> {
             job: header.job.into(),
             incarnation: header.incarnation.into(),
             id: header.id.into(),
+            session: header.session.into(),
         };
         out.extend_from_slice(head.as_bytes());
         match *self {
             Message::Statfs | Message::Pending | Message::Noted => {}
             Message::Ready { spans } => out.extend_from_slice(spans.as_bytes()),
+            Message::Hello { nonce, mac } | Message::Welcome { nonce, mac } => {
+                out.extend_from_slice(nonce);
+                out.extend_from_slice(mac);
+            }
             Message::Probe { begun } => out.extend_from_slice(&begun.to_le_bytes()),
-            Message::Attr { path } | Message::Look { path } => out.extend_from_slice(path),
+            Message::Attr { path, bytes } => {
+                out.extend_from_slice(&bytes.to_le_bytes());
+                out.extend_from_slice(path);
+            }
+            Message::Look { path } => out.extend_from_slice(path),
             Message::List { path, stamp, from, purpose } => {
                 let purpose = u8::from(purpose == Purpose::Absence);
                 out.extend_from_slice(ListHead { stamp: stamp.into(), from: from.into(), purpose }.as_bytes());
@@ -441,6 +484,8 @@ impl Message<'_> {
             Message::Statfs => kind::STATFS,
             Message::Sweep { .. } => kind::SWEEP,
             Message::Ready { .. } => kind::READY,
+            Message::Hello { .. } => kind::HELLO,
+            Message::Welcome { .. } => kind::WELCOME,
             Message::Release { .. } => kind::RELEASE,
             Message::Alive { .. } => kind::ALIVE,
             Message::Found { .. } => kind::FOUND,
@@ -507,6 +552,7 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
         job: head.job.get(),
         incarnation: head.incarnation.get(),
         id: head.id.get(),
+        session: head.session.get(),
     };
     let message = match head.kind {
         kind::STATFS | kind::PENDING | kind::NOTED => {
@@ -520,8 +566,16 @@ pub fn decode(frame: &[u8]) -> Result<(Header, Message<'_>), Malformed> {
             }
         }
         kind::READY => Message::Ready { spans: spans(body)? },
+        kind::HELLO | kind::WELCOME => {
+            let (nonce, mac) = prefix::<[u8; NONCE_BYTES]>(body)?;
+            let mac = exact::<[u8; MAC_BYTES]>(mac)?;
+            if head.kind == kind::HELLO { Message::Hello { nonce, mac } } else { Message::Welcome { nonce, mac } }
+        }
         kind::PROBE => Message::Probe { begun: word(body)? },
-        kind::ATTR => Message::Attr { path: path(body)? },
+        kind::ATTR => {
+            let (bytes, rest) = prefix::<le::U64>(body)?;
+            Message::Attr { path: path(rest)?, bytes: bytes.get() }
+        }
         kind::LOOK => Message::Look { path: path(body)? },
         kind::LIST => {
             let (list, rest) = prefix::<ListHead>(body)?;

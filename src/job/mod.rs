@@ -18,6 +18,7 @@ pub mod node;
 pub mod ports;
 pub mod process;
 pub mod record;
+pub mod secret;
 pub mod signals;
 pub mod stop;
 

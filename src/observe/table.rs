@@ -102,6 +102,9 @@ counters! {
     RequestsToParent requests_to_parent Count Total "Requests that this node sent to its parent, or to others in its place.";
     ProbesToParent probes_to_parent Count Total "Probes that this node sent to its parent, or to others in its place.";
     Heartbeats heartbeats Count Total "Probes that were heartbeats: of a node that is asked, to know that it lives.";
+    ProbesUnanswered probes_unanswered Count Total "Probes of a node that was looked for that had no answer: it was unreachable.";
+    ProbesNotServing probes_not_serving Count Total "Probes of a node that was looked for that it answered, but did not serve yet.";
+    ParentsConfirmed parents_confirmed Count Total "Times that a node that was looked for said that it serves.";
     Suspicions suspicions Count Total "Nodes that were suspected because they were silent.";
     Failovers failovers Count Total "Nodes that were given up, and another one or the backend asked instead.";
     AskedAgain asked_again Count Total "Requests that were asked again elsewhere because a node was given up or started again.";
@@ -112,6 +115,7 @@ counters! {
     FramesDropped frames_dropped Count Total "Frames dropped as undecodable, foreign or out of session.";
     FabricTimeouts fabric_timeouts Count Total "Sends and reads that a peer did not take in time.";
     FabricQuarantined fabric_quarantined Count Gauge "Late sends and reads that libfabric has not given back yet.";
+    FabricPeers fabric_peers Count Gauge "Nodes that were put into the address vector: those that this one has sent something.";
     FramesForeign frames_foreign Count Total "Frames dropped because their sender has another book or other trees.";
     ReadsFromParent reads_from_parent Count Total "Remote reads (fi_read) of the parent's memory.";
     ReadBytesFromParent read_bytes_from_parent Bytes Total "Bytes fetched by remote reads from the parent's memory.";
@@ -146,6 +150,8 @@ counters! {
     BadChecksums bad_checksums Count Total "Chunks whose bytes did not match their checksum.";
     Rechecks rechecks Count Total "Comparisons of a file's bytes with what was read of it before, because its change time moved.";
     LeasesEnded leases_ended Count Total "Grants taken back because the child did not release them in time.";
+    AuthRefused auth_refused Count Total "Frames dropped because their sender has not shown the job's secret.";
+    AuthReplayed auth_replayed Count Total "Hellos dropped because they had come before.";
     GrantsTaken grants_taken Count Total "Grants taken back because one child held too many.";
     RepliesEio replies_eio Count Total "Replies of EIO to the kernel.";
     CacheBytesCapacity cache_bytes_capacity Bytes Gauge "Upper bound of the chunk memory (--cache-size).";
@@ -159,6 +165,8 @@ counters! {
     ChunksAheadHit chunks_ahead_hit Count Total "Chunks that came before anybody asked for them, and were used then.";
     ChunksAheadWasted chunks_ahead_wasted Count Total "Chunks that came before anybody asked for them, and went unused.";
     ChunksAheadDropped chunks_ahead_dropped Count Total "Chunks not fetched ahead because memory or the line was short.";
+    Foreseen foreseen Count Total "Names requested before a client asked for them, by what was learnt of clients.";
+    ForeseenWasted foreseen_wasted Count Total "Those of them that no client had come for when they were judged.";
     ChunksInFlightMax chunks_in_flight_max Count Gauge "Most chunks that were requested upstream at one moment.";
     Inodes inodes Count Gauge "Inodes in memory.";
     NamesBytesCapacity names_bytes_capacity Bytes Gauge "Bound of the memory of names (--names-size).";
@@ -170,6 +178,8 @@ counters! {
     StartupUsLibrary startup_us_library Microseconds Gauge "Start-up: loading libfabric.";
     StartupUsFabric startup_us_fabric Microseconds Gauge "Start-up: provider, endpoint and address vector.";
     StartupUsMount startup_us_mount Microseconds Gauge "Start-up: mount and the kernel's handshake.";
+    StartupUsRegistration startup_us_registration Microseconds Gauge "Start-up: from the start of the daemon until peers can reach it.";
+    StartupUsParent startup_us_parent Microseconds Gauge "Start-up: from then until a node that may be asked serves; 0 before.";
     StartupUsTotal startup_us_total Microseconds Gauge "Start-up: from the start of the daemon until it is mounted.";
 }
 

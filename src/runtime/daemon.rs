@@ -16,6 +16,7 @@ use super::engine::{Engine, Inbox, Notice, Notify, Shown, Work};
 use super::handler::Handler;
 use super::kernel::Mounted;
 use super::lazy::LazyBackend;
+use super::listen::{check_interface, is_loopback, random};
 use super::passthrough::{Bounds, Passthrough};
 use super::pool::Pool;
 use super::transport::{self, Transport};
@@ -27,7 +28,7 @@ use crate::cache::store::ChunkStore;
 use crate::cache::types::Ino;
 use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
-use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Readiness, Swept, Topology};
+use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Readiness, Secret, Swept, Topology};
 use crate::observe::trace::Recorder;
 use crate::observe::{Counter, Counters, TreeStatus};
 
@@ -77,6 +78,8 @@ pub struct DaemonConfig {
     pub attr_ttl: Option<Duration>,
     /// Whether listings answer the names that they lack.
     pub complete_dirs: bool,
+    /// Whether what clients will ask for next is asked for before they do.
+    pub foresight: bool,
     /// How long attributes of directories and listings are used.
     pub dir_ttl: Duration,
     /// Bound of the memory for file data, bytes.
@@ -87,6 +90,10 @@ pub struct DaemonConfig {
     pub fuse_threads: usize,
     /// Whether other users may use the mount.
     pub allow_other: bool,
+    /// What all nodes of the job have and nobody else; none: whoever reaches this node is taken for one of them.
+    pub secret: Option<Vec<u8>>,
+    /// Whether peers may reach this node over other networks than hsn interfaces and the loopback.
+    pub listen_anywhere: bool,
     /// Whether the kernel reads files from memory that it was given. Half of the memory for file data is for that.
     pub passthrough: Mode,
 }
@@ -271,12 +278,22 @@ impl Daemon {
             incarnation,
             enoent_ttl: config.enoent_ttl,
             complete_dirs: config.complete_dirs,
+            foresight: config.foresight,
             dir_ttl: config.dir_ttl,
             attr_ttl: config.attr_ttl,
             detect: config.detect,
             receives,
         };
         let mut node = Node::new(node_config, names, enoent.clone(), store);
+        let address =
+            |id: NodeId| config.nodes.get(id.0 as usize).map_or_else(String::new, |(_, address)| address.clone());
+        if let Some(secret) = &config.secret {
+            node.authenticate(Secret::new(secret, random()?));
+        }
+        node.begin_log(clock::now(), address);
+        if let Some(parent) = topology.parent() {
+            log::info!("parent is {} at {}", host(parent), address(parent));
+        }
         node.open_for_service();
 
         let system = |what| move |source| StartError::System { what, source };
@@ -322,6 +339,9 @@ impl Daemon {
             spawn("bornite-engine-2", Box::new(|wheel| wheel.stand_by(CLOSE_WITHIN)))?;
         }
 
+        counters.set(Counter::StartupUsRegistration, micros(begin));
+        log::info!("provider registration completed after {} us", micros(begin));
+
         let mounting = Instant::now();
         let handler = Handler::new(reader.clone(), enoent, counters.clone());
         let options = MountOptions {
@@ -352,7 +372,6 @@ impl Daemon {
         inbox.mounted();
         counters.set(Counter::StartupUsMount, micros(mounting));
         counters.set(Counter::StartupUsTotal, micros(begin));
-        log::info!("provider registration completed after {} us", micros(begin));
         Ok(Daemon { session, engine, notify: Some(notify), inbox, wheel, shown, counters, status, hosts })
     }
 
@@ -568,6 +587,9 @@ fn open_fabric(
         None => mine.provider().parse::<Net>(),
     }
     .map_err(|e| StartError::Address { node: host.clone(), reason: e.to_string() })?;
+    if !config.listen_anywhere {
+        check_interface(host, &mine)?;
+    }
     let begin = Instant::now();
     let mut port = PortConfig::new(net);
     port.bind = Some(mine);
@@ -581,6 +603,12 @@ fn open_fabric(
     port.strict = transport::strict(config.me).map_err(StartError::Fabric)?;
     let port = Port::open(port).map_err(|e| StartError::Fabric(e.to_string()))?;
     counters.set(Counter::StartupUsFabric, micros(begin));
+    // Once for the job. On the loopback there are only those who use this machine.
+    if config.secret.is_none() && config.me == 0 && !is_loopback(port.address()) {
+        log::warn!(
+            "no --secret-file: whoever reaches the address of a node is taken for a node of the job, and may read the target"
+        );
+    }
     Ok((Some(port), addresses))
 }
 

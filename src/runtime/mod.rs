@@ -19,6 +19,7 @@ mod handler;
 mod heap;
 mod kernel;
 mod lazy;
+mod listen;
 mod mounts;
 mod passthrough;
 mod pool;

@@ -46,6 +46,8 @@ pub(super) struct Counts {
     pub(super) dropped: u64,
     pub(super) timeouts: u64,
     pub(super) quarantined: u64,
+    /// Peers in the address vector.
+    pub(super) peers: u64,
 }
 
 /// A read under way: the slot must outlive it.
@@ -119,7 +121,7 @@ impl Transport {
 
     pub(super) fn counts(&self) -> Counts {
         let port = self.port.as_ref().map(Port::counters).unwrap_or_default();
-        Counts { timeouts: port.timeouts, quarantined: port.quarantined, ..self.counts }
+        Counts { timeouts: port.timeouts, quarantined: port.quarantined, peers: self.peers.len() as u64, ..self.counts }
     }
 
     /// Registers a segment of the arena, so that peers may read it and reads may land in it.
@@ -477,6 +479,7 @@ mod tests {
             incarnation: 1,
             enoent_ttl: Duration::from_secs(1),
             complete_dirs: true,
+            foresight: true,
             dir_ttl: Duration::from_secs(1),
             attr_ttl: None,
             detect: Duration::from_secs(2),

@@ -123,7 +123,7 @@ impl World {
         }
         self.report.counts.messages += 1;
         let asked = match message {
-            Message::Attr { path }
+            Message::Attr { path, .. }
             | Message::Look { path }
             | Message::List { path, .. }
             | Message::Chunk { path, .. } => Some(Some(path)),
@@ -177,6 +177,10 @@ impl World {
                 | Message::Ready { .. }
         ) {
             *self.owed.entry((to, header.from.0 as usize, header.id)).or_insert(0) += 1;
+        }
+        if let Message::Attr { bytes: bytes @ 1.., .. } = message {
+            // The first chunk is asked for with it.
+            *self.owed.entry((to, header.from.0 as usize, bytes)).or_insert(0) += 1;
         }
     }
 

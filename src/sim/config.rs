@@ -265,6 +265,8 @@ pub struct SimConfig {
     pub cache_bytes: usize,
     /// Names that do not exist which each node remembers at most.
     pub enoent_entries: usize,
+    /// Whether the nodes have a secret.
+    pub has_secret: bool,
 }
 
 /// Objects that the clients of a run look up together, at most.
@@ -310,6 +312,7 @@ impl SimConfig {
             complete_dirs: !rng.one_in(8),
             cache_bytes: if is_tight { CHUNK_BYTES } else { 8 * CHUNK_BYTES },
             enoent_entries: if rng.one_in(8) { 16 } else { 512 },
+            has_secret: rng.one_in(4),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::cache::names::{NamesConfig, NamesWriter};
 use crate::cache::store::ChunkStore;
 use crate::cache::types::Micros;
 use crate::core::limits::{DETECT_DEFAULT_US, REQUESTS_AT_PARENT_MAX, STANDBYS};
-use crate::core::{Node, NodeConfig, NodeId, Topology};
+use crate::core::{Node, NodeConfig, NodeId, Secret, Topology};
 
 /// Longest pause before a node that was restarted starts again, microseconds.
 const RESTART_US_MAX: u64 = 3_000_000;
@@ -199,6 +199,7 @@ impl World {
             incarnation: mix(self.config.seed ^ (at as u64) << 32 ^ place.life),
             enoent_ttl: self.config.enoent_ttl,
             complete_dirs: self.config.complete_dirs,
+            foresight: true,
             dir_ttl: self.config.dir_ttl,
             attr_ttl: self.config.attr_ttl,
             detect: Duration::from_micros(DETECT_DEFAULT_US),
@@ -206,7 +207,15 @@ impl World {
         };
         let enoent = Arc::new(EnoentMap::new(enoent));
         place.enoent = Some(enoent.clone());
-        place.node = Some(Node::new(config, names, enoent, store));
+        let mut node = Node::new(config, names, enoent, store);
+        if self.config.has_secret {
+            let words =
+                [place.life, at as u64, self.config.seed, 0].map(|word| mix(word ^ self.config.seed).to_le_bytes());
+            let mut seed = [0; 32];
+            seed.copy_from_slice(words.as_flattened());
+            node.authenticate(Secret::new(b"the secret of a simulated job", seed));
+        }
+        place.node = Some(node);
         let opens = self.now.after_us(self.rng.up_to(100_000));
         self.faults_end = self.faults_end.max(opens);
         self.queue.push(opens, Event::Open { by: self.life(at) });

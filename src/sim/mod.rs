@@ -31,6 +31,7 @@ mod oracle;
 mod report;
 mod rng;
 mod search;
+pub mod startup;
 #[cfg(test)]
 mod tests;
 mod tree;

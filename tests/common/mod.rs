@@ -114,12 +114,14 @@ pub(crate) struct Plan {
     pub(crate) enoent_ttl: Duration,
     pub(crate) attr_ttl: Option<Duration>,
     pub(crate) complete_dirs: bool,
+    pub(crate) foresight: bool,
     pub(crate) dir_ttl: Duration,
     pub(crate) cache_bytes: u64,
     pub(crate) names_bytes: u64,
     pub(crate) allow_other: bool,
     pub(crate) trees: u32,
     pub(crate) stripes: u32,
+    pub(crate) secret: Option<Vec<u8>>,
     pub(crate) passthrough: Passthrough,
 }
 
@@ -133,12 +135,14 @@ impl Plan {
             enoent_ttl: Duration::from_secs(2),
             attr_ttl: None,
             complete_dirs: true,
+            foresight: true,
             dir_ttl: Duration::from_secs(60),
             cache_bytes: 64 << 20,
             names_bytes: 32 << 20,
             allow_other: false,
             trees: 1,
             stripes: 1,
+            secret: None,
             passthrough: Passthrough::Off,
         }
     }
@@ -206,11 +210,14 @@ impl Cluster {
             enoent_ttl: self.plan.enoent_ttl,
             attr_ttl: self.plan.attr_ttl,
             complete_dirs: self.plan.complete_dirs,
+            foresight: self.plan.foresight,
             dir_ttl: self.plan.dir_ttl,
             cache_bytes: self.plan.cache_bytes,
             names_bytes: self.plan.names_bytes,
             fuse_threads: 2,
             allow_other: self.plan.allow_other,
+            secret: self.plan.secret.clone(),
+            listen_anywhere: false,
             passthrough: self.plan.passthrough,
         }
     }

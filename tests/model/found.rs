@@ -1,7 +1,9 @@
 //! What the model found, in the fewest steps. Each case failed before it was mended.
 
+use super::common;
 use super::ops::{Ask, CHUNK, Case, Change, Op, Place, Setting};
-use super::through_nodes;
+use super::{through_mounts, through_nodes};
+use crate::needs_fuse;
 
 fn p(path: &str) -> Place {
     Place::of(path)
@@ -180,6 +182,60 @@ fn a_name_that_a_listing_lacked_does_not_come_back_from_an_older_memory() {
     (setting.enoent_ttl_us, setting.dir_ttl_us) = (40_000, 60_000_000);
     let case = Case { setting, before: before.to_vec(), ops: ops.to_vec() };
     if let Err(wrong) = through_nodes(&case) {
+        panic!("{wrong}");
+    }
+}
+
+#[test]
+fn a_name_that_a_listing_lacked_does_not_come_back_when_its_directory_changes() {
+    let before = [Change::Mkdir { at: p("a") }, write("a/b", 5)];
+    let at = |node, ask| Op::Ask { node, ask };
+    // The root knows of it, and the other node learns by a listing that it is gone.
+    let gone = [
+        at(0, Ask::Stat(p("a/b"))),
+        Op::Change(Change::Remove { at: p("a/b") }),
+        at(1, Ask::List { at: p("a"), room: 4096 }),
+        at(1, Ask::Stat(p("a/b"))),
+    ];
+    let made = Op::Change(Change::Mkdir { at: p("a/b") });
+    let other = [Op::Change(write("a/a", 1)), at(1, Ask::Stat(p("a/a")))];
+    let listed = [Op::Pass(50_000), at(1, Ask::List { at: p("a"), room: 4096 })];
+    let look = [at(1, Ask::Stat(p("a/b")))];
+    for ops in [
+        // Nothing is left of the listing but what it said: at once, after another name was found, after another listing
+        // that has a name of this kind.
+        [gone.as_slice(), std::slice::from_ref(&made), &look].concat(),
+        [gone.as_slice(), &other, &look].concat(),
+        [gone.as_slice(), &[made], &listed, &look].concat(),
+    ] {
+        let mut setting = Setting::new(2);
+        (setting.enoent_ttl_us, setting.dir_ttl_us) = (40_000, 0);
+        let case = Case { setting, before: before.to_vec(), ops };
+        if let Err(wrong) = through_nodes(&case) {
+            panic!("{wrong}");
+        }
+    }
+}
+
+#[test]
+fn a_listing_that_another_reader_began_before_a_change_gives_no_name_after_it() {
+    needs_fuse!("a_listing_that_another_reader_began_before_a_change_gives_no_name_after_it");
+    let before = [Change::Mkdir { at: p("a") }, Change::Mkdir { at: p("a/b") }, write("a/a", 0)];
+    let ops = vec![
+        keep("a"),
+        // The kernel keeps these names, and waits for the rest of them.
+        ask(Ask::Stream { slot: 0, room: 70 }),
+        Op::Change(Change::Remove { at: p("a/b") }),
+        // It is told that the directory changed.
+        ask(Ask::Stat(p("a"))),
+        Op::Pass(100_000),
+        // The end of this reading is the rest: what is read after it, from the middle on, is what was kept.
+        ask(Ask::List { at: p("a"), room: 320 }),
+    ];
+    let mut setting = Setting::new(1);
+    (setting.enoent_ttl_us, setting.dir_ttl_us) = (0, 0);
+    let case = Case { setting, before: before.to_vec(), ops };
+    if let Err(wrong) = through_mounts(&case) {
         panic!("{wrong}");
     }
 }

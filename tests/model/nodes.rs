@@ -210,6 +210,7 @@ impl Nodes {
                 incarnation: 1,
                 enoent_ttl: us(setting.enoent_ttl_us),
                 complete_dirs: true,
+                foresight: true,
                 dir_ttl: us(setting.dir_ttl_us),
                 attr_ttl: setting.attr_ttl_us.map(us),
                 detect: Duration::from_secs(2),
@@ -446,8 +447,8 @@ impl World for Nodes {
         self.now += 1;
     }
 
-    fn listed(&self) -> u64 {
-        self.members.iter().map(|member| member.node.counters().listing_serves).sum()
+    fn listed(&self) -> Option<u64> {
+        Some(self.members.iter().map(|member| member.node.counters().listing_serves).sum())
     }
 
     fn root(&mut self, _: usize) -> u64 {

@@ -92,7 +92,7 @@ impl Child {
     /// Whether the request went out.
     fn send(&mut self, job: u64, request: &Message<'_>) -> anyhow::Result<bool> {
         let id = self.last + 1;
-        let frame = request.encode(&Header { from: self.node, job, incarnation: 1, id });
+        let frame = request.encode(&Header { from: self.node, job, incarnation: 1, id, session: 0 });
         match self.port.send(self.parent, &frame, 0) {
             Ok(()) => {
                 (self.last, self.waits_for) = (id, Some(id));

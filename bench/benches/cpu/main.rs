@@ -115,7 +115,7 @@ fn measure(program: &Path, number: u32, dir: &Path) -> anyhow::Result<Vec<Figure
     let root = Root::start(program, &book, 0, &tree, dir)?;
     let mut children = Children::open(&book, job)?;
     let path = FILE.as_bytes();
-    let attr = Message::Attr { path };
+    let attr = Message::Attr { path, bytes: 0 };
     let found = children.answer(&attr)?;
     let version = children::version(&found)?;
     let chunk = Message::Chunk { path, version, index: 0 };

@@ -144,17 +144,20 @@ impl Names {
 }
 
 impl NamesWriter {
-    /// Gives a directory its names; ignored for a number that is no directory, or is retired or unknown.
+    /// Gives a directory its names, which deny what they lack where they tell of it ([`TimedListing::complete`]); ignored for a number that is no directory, or is retired or unknown.
     pub fn set_listing(&mut self, ino: Ino, timed: TimedListing) {
         if let Some(inode) = self.names.by_ino(ino)
             && inode.attr.is_dir()
             && !inode.is_retired()
         {
+            if timed.absent_until > Micros(0) {
+                self.deny(&inode, &timed.listing);
+            }
             self.set_listing_of(&inode.body, Some(Arc::new(timed)));
         }
     }
 
-    /// Takes a directory's names away.
+    /// Takes a directory's names away; what they denied stays so.
     pub fn drop_listing(&mut self, ino: Ino) {
         if let Some(inode) = self.names.by_ino(ino) {
             self.set_listing_of(&inode.body, None);
@@ -162,11 +165,20 @@ impl NamesWriter {
     }
 
     pub(super) fn set_listing_of(&mut self, body: &Body, timed: Option<Arc<TimedListing>>) {
-        let added = timed.as_deref().map_or(0, TimedListing::size_bytes);
-        let removed = body.listing.swap(timed).as_deref().map_or(0, TimedListing::size_bytes);
+        self.change_told(body, |body| body.listing.store(timed));
+    }
+
+    /// Changes what the listings of a directory say, and counts the memory of it.
+    pub(super) fn change_told(&mut self, body: &Body, change: impl FnOnce(&Body)) {
+        let listing_bytes = |body: &Body| {
+            body.listing.load().as_deref().map_or(0, TimedListing::size_bytes) + body.denial_listing_bytes()
+        };
+        let (removed, removed_beside) = (listing_bytes(body), body.denial_bytes());
+        change(body);
+        let (added, added_beside) = (listing_bytes(body), body.denial_bytes());
         self.listing_bytes = self.listing_bytes + added - removed;
-        self.add_bytes(added);
-        self.sub_bytes(removed);
+        self.add_bytes(added + added_beside);
+        self.sub_bytes(removed + removed_beside);
     }
 }
 

@@ -157,8 +157,8 @@ impl NamesWriter {
         if inode.take_use() {
             return;
         }
-        if inode.body.listing.load().is_some() {
-            self.set_listing_of(&inode.body, None);
+        if inode.attr.is_dir() {
+            self.shed_listings(&inode.body);
         }
         if self.clock.lap < UNHELD_LAP || inode.ino == Ino::ROOT {
             return;
@@ -178,7 +178,7 @@ impl NamesWriter {
         let inode = self.names.by_ino(ino).filter(|inode| ino != Ino::ROOT && !inode.is_retired())?;
         inode.body.held.compare_exchange(0, DROPPED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         // From here on nobody is told of it. The number goes last: who found the path still finds it.
-        self.set_listing_of(&inode.body, None);
+        self.clear_listings(&inode.body);
         for path in self.paths_of(ino) {
             let hash = self.names.hash.path(&path);
             if let Some(view) = self.index.remove(hash, |inode| inode.path == path) {

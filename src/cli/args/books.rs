@@ -3,9 +3,9 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
-use super::number;
+use super::{LauncherName, number};
 
 /// Range of `book discover --port`.
 pub const PORT: RangeInclusive<u64> = 1..=65_535;
@@ -20,10 +20,10 @@ pub enum BookCommand {
     Facility(BookFacilityArgs),
     /// Make a job's book of what its hosts say about their interfaces
     ///
-    /// Runs `bornite list-hsn` on every host, or reads a table that was saved. With --output-dir both are kept as Copper does:
+    /// Runs `bornite list-hsn` on every host of the job, or reads a table that was saved. With --output-dir both are kept as Copper does:
     /// DIR/logs/copper_address_book_full_output.txt and DIR/logs/copper_address_book.txt.
     Discover(BookDiscoverArgs),
-    /// Compare a book with the addresses that this host really has
+    /// Compare a book with the addresses that this host, or with --launcher every host, really has
     ///
     /// Of a cxi address its NIC, of others the IP address. One line for each entry that is wrong; exit code 1 if there is one.
     Check(BookCheckArgs),
@@ -35,7 +35,7 @@ pub struct BookFacilityArgs {
     /// The facility's address book
     #[arg(value_name = "FILE")]
     pub book: PathBuf,
-    /// The job's hosts, one in each line [default: $PBS_NODEFILE]
+    /// The job's hosts, one in each line [default: $PBS_NODEFILE, or those of the job]
     #[arg(long, value_name = "FILE")]
     pub nodefile: Option<PathBuf>,
     /// Go on without nodes that the book lacks, and name them on standard error
@@ -50,7 +50,7 @@ pub struct BookFacilityArgs {
 #[derive(Args, Clone, Debug)]
 pub struct BookDiscoverArgs {
     /// Read what the helper has printed from FILE, and run nothing
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["launcher", "helper"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["launcher", "hosts", "helper"])]
     pub table: Option<PathBuf>,
     /// Which address of each host to take: cxi (the first that is there), cxi0 to cxi7 or cxi://cxiN; for tcp hsn0 to hsn7, or
     /// tcp (the first that is there)
@@ -59,28 +59,26 @@ pub struct BookDiscoverArgs {
     /// Port of tcp addresses
     #[arg(long, allow_negative_numbers = true, value_name = "PORT", value_parser = number(PORT), default_value = "7471")]
     pub port: u64,
-    /// The job's hosts in the order that the book is to have, one in each line [default: all of the table, sorted]
+    /// File with the hosts of the job, one in a line, in the order that the book is to have [default: those of the job; with
+    /// --table all of the table, sorted]
     #[arg(long, value_name = "FILE")]
     pub nodefile: Option<PathBuf>,
+    /// The hosts of the job, separated by commas [default: those of the job]
+    #[arg(long, value_name = "LIST", conflicts_with = "nodefile")]
+    pub hosts: Option<String>,
     /// Go on without nodes that the table lacks, and name them on standard error
     #[arg(long)]
     pub allow_missing: bool,
     /// Directory whose logs/ gets table and book, made if it is missing [default: the book goes to standard output]
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
-    /// How the helper is run on every host
-    #[arg(long, value_name = "LAUNCHER", required_unless_present = "table")]
-    pub launcher: Option<BookLauncher>,
+    /// What runs the helper on every host: srun, mpiexec, pbs_tmrsh, clush, ssh, flux, or local for this host alone [default:
+    /// by the job's scheduler; ssh where hosts are named outside of a job]
+    #[arg(long, value_name = "LAUNCHER", hide_possible_values = true)]
+    pub launcher: Option<LauncherName>,
     /// Program to run on every host [default: this one, as list-hsn]
     #[arg(long, value_name = "PROGRAM")]
     pub helper: Option<PathBuf>,
-}
-
-/// What runs the helper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BookLauncher {
-    /// Nothing: this host alone.
-    Local,
 }
 
 /// Arguments of `book check`.
@@ -92,9 +90,16 @@ pub struct BookCheckArgs {
     /// The job's hosts, one in each line: those that the book lacks are named too
     #[arg(long, value_name = "FILE")]
     pub nodefile: Option<PathBuf>,
+    /// Have every host of the job, or of --nodefile, check its own entry, by srun, mpiexec, pbs_tmrsh, clush, ssh or flux;
+    /// local for this host alone [default: local]
+    #[arg(long, value_name = "LAUNCHER", hide_possible_values = true)]
+    pub launcher: Option<LauncherName>,
     /// This host's name in the book [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+    /// Say in one line what is found of this host's entry, for the process that asks all hosts.
+    #[arg(long, hide = true)]
+    pub report: bool,
 }
 
 /// Arguments of `list-hsn`.

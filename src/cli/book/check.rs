@@ -1,62 +1,114 @@
-//! `bornite book check`: whether what a book says of this host is so.
+//! `bornite book check`: whether what a book says of this host is so, or of every host of a job, each of which looks at itself.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, ToSocketAddrs as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use super::super::args::LauncherName;
 use super::super::args::books::BookCheckArgs;
 use super::super::{UsageError, list_hsn, output};
-use crate::job::book::{BookError, check_host, read_nodefile};
+use super::Asking;
+use crate::job::book::{BookError, check_host, is_same_host, read_nodefile};
+use crate::job::launcher::allocation::Allocation;
 use crate::job::{AddressBook, BookEntry};
 use crate::runtime::fabric::{self, Address};
 
-/// Compares the book with this host.
+/// Between a host and what it says, where one process asks all hosts. No host name and no text has it.
+const REPORT: char = '\t';
+/// What a host says whose entry is right.
+const RIGHT: &str = "right";
+
+/// Compares the book with this host, or has every host do so.
 ///
 /// # Errors
-/// The book or the node file cannot be used; this host cannot be asked what it has.
+/// The book or the node file cannot be used; this host cannot be asked what it has; the launcher fails.
 pub(super) fn check(args: &BookCheckArgs) -> anyhow::Result<ExitCode> {
     if let Some(name) = &args.hostname {
         check_host(name)
             .map_err(|why| UsageError(format!("--hostname: {why}; give this host's name in the address book")))?;
     }
+    if args.report {
+        let host = args.hostname.clone().unwrap_or_else(list_hsn::host_name);
+        // Also what cannot be found out is an answer.
+        let found = AddressBook::read(&args.book).map_err(Into::into).and_then(|book| own_entry(&book, &host));
+        let says = match found {
+            Ok(None) => RIGHT.to_owned(),
+            Ok(Some(why)) => why,
+            Err(error) => output::one_line(&error),
+        };
+        output::print(&format!("{host}{REPORT}{}\n", says.replace(REPORT, " ")))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let book = AddressBook::read(&args.book)?;
-    let hosts = args.nodefile.as_deref().map(read_nodefile).transpose()?.unwrap_or_default();
-    let host = args.hostname.clone().unwrap_or_else(list_hsn::host_name);
     let mut wrong = String::new();
-    let mut checked = 0;
     for entry in book.entries() {
         if let Err(error) = entry.address().parse::<Address>() {
             writeln!(wrong, "{}: {error}", entry.host())?;
         }
     }
-    for other in hosts.iter().filter(|other| !other.eq_ignore_ascii_case(&host)) {
-        checked += 1;
-        if let Err(error) = book.position(other) {
-            writeln!(wrong, "{other}: {}", missing(&error))?;
-        }
-    }
-    match book.position(&host) {
-        Ok(at) => {
-            checked += 1;
-            if let Some(why) = mismatch(&book.entries()[at])? {
-                writeln!(wrong, "{}: {why}", book.entries()[at].host())?;
+    let checked = match args.launcher {
+        None | Some(LauncherName::Local) => {
+            let host = args.hostname.clone().unwrap_or_else(list_hsn::host_name);
+            let hosts = args.nodefile.as_deref().map(read_nodefile).transpose()?.unwrap_or_default();
+            let others: Vec<&String> = hosts.iter().filter(|other| !is_same_host(other, &host)).collect();
+            for other in &others {
+                if let Err(error) = book.position(other) {
+                    writeln!(wrong, "{other}: {}", missing(&error))?;
+                }
             }
+            if let Some(why) = own_entry(&book, &host)? {
+                writeln!(wrong, "{host}: {why}")?;
+            }
+            format!("{host} is right by its interfaces, {} others are there", others.len())
         }
-        Err(error) => writeln!(wrong, "{host}: {}", missing(&error))?,
+        launcher => {
+            let allocation = super::allocation(launcher, None, args.nodefile.as_deref())?;
+            let asking = Asking::start()?;
+            match ask_everywhere(&args.book, &allocation, &asking) {
+                Ok(found) => found.iter().try_for_each(|(host, why)| writeln!(wrong, "{host}: {why}"))?,
+                Err(error) => return asking.ended(error),
+            }
+            format!("{} hosts are right by their interfaces", allocation.hosts.len())
+        }
+    };
+    let fine = wrong.is_empty();
+    output::print(&if fine { format!("{}: {checked}\n", args.book.display()) } else { wrong })?;
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What every host of the job says of its own entry, where that is wrong.
+fn ask_everywhere(book: &Path, allocation: &Allocation, asking: &Asking) -> anyhow::Result<Vec<(String, String)>> {
+    let book = std::path::absolute(book).with_context(|| format!("{}", book.display()))?;
+    let words = [super::this_program()?, "book".into(), "check".into(), "--report".into(), book.into()];
+    let said = asking
+        .everywhere(allocation, &words)
+        .map_err(|why| anyhow::anyhow!("`bornite book check` did not run on every host: {why}"))?;
+    Ok(wrong_reports(&allocation.hosts, &String::from_utf8_lossy(&said)))
+}
+
+/// The hosts whose reports say that something is wrong, or that have not reported.
+fn wrong_reports(hosts: &[String], said: &str) -> Vec<(String, String)> {
+    let reports: Vec<(&str, &str)> = said.lines().filter_map(|line| line.trim_end().split_once(REPORT)).collect();
+    let mut wrong = Vec::new();
+    for host in hosts {
+        let mut of_host = reports.iter().filter(|(other, _)| is_same_host(host, other)).peekable();
+        if of_host.peek().is_none() {
+            wrong.push((host.clone(), "it did not answer".to_owned()));
+        }
+        wrong.extend(of_host.filter(|(_, says)| *says != RIGHT).map(|(_, says)| (host.clone(), (*says).to_owned())));
     }
-    if wrong.is_empty() {
-        let whole = format!(
-            "{}: {checked} of its {} entries looked at, this host's with its interfaces: right\n",
-            args.book.display(),
-            book.entries().len()
-        );
-        output::print(&whole)?;
-        return Ok(ExitCode::SUCCESS);
+    wrong
+}
+
+/// What is wrong with the entry of this host, if anything.
+fn own_entry(book: &AddressBook, host: &str) -> anyhow::Result<Option<String>> {
+    match book.position(host) {
+        Ok(at) => mismatch(&book.entries()[at]),
+        Err(error) => Ok(Some(missing(&error))),
     }
-    output::print(&wrong)?;
-    Ok(ExitCode::FAILURE)
 }
 
 /// Why a host has no entry, after its name.
@@ -127,6 +179,14 @@ fn inet_mismatch(said: &str, addresses: &[IpAddr], own: &[IpAddr]) -> Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_that_report_a_fault_or_nothing_are_named() {
+        let hosts: Vec<String> = ["a.site", "b", "c", "d"].iter().map(|host| (*host).to_owned()).collect();
+        let said = "a\tright\nLmod: hello\r\nb\tthe book says x\r\nd\tright\nd\tright\n";
+        let expected = [("b", "the book says x"), ("c", "it did not answer")];
+        assert_eq!(wrong_reports(&hosts, said), expected.map(|(host, why)| (host.to_owned(), why.to_owned())));
+    }
 
     #[test]
     fn a_cxi_address_is_right_by_its_nic() {

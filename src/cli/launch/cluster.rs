@@ -39,8 +39,11 @@ pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
     if let Some(cores) = args.cores.as_deref().filter(|cores| parse_cores(cores).is_none()) {
         return Err(usage("--cores", format!("{cores:?} is no list of processors such as 1,2 or 48-51")).into());
     }
-    let wanted =
-        Wanted { kind: args.launcher.and_then(kind), hosts: args.hosts.clone(), node_file: args.nodefile.clone() };
+    let wanted = Wanted {
+        kind: args.launcher.and_then(launcher_kind),
+        hosts: args.hosts.clone(),
+        node_file: args.nodefile.clone(),
+    };
     let allocation = allocation::find(&wanted, &|name| std::env::var_os(name)).map_err(|error| match error {
         AllocationError::None => UsageError(error.to_string()).into(),
         error => anyhow::Error::from(error),
@@ -122,7 +125,8 @@ pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(ended?.exit_code()))
 }
 
-fn kind(name: LauncherName) -> Option<Kind> {
+/// What a launcher is called by; none for this machine alone.
+pub(crate) fn launcher_kind(name: LauncherName) -> Option<Kind> {
     Some(match name {
         LauncherName::Srun => Kind::Srun,
         LauncherName::Mpiexec => Kind::Mpiexec,

@@ -2,6 +2,8 @@
 
 mod cluster;
 
+pub(super) use cluster::launcher_kind;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -168,6 +170,7 @@ fn mount_args(options: &DaemonArgs, flags: &[&str], known: &[(&str, OsString)], 
         attr_ttl_ms,
         dir_ttl_ms,
         complete_dirs,
+        foresight,
         fuse_threads,
         allow_other,
         passthrough,
@@ -185,6 +188,7 @@ fn mount_args(options: &DaemonArgs, flags: &[&str], known: &[(&str, OsString)], 
     add("--net", net.clone().map(OsString::from));
     let switch = |switch: &Switch| if *switch == Switch::On { "on" } else { "off" };
     add("--complete-dirs", complete_dirs.as_ref().map(switch).map(OsString::from));
+    add("--foresight", foresight.as_ref().map(switch).map(OsString::from));
     for (flag, value) in [
         ("--enoent-ttl-ms", enoent_ttl_ms),
         ("--cache-size", cache_size),
@@ -231,6 +235,7 @@ mod tests {
             attr_ttl_ms: Some(4),
             dir_ttl_ms: Some(5),
             complete_dirs: Some(Switch::Off),
+            foresight: Some(Switch::Off),
             fuse_threads: Some(1),
             allow_other: true,
             passthrough: Some(PassthroughMode::Auto),

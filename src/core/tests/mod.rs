@@ -1,8 +1,10 @@
 //! Nodes on a wire in memory, with virtual time: the rules of fail-over, one by one.
 
+mod auth;
 mod complete;
 mod doubt;
 mod failover;
+mod foresee;
 mod listings;
 mod ready;
 mod share;
@@ -100,6 +102,8 @@ pub(super) struct Plan {
     pub(super) receives: usize,
     pub(super) detect_us: u64,
     pub(super) dir_ttl_us: u64,
+    /// The job's secret.
+    pub(super) secret: Option<&'static [u8]>,
 }
 
 pub(super) const PLAN: Plan = Plan {
@@ -110,6 +114,7 @@ pub(super) const PLAN: Plan = Plan {
     receives: 16 * REQUESTS_AT_PARENT_MAX,
     detect_us: DETECT_US,
     dir_ttl_us: 60 * S,
+    secret: None,
 };
 
 /// A frame that was sent.
@@ -145,6 +150,8 @@ pub(super) struct Wire {
     pub(super) pulls_hang: Option<u32>,
     /// Releases are lost.
     pub(super) loses_releases: bool,
+    /// Every hello, as it was sent to whom.
+    pub(super) hellos: Vec<(u32, Vec<u8>)>,
     /// What says who is ready is lost.
     pub(super) loses_readiness: bool,
     /// What the kernels of nodes were told to ask for anew.
@@ -192,6 +199,7 @@ impl Wire {
             pulls_hang: None,
             loses_releases: false,
             loses_readiness: false,
+            hellos: Vec::new(),
             expired: Vec::new(),
             questions_max: 0,
             rewrites: 0,
@@ -225,6 +233,13 @@ impl Wire {
         self.start_as(at, topology, 7);
     }
 
+    /// As `start`, with a secret of its own or none.
+    pub(super) fn start_with(&mut self, at: u32, secret: Option<&'static [u8]>) {
+        let own = std::mem::replace(&mut self.plan.secret, secret);
+        self.start(at);
+        self.plan.secret = own;
+    }
+
     pub(super) fn start_as(&mut self, at: u32, topology: Topology, job: u64) {
         let place = &mut self.places[at as usize];
         place.life += 1;
@@ -239,12 +254,18 @@ impl Wire {
             incarnation: place.life << 8 | u64::from(at),
             enoent_ttl: Duration::from_micros(ENOENT_US),
             complete_dirs: true,
+            foresight: true,
             dir_ttl: Duration::from_micros(self.plan.dir_ttl_us),
             attr_ttl: None,
             detect: Duration::from_micros(self.plan.detect_us),
             receives: self.plan.receives,
         };
         let mut node = Node::new(config, names, enoent, ChunkStore::new(arena).0);
+        if let Some(secret) = self.plan.secret {
+            let mut seed = [at as u8; 32];
+            seed[0] = place.life as u8;
+            node.authenticate(Secret::new(secret, seed));
+        }
         node.open_for_service();
         place.node = Some(node);
         self.carry_out(at);
@@ -421,7 +442,7 @@ impl Wire {
             blocks: 8,
             mtime: time,
             ctime: Timestamp { secs: 1, nanos: u32::from(self.writes) + u32::from(self.rewrites) },
-            backend_ino: path.iter().fold(7, |sum, byte| sum * 31 + u64::from(*byte)),
+            backend_ino: path.iter().fold(7u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte))),
             backend_dev: 1,
             change: 0,
         }
@@ -531,6 +552,9 @@ impl Wire {
         let (is_ready, is_noted) = (matches!(message, Message::Ready { .. }), message == Message::Noted);
         let is_lost =
             (self.loses_releases && matches!(message, Message::Release { .. })) || (self.loses_readiness && is_ready);
+        if matches!(message, Message::Hello { .. }) {
+            self.hellos.push((to, frame.clone()));
+        }
         self.sent.push(Sent { at: self.now, from, to, is_probe, is_request, is_ready, is_noted, header });
         if !is_lost {
             self.push(FRAME_US, Event::Frame { from, to, frame });

@@ -109,7 +109,7 @@ fn what_does_not_fit_into_one_message_comes_with_the_next() {
     // Every second node.
     let spans: Vec<_> = (0..nodes / 2).map(|at| Span::new(2 * at, 2 * at + 1)).collect();
     for (id, spans) in spans.chunks(SPANS_MAX).enumerate() {
-        let header = Header { from: NodeId(8), job: 7, incarnation: 1, id: id as u64 };
+        let header = Header { from: NodeId(8), job: 7, incarnation: 1, id: id as u64, session: 0 };
         wire.hear(1, &Message::Ready { spans }.encode(&header));
     }
     let begin = wire.now;
@@ -118,4 +118,34 @@ fn what_does_not_fit_into_one_message_comes_with_the_next() {
     // One before all was known, and three with all; node 1 was told three times itself.
     let (messages, answers) = told(&wire, begin);
     assert_eq!((messages.len(), answers), (4, 4 + 3));
+}
+
+/// In a chain of 0, 1, 2, 3 node 1 comes 3 s late. Its child asks the root after 2 s, and has served its own child from the
+/// start: that one asks nobody else, and what its parent has it gets at once.
+#[test]
+fn a_late_parent_holds_up_nobody_below_its_child() {
+    let mut wire = Wire::empty(Plan { nodes: 4, fanout: Some(1), ..PLAN });
+    let begin = wire.now;
+    for node in [0, 2, 3] {
+        wire.start(node);
+    }
+    let first = wire.look_up(3, "file");
+    wire.run(100 * MS);
+    let now = Micros(wire.now);
+    assert_eq!(wire.node(3).parent_state(now), ParentState::Ready, "its parent serves, whatever that one waits for");
+    assert_eq!(wire.node(2).parent_state(now), ParentState::Unreachable);
+    wire.run(begin + 3 * S - wire.now);
+    let (at, outcome) = wire.answers.remove(&first).expect("an answer before the parent is there");
+    assert!(is_entry(&outcome) && (at - begin).abs_diff(limits::BYPASS_US) < 50 * MS, "after {} us", at - begin);
+    // From memory.
+    let (waited, outcome) = wire.must(3, "file");
+    assert!(is_entry(&outcome) && waited < MS, "{waited} us");
+    let (own, below) = (wire.node(2).counters(), wire.node(3).counters());
+    // At 10, 30, 70, 150, 310, 630 and 1270 ms and 2270 ms.
+    assert_eq!((own.probes_unanswered, own.probes_not_serving), (8, 0));
+    assert_eq!((below.probes_unanswered, below.failovers, below.confirmed), (0, 0, 1));
+    wire.start(1);
+    wire.run(2 * S);
+    assert_eq!(wire.node(2).asks().next().unwrap().now, Asked::Node(NodeId(1)));
+    assert_eq!(wire.node(3).counters().failovers, 0);
 }

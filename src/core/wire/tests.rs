@@ -2,11 +2,12 @@ use super::*;
 use proptest::prelude::*;
 
 fn header() -> impl Strategy<Value = Header> {
-    (any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(from, job, incarnation, id)| Header {
+    (any::<u32>(), any::<[u64; 4]>()).prop_map(|(from, [job, incarnation, id, session])| Header {
         from: NodeId(from),
         job,
         incarnation,
         id,
+        session,
     })
 }
 
@@ -17,6 +18,8 @@ struct Parts {
     words: [u64; 6],
     halves: [u32; 4],
     spans: Vec<Span>,
+    nonce: [u8; NONCE_BYTES],
+    mac: [u8; MAC_BYTES],
 }
 
 fn parts() -> impl Strategy<Value = Parts> {
@@ -26,13 +29,17 @@ fn parts() -> impl Strategy<Value = Parts> {
         any::<[u64; 6]>(),
         any::<[u32; 4]>(),
         prop::collection::vec(1u32..9, 1..60),
+        any::<[u8; NONCE_BYTES]>(),
+        any::<[u8; MAC_BYTES]>(),
     )
-        .prop_map(|(path, bytes, words, halves, steps)| Parts {
+        .prop_map(|(path, bytes, words, halves, steps, nonce, mac)| Parts {
             path: path.into_bytes(),
             bytes,
             words,
             halves,
             spans: spans_of(&steps),
+            nonce,
+            mac,
         })
 }
 
@@ -68,7 +75,7 @@ fn messages(p: &Parts) -> Vec<Message<'_>> {
     let small = bytes.len() as u32;
     vec![
         Message::Probe { begun: a },
-        Message::Attr { path },
+        Message::Attr { path, bytes: 7 },
         Message::Look { path },
         Message::List { path, stamp: a, from: g, purpose: Purpose::Reading },
         Message::List { path, stamp: b, from: h, purpose: Purpose::Absence },
@@ -85,6 +92,8 @@ fn messages(p: &Parts) -> Vec<Message<'_>> {
         Message::Pending,
         Message::Ready { spans: &p.spans },
         Message::Noted,
+        Message::Hello { nonce: &p.nonce, mac: &p.mac },
+        Message::Welcome { nonce: &p.nonce, mac: &p.mac },
         Message::Part {
             stamp: a,
             remaining_us: b,
@@ -153,7 +162,7 @@ fn paths_are_checked() {
 
 #[test]
 fn absence_never_travels_as_a_failure() {
-    let header = Header { from: NodeId(0), job: 0, incarnation: 0, id: 0 };
+    let header = Header { from: NodeId(0), job: 0, incarnation: 0, id: 0, session: 0 };
     let enoent = rustix::io::Errno::NOENT.raw_os_error();
     for errno in [0, -1, enoent, 4096] {
         assert!(decode(&Message::Failed { errno }.encode(&header)).is_err(), "errno {errno}");
@@ -162,7 +171,7 @@ fn absence_never_travels_as_a_failure() {
 
 #[test]
 fn ranges_are_in_order_and_apart() {
-    let header = Header { from: NodeId(0), job: 0, incarnation: 0, id: 0 };
+    let header = Header { from: NodeId(0), job: 0, incarnation: 0, id: 0, session: 0 };
     let span = Span::new;
     let is_read = |spans: &[Span]| decode(&Message::Ready { spans }.encode(&header)).is_ok();
     assert!(is_read(&[span(0, 1)]) && is_read(&[span(0, 1), span(2, u32::MAX)]));
@@ -171,4 +180,12 @@ fn ranges_are_in_order_and_apart() {
     }
     let most: Vec<_> = (0..SPANS_MAX as u32).map(|at| span(2 * at, 2 * at + 1)).collect();
     assert!(is_read(&most));
+}
+
+#[test]
+fn a_session_is_put_where_it_is_read() {
+    let header = Header { from: NodeId(1), job: 2, incarnation: 3, id: 4, session: 0 };
+    let mut frame = Message::Absent { remaining_us: 5 }.encode(&header);
+    set_session(&mut frame, 0x0123_4567_89ab_cdef);
+    assert_eq!(decode(&frame).unwrap().0, Header { session: 0x0123_4567_89ab_cdef, ..header });
 }

@@ -149,6 +149,10 @@ pub fn entries_of(raw: &[u8], whence: &str, discovery: &Discovery<'_>) -> Result
         picker.offer(Line { number: at + 1, host: &row.host, address: "" });
     }
     let picked = picker.finish(Path::new(whence), discovery.allow_missing).map_err(|error| match error {
+        BookError::AllMissing { missing, .. } => {
+            let nodes = missing.0.len();
+            DiscoverError::Missing { whence: whence.to_owned(), missing, nodes }
+        }
         BookError::Missing { missing, nodes, .. } => {
             DiscoverError::Missing { whence: whence.to_owned(), missing, nodes }
         }

@@ -3,10 +3,9 @@
 //! Called by `bornite book facility` and by whoever starts a job over nodes. One scan of the book; only lines of the job's
 //! nodes are copied. It must never leave a node out in silence.
 
-use std::hash::RandomState;
 use std::path::Path;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::scan::{Line, hash_of_name, scan};
 use super::{BookEntry, BookError, Kind, Names, is_same_host, read_text, short_name};
@@ -30,8 +29,8 @@ pub type AddressCheck<'a> = &'a dyn Fn(&str) -> Result<(), String>;
 /// of the book is checked, not only the lines that are wanted. `allow_missing`: go on without nodes that the book lacks.
 ///
 /// # Errors
-/// As [`BookError`] says: [`BookError::Missing`] names the nodes that the book lacks, and is also the answer where it
-/// lacks all of them; [`BookError::NoHosts`] where `hosts` is empty.
+/// As [`BookError`] says: [`BookError::Missing`] names the nodes that the book lacks, [`BookError::AllMissing`] also where they
+/// may be missing; [`BookError::NoHosts`] where `hosts` is empty.
 pub fn facility(book: &Path, hosts: &[String], allow_missing: bool) -> Result<JobBook, BookError> {
     facility_checked(book, hosts, allow_missing, &|_| Ok(()))
 }
@@ -92,7 +91,7 @@ struct Wanted<'h> {
 
 /// Picks the entries of wanted hosts out of a stream of them.
 pub(super) struct Picker<'h> {
-    state: RandomState,
+    state: DefaultHashBuilder,
     wanted: Vec<Wanted<'h>>,
     /// The first wanted host of each short name.
     by_short: HashTable<usize>,
@@ -102,7 +101,7 @@ pub(super) struct Picker<'h> {
 impl<'h> Picker<'h> {
     pub(super) fn new(hosts: &'h [String]) -> Picker<'h> {
         let mut picker = Picker {
-            state: RandomState::new(),
+            state: DefaultHashBuilder::default(),
             wanted: Vec::with_capacity(hosts.len()),
             by_short: HashTable::with_capacity(hosts.len()),
             found: Vec::with_capacity(hosts.len()),
@@ -195,7 +194,10 @@ impl<'h> Picker<'h> {
                 }
             }
         }
-        if !missing.is_empty() && (!allow_missing || order.is_empty()) {
+        if order.is_empty() {
+            return Err(BookError::AllMissing { file: file.to_path_buf(), missing: Names(missing) });
+        }
+        if !missing.is_empty() && !allow_missing {
             return Err(BookError::Missing { file: file.to_path_buf(), missing: Names(missing), nodes: wanted.len() });
         }
         let none = BookEntry { host: String::new(), address: String::new() };
@@ -263,15 +265,15 @@ mod tests {
              without them with --allow-missing"
         );
         let many: Vec<String> = (0..512).map(|i| format!("y{i}")).collect();
-        let error = pick(BOOK, &many.join(" "), false).unwrap_err().to_string();
+        let error = pick(BOOK, &format!("{} x1", many.join(" ")), false).unwrap_err().to_string();
         assert!(
-            error.contains("512 of 512 job nodes: y0, y1, y2, y3, y4, y5, y6, y7, y8, y9 and 502 more;"),
+            error.contains("512 of 513 job nodes: y0, y1, y2, y3, y4, y5, y6, y7, y8, y9 and 502 more;"),
             "{error}"
         );
         let picked = pick(BOOK, "x2 y1 x1 y2", true).unwrap();
         assert_eq!((names(&picked), &picked.missing), (vec!["x2", "x1"], &hosts("y1 y2")));
         // Nothing to go on with.
-        assert!(matches!(pick(BOOK, "y1", true).unwrap_err(), BookError::Missing { .. }));
+        assert!(matches!(pick(BOOK, "y1", true).unwrap_err(), BookError::AllMissing { .. }));
         assert!(matches!(pick(BOOK, "", true).unwrap_err(), BookError::NoHosts));
     }
 
@@ -328,7 +330,7 @@ mod tests {
                     prop_assert_eq!(picked_at, expected);
                     prop_assert_eq!(picked.missing, missing);
                 }
-                Err(BookError::Missing { .. }) => prop_assert!(expected.is_empty() && !ambiguous),
+                Err(BookError::AllMissing { .. }) => prop_assert!(expected.is_empty() && !ambiguous),
                 Err(BookError::Ambiguous { .. }) => prop_assert!(ambiguous),
                 Err(BookError::SameEntry { hosts: [a, b], .. }) => {
                     prop_assert!(a.contains('.') && b.contains('.') && !a.eq_ignore_ascii_case(&b));

@@ -4,8 +4,9 @@
 
 use std::path::Path;
 
-use hashbrown::HashSet;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
+use super::scan::hash_of_name;
 use super::{BookError, Kind, check_host, read_text};
 
 /// The hosts of a node file in its order, each once (case is no matter). Blank lines and lines that begin with `#` are
@@ -23,8 +24,8 @@ pub fn read_nodefile(file: &Path) -> Result<Vec<String>, BookError> {
 /// # Errors
 /// As [`read_nodefile`].
 pub fn parse_nodefile(text: &str, file: &Path) -> Result<Vec<String>, BookError> {
-    let mut hosts = Vec::new();
-    let mut seen = HashSet::new();
+    let mut hosts: Vec<String> = Vec::new();
+    let (state, mut seen) = (DefaultHashBuilder::default(), HashTable::<usize>::new());
     for (index, raw) in text.split('\n').enumerate() {
         let mut fields = raw.split_ascii_whitespace();
         let Some(host) = fields.next().filter(|first| !first.starts_with('#')) else { continue };
@@ -33,8 +34,10 @@ pub fn parse_nodefile(text: &str, file: &Path) -> Result<Vec<String>, BookError>
         if fields.next().is_some() {
             return Err(bad("more than one word".to_owned()));
         }
-        if seen.insert(host.to_ascii_lowercase()) {
+        let hash = hash_of_name(&state, host);
+        if seen.find(hash, |at| hosts[*at].eq_ignore_ascii_case(host)).is_none() {
             hosts.push(host.to_owned());
+            seen.insert_unique(hash, hosts.len() - 1, |at| hash_of_name(&state, &hosts[*at]));
         }
     }
     if hosts.is_empty() {

@@ -31,7 +31,7 @@ const BOOK_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum BookError {
     /// The file cannot be read or written.
-    #[error("address book {}: {source}; name a file that this user may use with --address-book", file.display())]
+    #[error("address book {}: {source}; name a file that this user may use as address book", file.display())]
     Io {
         /// The file.
         file: PathBuf,
@@ -108,6 +108,15 @@ pub enum BookError {
         missing: Names,
         /// Number of nodes of the job.
         nodes: usize,
+    },
+    /// None of the job's nodes is in the book.
+    #[error("address book {} has none of the {} job nodes: {missing}; it is of another job or machine: name the right one, or make one \
+        with `bornite book discover`", file.display(), missing.0.len())]
+    AllMissing {
+        /// The file.
+        file: PathBuf,
+        /// All of them.
+        missing: Names,
     },
     /// The job has no nodes.
     #[error("no host is named whose addresses are wanted; give a node file with --nodefile")]
@@ -326,7 +335,7 @@ pub(super) fn short_name(host: &str) -> &str {
 }
 
 /// Whether two names are of one host: their short names are the same, and so are their domains where both have one.
-pub(super) fn is_same_host(one: &str, other: &str) -> bool {
+pub fn is_same_host(one: &str, other: &str) -> bool {
     let both_have_domains = one.contains('.') && other.contains('.');
     match both_have_domains {
         true => one.eq_ignore_ascii_case(other),
@@ -342,21 +351,27 @@ pub fn check_host(host: &str) -> Result<(), String> {
     if host.is_empty() || host.len() > HOST_BYTES_MAX {
         return Err(format!("a host name of {} bytes (1 to {HOST_BYTES_MAX} are possible)", host.len()));
     }
-    match host.chars().find(|&c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))) {
-        Some(c) => Err(format!("character {c:?} in the host name {host:?}")),
-        None => Ok(()),
+    if host.bytes().all(is_host_byte) {
+        return Ok(());
     }
+    let wrong = host.chars().find(|c| u8::try_from(*c).map_or(true, |byte| !is_host_byte(byte)));
+    Err(format!("character {:?} in the host name {host:?}", wrong.unwrap_or_default()))
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
 
 fn check_address(address: &str) -> Result<(), String> {
-    let Some((scheme, rest)) = address.split_once("://") else {
-        return Err(format!("{address:?} is no address: it lacks `://`"));
-    };
-    let scheme_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | ';' | '_' | '-' | '.');
-    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.chars().all(scheme_char) {
+    let lacks = || format!("{address:?} is no address: it lacks `://`");
+    // A scheme has no colon, so the first one ends it.
+    let (scheme, rest) = address.split_once(':').ok_or_else(lacks)?;
+    let rest = rest.strip_prefix("//").ok_or_else(lacks)?;
+    let scheme_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b';' | b'_' | b'-' | b'.');
+    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(scheme_byte) {
         return Err(format!("{address:?} is no address: its scheme is {scheme:?}"));
     }
-    if rest.is_empty() || !rest.chars().all(|c| c.is_ascii_graphic()) {
+    if rest.is_empty() || !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!("{address:?} is no address: nothing usable follows `://`"));
     }
     Ok(())

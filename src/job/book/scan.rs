@@ -3,15 +3,15 @@
 //! Used by [`super::AddressBook`] and [`super::facility`]. It borrows from the text and must never allocate for a line:
 //! a facility's book has twenty times the lines that a job wants.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::{BookError, check_address, check_host};
+use super::{BOOK_BYTES_MAX, BookError, check_address, check_host};
 
-/// Bytes of the shortest lines that real books have; for the first size of the table of names.
-const LINE_BYTES: usize = 24;
+/// Bytes of the lines that real books have, and some less; for the first size of the table of names.
+const LINE_BYTES: usize = 32;
 /// Lines that the table of names has room for from the start, at most.
 const LINES_AT_FIRST: usize = 1 << 15;
 
@@ -33,7 +33,11 @@ pub(super) fn scan<'t>(
     file: &Path,
     mut take: impl FnMut(Line<'t>) -> Result<(), BookError>,
 ) -> Result<(), BookError> {
-    let mut seen = Seen::for_bytes(text.len());
+    if text.len() as u64 > BOOK_BYTES_MAX {
+        let why = format!("more than {BOOK_BYTES_MAX} bytes follow");
+        return Err(BookError::Line { file: file.to_path_buf(), line: 1, why });
+    }
+    let mut seen = Seen::of(text);
     for (index, raw) in text.split('\n').enumerate() {
         let number = index + 1;
         let bad = |why: String| BookError::Line { file: file.to_path_buf(), line: number, why };
@@ -46,7 +50,7 @@ pub(super) fn scan<'t>(
         check_host(host).map_err(bad)?;
         check_address(address).map_err(bad)?;
         for what in [host, address] {
-            if let Some(first) = seen.insert(what, number) {
+            if let Some(first) = seen.insert(what) {
                 let what = if what == host { what.to_ascii_lowercase() } else { what.to_owned() };
                 return Err(BookError::Duplicate { file: file.to_path_buf(), line: number, first, what });
             }
@@ -57,7 +61,7 @@ pub(super) fn scan<'t>(
 }
 
 /// A hash of a name that does not heed its case (RFC 4343).
-pub(super) fn hash_of_name(state: &RandomState, name: &str) -> u64 {
+pub(super) fn hash_of_name(state: &DefaultHashBuilder, name: &str) -> u64 {
     let mut hasher = state.build_hasher();
     let mut lower = [0; 64];
     for part in name.as_bytes().chunks(lower.len()) {
@@ -69,29 +73,41 @@ pub(super) fn hash_of_name(state: &RandomState, name: &str) -> u64 {
     hasher.finish()
 }
 
-/// Hosts and addresses with their lines. A host name has no colon and an address has one, so both share a table.
+/// Hosts and addresses that were seen. A host name has no colon and an address has one, so both share a table.
 struct Seen<'t> {
-    state: RandomState,
-    table: HashTable<(&'t str, usize)>,
+    text: &'t str,
+    state: DefaultHashBuilder,
+    /// Where each begins in the text, and its length: a third of what references would take.
+    table: HashTable<(u32, u32)>,
 }
 
 impl<'t> Seen<'t> {
-    fn for_bytes(bytes: usize) -> Seen<'t> {
-        let lines = (bytes / LINE_BYTES).min(LINES_AT_FIRST);
-        Seen { state: RandomState::new(), table: HashTable::with_capacity(2 * lines) }
+    fn of(text: &'t str) -> Seen<'t> {
+        let lines = (text.len() / LINE_BYTES).min(LINES_AT_FIRST);
+        Seen { text, state: DefaultHashBuilder::default(), table: HashTable::with_capacity(2 * lines) }
     }
 
-    /// Takes note of `what`; the line where it stands already, if it does.
-    fn insert(&mut self, what: &'t str, line: usize) -> Option<usize> {
-        let same = |(known, _): &(&str, usize)| {
-            if what.contains(':') { *known == what } else { known.eq_ignore_ascii_case(what) }
+    /// Takes note of `what`, a part of the text; the line where it stands already, if it does.
+    fn insert(&mut self, what: &'t str) -> Option<usize> {
+        let (text, state) = (self.text, &self.state);
+        let whole = |(at, len): &(u32, u32)| &text[*at as usize..][..*len as usize];
+        let is_address = what.contains(':');
+        let same = |known: &(u32, u32)| {
+            let known = whole(known);
+            if is_address { known == what } else { known.eq_ignore_ascii_case(what) }
         };
-        let hash = hash_of_name(&self.state, what);
-        if let Some((_, first)) = self.table.find(hash, same) {
-            return Some(*first);
+        let hash = hash_of_name(state, what);
+        if let Some((first, _)) = self.table.find(hash, same) {
+            return Some(text[..*first as usize].matches('\n').count() + 1);
         }
-        let state = &self.state;
-        self.table.insert_unique(hash, (what, line), |(known, _)| hash_of_name(state, known));
+        let at = what.as_ptr().addr() - text.as_ptr().addr();
+        self.table.insert_unique(hash, (index(at), index(what.len())), |known| hash_of_name(state, whole(known)));
         None
     }
+}
+
+/// A place in a text that [`scan`] takes.
+fn index(at: usize) -> u32 {
+    const { assert!(BOOK_BYTES_MAX < u32::MAX as u64) };
+    u32::try_from(at).expect("a text of at most BOOK_BYTES_MAX bytes")
 }

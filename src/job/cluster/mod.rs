@@ -23,13 +23,14 @@ use super::book::{BOOK_FILE, BookEntry, BookError, JobBook, RAW_FILE, RunEverywh
 use super::command::{self, CommandEnd};
 use super::daemon::Hooks;
 use super::launcher::allocation::Allocation;
-use super::launcher::execute::{Background, Ran, gather, run_one};
+use super::launcher::execute::{Background, Limit, Ran, gather, run_one};
 use super::launcher::{Launcher, TaskOptions};
 use super::local::{LaunchError, make_dirs};
 use super::record::RecordError;
 use crate::observe::{Request, SocketDirs, query};
 use ready::{AskRoot, Laggards, MinReady, Progress, TreeReady, failures};
 use record::ClusterRecord;
+use stop::Failed;
 pub use stop::{ClusterStopError, ClusterStopped, stop, stop_in};
 
 /// Bytes of the job's secret, written as twice as many hexadecimal digits.
@@ -219,11 +220,28 @@ pub fn launch(plan: &ClusterPlan<'_>, hooks: &Hooks) -> Result<ClusterJob, Clust
     };
     match job.start(plan) {
         Ok(()) => Ok(job),
-        Err(first) => match stop::stop_recorded(&job.record, &mut job.background, Some(&first.to_string())) {
-            Ok(_) => Err(first),
-            Err(then) => Err(ClusterError::NotTakenBack { first: Box::new(first), then }),
-        },
+        Err(first) => {
+            let told = first.to_string();
+            let one_each = one_each(&job);
+            // A launcher that has ended by itself has left nothing where it cannot go.
+            let gone: Vec<usize> = (0..job.record.launcher.hosts.len())
+                .filter(|host| match job.background.get_mut(if one_each { *host } else { 0 }) {
+                    Some(background) => !matches!(background.ended(), Ok(None)),
+                    None => true,
+                })
+                .collect();
+            let failed = Failed { told: &told, gone: &gone };
+            match stop::stop_recorded(&job.record, &mut job.background, Some(failed)) {
+                Ok(_) => Err(first),
+                Err(then) => Err(ClusterError::NotTakenBack { first: Box::new(first), then }),
+            }
+        }
     }
+}
+
+/// Whether each host has a launcher of its own.
+fn one_each(job: &ClusterJob) -> bool {
+    job.background.len() == job.record.launcher.hosts.len()
 }
 
 impl ClusterJob {
@@ -274,8 +292,10 @@ impl ClusterJob {
         self.write_file(&node_file, 0o644, lines(&plan.allocation.hosts))?;
         let all = self.record.launcher.clone();
         let said = RefCell::new(None);
+        let interrupts = self.hooks.interrupts.clone();
         let run = |words: &[OsString]| {
-            let raw = gather(&all, words, Instant::now() + plan.ready_timeout)?;
+            let until = Instant::now() + plan.ready_timeout;
+            let raw = gather(&all, words, Limit { until, interrupted: &|| !interrupts.is_empty() })?;
             *said.borrow_mut() = Some(raw.clone());
             Ok(raw)
         };
@@ -283,6 +303,7 @@ impl ClusterJob {
         if let Some(raw) = said.into_inner() {
             self.write_file(&logs.join(RAW_FILE), 0o644, raw)?;
         }
+        self.go_on()?;
         let book = book.map_err(ClusterError::NoBook)?;
         self.keep_hosts_of(&book, plan)?;
         self.write_file(&node_file, 0o644, lines(&self.record.launcher.hosts))?;
@@ -293,9 +314,7 @@ impl ClusterJob {
         self.write_file(&secret, 0o600, random_hex(SECRET_BYTES)?)?;
         let log = logs.join(names::LAUNCHER_LOG);
         self.write_file(&log, 0o644, "")?;
-        if let Some(signal) = self.hooks.interrupts.try_iter().next() {
-            return Err(ClusterError::Interrupted { signal });
-        }
+        self.go_on()?;
 
         let until = Instant::now() + plan.ready_timeout;
         let mut words = vec![plan.program.clone().into_os_string()];
@@ -316,6 +335,11 @@ impl ClusterJob {
         }
         self.record.write()?;
         self.wait(plan, until)
+    }
+
+    /// An error if a signal has come.
+    fn go_on(&self) -> Result<(), ClusterError> {
+        self.hooks.interrupts.try_recv().map_or(Ok(()), |signal| Err(ClusterError::Interrupted { signal }))
     }
 
     /// Brings the record to the nodes that the book has, in its order.
@@ -361,7 +385,8 @@ impl ClusterJob {
         let log = self.logs().join(names::LAUNCHER_LOG);
         let mut pause = ASK_EVERY.0;
         loop {
-            let mut roots = Roots { record: &self.record, until };
+            let interrupts = &self.hooks.interrupts;
+            let mut roots = Roots { record: &self.record, until, interrupted: &|| !interrupts.is_empty() };
             let progress = Progress::ask(&hosts, &mut roots);
             let content = progress.ready >= wanted;
             self.progress = progress;
@@ -369,17 +394,22 @@ impl ClusterJob {
                 return Ok(());
             }
             let said = tail(&log);
-            let failed = failures(&said, &hosts);
+            let mut failed = failures(&said, &hosts);
+            let (mut running, one_each) = (false, one_each(self) && hosts.len() > 1);
+            for (background, host) in self.background.iter_mut().zip(&hosts) {
+                let ended = background
+                    .ended()
+                    .map_err(|source| ClusterError::Io { what: "wait for the launcher".to_owned(), source })?;
+                running |= ended.is_none();
+                if let Some(status) = ended.filter(|_| one_each) {
+                    let told = said.lines().rev().find(|line| line.contains(host.as_str())).map(str::trim);
+                    let why = || format!("{} ended with {status}", self.record.launcher.kind.program());
+                    failed.entry(host.clone()).or_insert_with(|| told.map_or_else(why, str::to_owned));
+                }
+            }
             if hosts.len() - failed.len() < wanted {
                 let laggards = Laggards::new(&Progress::default(), &failed, &self.logs(), failed.len()).to_string();
                 return Err(ClusterError::Failed { count: failed.len(), nodes: hosts.len(), laggards });
-            }
-            let mut running = false;
-            for background in &mut self.background {
-                let ended = background.ended();
-                running |= ended
-                    .map_err(|source| ClusterError::Io { what: "wait for the launcher".to_owned(), source })?
-                    .is_none();
             }
             if !running {
                 let last = said.lines().rev().find(|line| !line.trim().is_empty());
@@ -463,6 +493,7 @@ fn clear_earlier(earlier: &ClusterRecord, host: &str) -> Result<Vec<PathBuf>, Cl
 struct Roots<'a> {
     record: &'a ClusterRecord,
     until: Instant,
+    interrupted: &'a dyn Fn() -> bool,
 }
 
 #[derive(serde::Deserialize)]
@@ -481,7 +512,8 @@ impl AskRoot for Roots<'_> {
             let words =
                 ["status".into(), "--json".into(), "--".into(), self.record.mountpoint.clone().into_os_string()];
             let until = self.until.min(Instant::now() + ASK_REMOTE_TIMEOUT);
-            let ran = on_host(&self.record.launcher, position, &self.record.program, &words, until)?;
+            let limit = Limit { until, interrupted: self.interrupted };
+            let ran = on_host(&self.record.launcher, position, &self.record.program, &words, limit)?;
             if !ran.is_ok() {
                 return Err(ran.failure());
             }
@@ -499,11 +531,17 @@ impl AskRoot for Roots<'_> {
 }
 
 /// Runs the program on one host of the job.
-fn on_host(launcher: &Launcher, host: usize, program: &Path, args: &[OsString], until: Instant) -> Result<Ran, String> {
+fn on_host(
+    launcher: &Launcher,
+    host: usize,
+    program: &Path,
+    args: &[OsString],
+    limit: Limit<'_>,
+) -> Result<Ran, String> {
     let mut words = vec![program.to_path_buf().into_os_string()];
     words.extend(args.iter().cloned());
     let options = TaskOptions { cores: None, environment: std::env::vars_os().collect() };
-    run_one(launcher.on_one(host, &words, &options), until).map_err(|error| error.to_string())
+    run_one(launcher.on_one(host, &words, &options), limit).map_err(|error| error.to_string())
 }
 
 /// The end of what the launchers have written down.

@@ -18,7 +18,7 @@ use super::record::ClusterRecord;
 use super::system_hostname;
 use crate::job::book::{is_same_host, short_name};
 use crate::job::launcher::TaskOptions;
-use crate::job::launcher::execute::{Background, Ran, run_all};
+use crate::job::launcher::execute::{Background, Limit, Ran, run_all};
 use crate::job::record::RecordError;
 
 /// How long the stop may take on all nodes: longer than a daemon that has to be killed.
@@ -101,47 +101,77 @@ pub fn stop(record: &ClusterRecord) -> Result<ClusterStopped, ClusterStopError> 
     stop_recorded(record, &mut Vec::new(), None)
 }
 
-/// As [`stop`]; `children` are those of its launchers that this process has started. `told`: what the user is told anyway; logs
-/// that say no more than that are not kept.
+/// A launch that is taken back.
+#[derive(Debug)]
+pub(super) struct Failed<'a> {
+    /// What the user is told anyway; logs that say no more than that are not kept.
+    pub(super) told: &'a str,
+    /// Hosts on which nothing runs: that they cannot be reached is no further failure.
+    pub(super) gone: &'a [usize],
+}
+
+/// As [`stop`]; `children` are those of its launchers that this process has started.
 pub(super) fn stop_recorded(
     record: &ClusterRecord,
     children: &mut Vec<Background>,
-    told: Option<&str>,
+    failed: Option<Failed<'_>>,
 ) -> Result<ClusterStopped, ClusterStopError> {
     let started = !record.background.is_empty();
-    let mut nodes = if started { stop_nodes(record)? } else { Ok(()) };
+    let mut nodes = if started { stop_nodes(record)? } else { Vec::new() };
     if is_same_host(&record.host, &system_hostname()) && end_launchers(record, children)? {
         nodes = stop_nodes(record)?;
     }
-    if let Err(why) = nodes {
+    let gone = failed.as_ref().map_or(&[][..], |failed| failed.gone);
+    nodes.retain(|node| node.said || !gone.contains(&node.host));
+    if !nodes.is_empty() {
+        let why = nodes.into_iter().map(|node| node.why).collect::<Vec<_>>().join("; ");
         return Err(ClusterStopError::Nodes { why, job_dir: record.job_dir.clone() });
     }
     let mut stopped =
         ClusterStopped { mountpoint: record.mountpoint.clone(), nodes: record.launcher.hosts.len(), kept: Vec::new() };
-    remove_files(record, told, &mut stopped)?;
+    remove_files(record, failed.map(|failed| failed.told), &mut stopped)?;
     Ok(stopped)
 }
 
-/// Runs the stop on every node. The inner error is the nodes' own.
-fn stop_nodes(record: &ClusterRecord) -> Result<Result<(), String>, ClusterStopError> {
+/// A node that is not stopped.
+struct NotStopped {
+    host: usize,
+    /// Whether it says so itself; else it was not reached.
+    said: bool,
+    why: String,
+}
+
+/// Runs the stop on every node; those on which it fails.
+fn stop_nodes(record: &ClusterRecord) -> Result<Vec<NotStopped>, ClusterStopError> {
     let mut words: Vec<OsString> = vec![record.program.clone().into_os_string(), "stop".into()];
     words.extend(["--launch-id".into(), record.launch.clone().into(), "--mount".into()]);
     words.push(record.mountpoint.clone().into_os_string());
     let options = TaskOptions { cores: None, environment: std::env::vars_os().collect() };
-    let lines = record.launcher.everywhere(&words, &options);
-    let ran = run_all(&lines, Instant::now() + NODES_TIMEOUT)
-        .map_err(|source| ClusterStopError::Io { what: "stop the nodes".to_owned(), source })?;
-    Ok(match ran.iter().filter(|ran| !ran.is_ok()).map(what_failed).collect::<Vec<_>>() {
-        failed if failed.is_empty() => Ok(()),
-        failed => Err(failed.join("; ")),
-    })
+    let run = |lines: &[Vec<OsString>]| {
+        let ran = run_all(lines, Limit::of(NODES_TIMEOUT));
+        ran.map_err(|source| ClusterStopError::Io { what: "stop the nodes".to_owned(), source })
+    };
+    let launcher = &record.launcher;
+    let mut ran = run(&launcher.everywhere(&words, &options))?;
+    if launcher.is_collective() {
+        if ran.iter().all(Ran::is_ok) {
+            return Ok(Vec::new());
+        }
+        // A dead node is enough to fail all at once; each of the others is reached by itself.
+        let lines: Vec<_> = (0..launcher.hosts.len()).map(|host| launcher.on_one(host, &words, &options)).collect();
+        ran = run(&lines)?;
+    }
+    let failed = ran.iter().enumerate().filter(|(_, ran)| !ran.is_ok());
+    Ok(failed.map(|(host, ran)| what_failed(host, &launcher.hosts[host], ran)).collect())
 }
 
-/// What nodes say of themselves, else what the launcher says.
-fn what_failed(ran: &Ran) -> String {
-    let said: Vec<&str> =
-        ran.stderr.lines().filter_map(|line| line.split_once("bornite: ").map(|(_, why)| why)).collect();
-    if said.is_empty() { ran.failure() } else { said.join("; ") }
+/// What a node says of itself, else what the launcher says.
+fn what_failed(host: usize, name: &str, ran: &Ran) -> NotStopped {
+    let mut said = ran.stderr.lines().filter_map(|line| line.split_once("bornite: ").map(|(_, why)| why.to_owned()));
+    match said.next_back() {
+        Some(why) => NotStopped { host, said: true, why },
+        None => NotStopped { host, said: false, why: format!("{name}: {}", ran.failure()) },
+    }
 }
 
 /// Waits for the launchers to end, and ends those that do not. True if one had to be ended, which may have left something.

@@ -203,7 +203,7 @@ fn parse_line(content: &str) -> Result<Option<Row>, String> {
         let known = fields.iter().zip(header_names()).all(|(field, name)| **field == name);
         return if known { Ok(None) } else { Err("its header has other columns".to_owned()) };
     }
-    check_host(host)?;
+    check_host(host).map_err(|why| if fields.is_empty() { "neither columns nor a host".to_owned() } else { why })?;
     let mut nics: Vec<Nic> = Vec::with_capacity(fields.len() / 3);
     for group in fields.chunks(3) {
         nics.push(Nic {
@@ -296,8 +296,7 @@ x1 | 10.90.0.1 | 02:00:00:00:00:01 | ofi+cxi://0x00916600";
         let error = |text: &str| Table::parse(text).unwrap_err().to_string();
         assert_eq!(
             error("hostname | hsn0 | mac0 | cxi0\nsrun: error: x1: task 0: Killed\n"),
-            "line 2 is no row of a table of interfaces (character ':' in the host name \"srun: error: x1: task 0: Killed\"): \
-             \"srun: error: x1: task 0: Killed\""
+            "line 2 is no row of a table of interfaces (neither columns nor a host): \"srun: error: x1: task 0: Killed\""
         );
         assert!(error("x1 | 10.90.0.1\n").contains("1 columns after the host"));
         assert!(error("x1 | 10.90.0.300 | NA | NA").contains("\"10.90.0.300\" is no IPv4 address"));

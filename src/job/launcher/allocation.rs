@@ -5,9 +5,9 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::execute::{Ran, find_program, run_one};
+use super::execute::{Limit, Ran, find_program, run_one};
 use super::{Kind, Mpi};
 use crate::job::book::{BookError, check_host, read_nodefile};
 
@@ -207,7 +207,7 @@ fn checked<'a>(
 /// Runs a program that must succeed.
 fn ask(words: &[OsString]) -> Result<Ran, AllocationError> {
     let what = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    match run_one(words.to_vec(), Instant::now() + ASK_TIMEOUT) {
+    match run_one(words.to_vec(), Limit::of(ASK_TIMEOUT)) {
         Ok(ran) if ran.is_ok() => Ok(ran),
         Ok(ran) => Err(AllocationError::Ask { what, why: ran.failure() }),
         Err(error) => Err(AllocationError::Ask { what, why: error.to_string() }),

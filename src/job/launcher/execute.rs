@@ -25,6 +25,8 @@ use crate::job::process::ProcessIdentity;
 const AT_ONCE: usize = 64;
 /// How long a helper that was told to end may take for it.
 const END_GRACE: Duration = Duration::from_secs(2);
+/// How often it is asked whether somebody wants helpers to end.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
 /// Most that is kept of what a helper says.
 const SAID_BYTES_MAX: u64 = 256 << 20;
 
@@ -75,17 +77,37 @@ struct Helper {
     stderr: File,
 }
 
+/// How long helpers may take.
+#[derive(Clone, Copy)]
+pub struct Limit<'a> {
+    /// Until when.
+    pub until: Instant,
+    /// Whether somebody wants them to end sooner; asked now and then, and to stay true.
+    pub interrupted: &'a dyn Fn() -> bool,
+}
+
+impl Limit<'_> {
+    /// So long from now, whatever happens.
+    pub fn of(time: Duration) -> Limit<'static> {
+        Limit { until: Instant::now() + time, interrupted: &|| false }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until || (self.interrupted)()
+    }
+}
+
 /// Runs all command lines, some at a time, and returns how they ended, in their order.
 ///
 /// # Errors
 /// One cannot be started (the error names it), or the system's error. Those that run are ended first.
-pub fn run_all(lines: &[Vec<OsString>], until: Instant) -> io::Result<Vec<Ran>> {
+pub fn run_all(lines: &[Vec<OsString>], limit: Limit<'_>) -> io::Result<Vec<Ran>> {
     let (mut running, mut ended): (VecDeque<Helper>, Vec<Ran>) = (VecDeque::new(), Vec::new());
     let mut failed = None;
     for line in lines {
         if running.len() == AT_ONCE {
             let helper = running.pop_front().expect("there are some");
-            ended.push(finish(helper, until)?);
+            ended.push(finish(helper, limit)?);
         }
         match start(line) {
             Ok(helper) => running.push_back(helper),
@@ -95,9 +117,9 @@ pub fn run_all(lines: &[Vec<OsString>], until: Instant) -> io::Result<Vec<Ran>> 
             }
         }
     }
-    let until = if failed.is_some() { Instant::now() } else { until };
+    let limit = if failed.is_some() { Limit { until: Instant::now(), ..limit } } else { limit };
     for helper in running {
-        ended.push(finish(helper, until)?);
+        ended.push(finish(helper, limit)?);
     }
     failed.map_or(Ok(ended), Err)
 }
@@ -106,17 +128,17 @@ pub fn run_all(lines: &[Vec<OsString>], until: Instant) -> io::Result<Vec<Ran>> 
 ///
 /// # Errors
 /// As [`run_all`].
-pub fn run_one(line: Vec<OsString>, until: Instant) -> io::Result<Ran> {
-    Ok(run_all(&[line], until)?.swap_remove(0))
+pub fn run_one(line: Vec<OsString>, limit: Limit<'_>) -> io::Result<Ran> {
+    Ok(run_all(&[line], limit)?.swap_remove(0))
 }
 
 /// What a command says on standard output on all hosts of a job, in any order.
 ///
 /// # Errors
-/// In one line: the launcher cannot be started, it fails on a host, or it takes longer than `until`.
-pub fn gather(launcher: &Launcher, words: &[OsString], until: Instant) -> Result<Vec<u8>, String> {
+/// In one line: the launcher cannot be started, it fails on a host, or it takes too long.
+pub fn gather(launcher: &Launcher, words: &[OsString], limit: Limit<'_>) -> Result<Vec<u8>, String> {
     let options = TaskOptions { cores: None, environment: std::env::vars_os().collect() };
-    let ran = run_all(&launcher.everywhere(words, &options), until).map_err(|error| error.to_string())?;
+    let ran = run_all(&launcher.everywhere(words, &options), limit).map_err(|error| error.to_string())?;
     match ran.iter().find(|ran| !ran.is_ok()) {
         Some(failed) => Err(format!("{}: {}", launcher.kind.program(), failed.failure())),
         None => Ok(ran.into_iter().flat_map(|ran| ran.stdout.into_bytes()).collect()),
@@ -127,14 +149,14 @@ pub fn gather(launcher: &Launcher, words: &[OsString], until: Instant) -> Result
 ///
 /// # Errors
 /// As [`gather`]; the file cannot be made.
-pub fn run_everywhere(allocation: &Allocation, words: &[OsString], until: Instant) -> Result<Vec<u8>, String> {
+pub fn run_everywhere(allocation: &Allocation, words: &[OsString], limit: Limit<'_>) -> Result<Vec<u8>, String> {
     let failed = |error: io::Error| format!("cannot make a list of the hosts: {error}");
     let list: String = allocation.hosts.iter().map(|host| format!("{host}\n")).collect();
     // Only this user's launcher reads it, by the descriptor of this process.
     let mut file = File::from(rustix::fs::memfd_create("hosts", MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?);
     file.write_all(list.as_bytes()).map_err(failed)?;
     let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
-    gather(&Launcher::new(allocation, path), words, until)
+    gather(&Launcher::new(allocation, path), words, limit)
 }
 
 fn command(line: &[OsString]) -> io::Result<Command> {
@@ -165,8 +187,13 @@ fn named(line: &[OsString], error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot run {}: {error}", line[0].to_string_lossy()))
 }
 
-fn finish(mut helper: Helper, until: Instant) -> io::Result<Ran> {
-    let ended = wait_child(&mut helper.child, until)?;
+fn finish(mut helper: Helper, limit: Limit<'_>) -> io::Result<Ran> {
+    let ended = loop {
+        let ended = wait_child(&mut helper.child, limit.until.min(Instant::now() + LOOK_AROUND))?;
+        if ended.is_some() || limit.is_over() {
+            break ended;
+        }
+    };
     if ended.is_none() {
         end_child(&mut helper.child)?;
     }
@@ -256,15 +283,13 @@ mod tests {
         vec!["sh".into(), "-c".into(), script.into()]
     }
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(20)
-    }
+    const LONG: Duration = Duration::from_secs(20);
 
     #[test]
     fn helpers_are_heard_and_their_end_is_told() {
         let lines: Vec<_> =
             (0..AT_ONCE + 3).map(|i| shell(&format!("echo out {i}; echo err {i} >&2; exit {}", i % 2))).collect();
-        let ran = run_all(&lines, soon()).unwrap();
+        let ran = run_all(&lines, Limit::of(LONG)).unwrap();
         assert_eq!(ran.len(), lines.len());
         for (i, ran) in ran.iter().enumerate() {
             assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), (&*format!("out {i}\n"), &*format!("err {i}\n")));
@@ -275,10 +300,14 @@ mod tests {
 
     #[test]
     fn a_helper_that_hangs_is_ended_and_a_missing_one_is_named() {
-        let ran = run_one(shell("echo busy >&2; exec sleep 60"), Instant::now() + Duration::from_millis(300)).unwrap();
+        let ran = run_one(shell("echo busy >&2; exec sleep 60"), Limit::of(Duration::from_millis(300))).unwrap();
         assert!(!ran.is_ok());
         assert_eq!(ran.failure(), "it does not end; last it said: busy");
-        let error = run_one(vec!["no-such-launcher".into()], soon()).unwrap_err().to_string();
+        let begin = Instant::now();
+        let limit = Limit { interrupted: &|| true, ..Limit::of(LONG) };
+        assert!(!run_one(shell("exec sleep 60"), limit).unwrap().is_ok());
+        assert!(begin.elapsed() < LONG, "the interrupt is not heard");
+        let error = run_one(vec!["no-such-launcher".into()], Limit::of(LONG)).unwrap_err().to_string();
         assert_eq!(error, "no-such-launcher is not in PATH; load its module, or name another --launcher");
     }
 
@@ -293,7 +322,7 @@ mod tests {
         assert!(background.ended().unwrap().is_none());
         let handle = background.identity.open().unwrap().unwrap();
         handle.signal(rustix::process::Signal::KILL).unwrap();
-        assert!(handle.wait_ended(soon()).unwrap());
+        assert!(handle.wait_ended(Instant::now() + LONG).unwrap());
         assert!(background.ended().unwrap().is_some());
     }
 }

@@ -134,6 +134,11 @@ impl Launcher {
         self.on(&all, words, options)
     }
 
+    /// Whether [`Launcher::everywhere`] takes one command line for all hosts, which may fail for all because of one.
+    pub fn is_collective(&self) -> bool {
+        !matches!(self.kind, Kind::PbsTmrsh | Kind::Ssh) && self.hosts.len() > 1
+    }
+
     /// The command line that runs `words` once, on host number `host`.
     ///
     /// # Panics
@@ -154,8 +159,18 @@ impl Launcher {
                     line.add(&format!("--jobid={job_id}"));
                 }
                 // What a batch script inherits (SLURM_NTASKS) beats --ntasks-per-node alone.
-                line.all(&["--overlap", "--mpi=none", "-N", &count, "-n", &count, "--ntasks-per-node=1"]);
-                line.all(&["--kill-on-bad-exit=0", "--wait=0", "--input=none"]);
+                line.all(&[
+                    "--overlap",
+                    "--mpi=none",
+                    "--export=ALL",
+                    "-N",
+                    &count,
+                    "-n",
+                    &count,
+                    "--ntasks-per-node=1",
+                ]);
+                // A node that dies or a daemon that ends must not take the others with it.
+                line.all(&["--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--input=none"]);
                 line.add(&match options.cores.and_then(mask) {
                     Some(mask) => format!("--cpu-bind=mask_cpu:{mask}"),
                     None => "--cpu-bind=none".to_owned(),
@@ -372,7 +387,7 @@ mod tests {
         assert_eq!(
             all,
             [
-                "srun --jobid=77 --overlap --mpi=none -N 2 -n 2 --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0 --input=none \
+                "srun --jobid=77 --overlap --mpi=none --export=ALL -N 2 -n 2 --ntasks-per-node=1 --no-kill --kill-on-bad-exit=0 --wait=0 --input=none \
               --cpu-bind=mask_cpu:0x6 -w /job/logs/node_file.txt /opt/bornite mount --target /a b /m"
             ]
         );

@@ -190,6 +190,8 @@ fn place(config: &EnoentConfig, script: &Script, ttl: Duration, at: usize) -> Re
         incarnation: mix(config.seed ^ (at as u64) << 32),
         enoent_ttl: ttl,
         complete_dirs: config.complete_dirs,
+        // Bytes are not simulated, nor what the kernels hold.
+        foresight: false,
         dir_ttl: Duration::from_micros(config.dir_ttl_us),
         attr_ttl: None,
         detect: Duration::from_micros(DETECT_DEFAULT_US),
