@@ -325,10 +325,12 @@ fn a_slurm_job_launches_and_stops_by_their_scripts() {
         exec 2>&1
         $BASE/bin/launch_copper_frontier.sh -F $BASE/book -n tcp -b 0,1 -l 4 -s 10 || exit
         srun --overlap -N 2 -n 2 --ntasks-per-node=1 sh -c "echo \$(hostname): \$(cat /tmp/root/copper$BASE/file)"
+        srun --overlap -N 2 -n 4 --ntasks-per-node=2 $BASE/bin/bornite run --at $BASE/bin --at $BASE/file -- \
+            sh -c 'echo rank $(hostname) $(readlink /proc/self/ns/mnt) $(grep -c "$BASE/.* - fuse.bornite" /proc/self/mountinfo) $(cat $BASE/file)'
         ls $HOME/copper-logs/$SLURM_JOB_ID
         cat $HOME/copper-logs/$SLURM_JOB_ID/logs/copper_address_book.txt
         $BASE/bin/stop_copper_frontier.sh; echo stopped: $?
-        srun --overlap -N 2 -n 2 --ntasks-per-node=1 sh -c 'grep -c /tmp/root/copper /proc/self/mounts; ps -e -o args= | grep -c "[b]ornite mount"; :'
+        srun --overlap -N 2 -n 2 --ntasks-per-node=1 sh -c 'grep -c /tmp/root/copper /proc/self/mounts; ps -e -o args= | grep -cE "[b]ornite (mount|run)"; :'
         "#,
     );
     println!("{said}");
@@ -336,6 +338,11 @@ fn a_slurm_job_launches_and_stops_by_their_scripts() {
         assert!(said.contains(&format!("{}: what all of them read", nodes::name(node))), "{said}");
         assert!(said.contains(line(node).as_str()), "the book is where theirs is: {said}");
     }
+    // In the steps of a job too, the ranks of a node see the original paths in one namespace.
+    let mut ranks: Vec<&str> = said.lines().filter(|line| line.starts_with("rank ")).collect();
+    ranks.sort_unstable();
+    assert!(ranks.len() == 4 && ranks.iter().all(|rank| rank.ends_with(" 2 what all of them read")), "{said}");
+    assert!(ranks[0] == ranks[1] && ranks[2] == ranks[3] && ranks[1] != ranks[2], "{said}");
     assert!(said.contains("logs\nprofiling\ntables\n"), "{said}");
     assert!(!said.contains("elsewhere"), "{said}");
     assert!(said.contains("stopped: 0\n") && said.lines().filter(|line| *line == "0").count() == 4, "left: {said}");
