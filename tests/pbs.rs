@@ -124,13 +124,6 @@ fn run(nodes: &Nodes, script: &str) -> String {
     said
 }
 
-#[track_caller]
-fn assert_nothing_left(nodes: &Nodes, when: &str) {
-    nodes.assert_clean(when);
-    let left: Vec<_> = fs::read_dir(nodes.path("home")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(left.is_empty(), "{when}: {left:?}");
-}
-
 /// Launch, use and stop by the launcher that is named, or found.
 fn serves_and_stops(nodes: &Nodes, options: &str) {
     let count = nodes.count();
@@ -151,7 +144,7 @@ fn serves_and_stops(nodes: &Nodes, options: &str) {
         assert!(said.contains(&format!("{}: what all of them read", nodes::name(node))), "{said}");
     }
     assert!(said.contains("stopped: 0"), "{said}");
-    assert_nothing_left(nodes, "after a stop");
+    nodes.assert_nothing_left("after a stop");
 }
 
 #[test]
@@ -164,8 +157,8 @@ fn jobs_of_pbs() {
     serves_and_stops(&nodes, "--launcher ssh --cores 0,1");
 
     let said = run(&nodes, "$LAUNCH -- sh -c 'cat $BORNITE_MOUNT/dir/file; exit 9'; echo code: $?");
-    assert!(said.contains("what all of them read\ncode: 9"), "{said}");
-    assert_nothing_left(&nodes, "after a command");
+    assert!(said.contains("what all of them read") && said.contains("code: 9"), "{said}");
+    nodes.assert_nothing_left("after a command");
 
     // mpiexec takes its tasks along when it is killed; what they leave is cleared by the stop.
     let said = run(
@@ -177,7 +170,7 @@ fn jobs_of_pbs() {
         ",
     );
     assert!(said.contains("stopped: 0"), "{said}");
-    assert_nothing_left(&nodes, "after mpiexec was killed");
+    nodes.assert_nothing_left("after mpiexec was killed");
 
     // An interrupted launch takes back what it has started.
     nodes.link(3, false);
@@ -204,8 +197,8 @@ fn jobs_of_pbs() {
         "env -u PBS_JOBID -u PBS_NODEFILE FLUX_JOB_ID=f4711 $LAUNCH --output-dir $HOME/flux",
     ] {
         let said = run(&nodes, &format!("{launch} -- ssh nid0002 cat {MOUNT}/dir/file; echo code: $?"));
-        assert!(said.contains("what all of them read\ncode: 0"), "{said}");
-        assert_nothing_left(&nodes, launch);
+        assert!(said.contains("what all of them read") && said.contains("code: 0"), "{said}");
+        nodes.assert_nothing_left(launch);
     }
 
     // A host that cannot be reached is named, and what was started on the others is taken back.
@@ -213,12 +206,12 @@ fn jobs_of_pbs() {
     let said = run(&nodes, "$LAUNCH --launcher ssh --nodefile $BASE/unknown; echo code: $?");
     assert!(said.contains("nid0009: ssh: ") && said.contains("code: 1"), "{said}");
     assert!(!said.contains("not stopped"), "{said}");
-    assert_nothing_left(&nodes, "after an unknown host");
+    nodes.assert_nothing_left("after an unknown host");
 
     let said = run(&nodes, ": >$BASE/none; PBS_NODEFILE=$BASE/none $LAUNCH; echo code: $?");
     assert!(said.contains("names no host") && said.contains("code: 1"), "{said}");
     let said = run(&nodes, "echo nowhere >$BASE/other; PBS_NODEFILE=$BASE/other $LAUNCH; echo code: $?");
     assert!(said.contains("has none of the 1 job nodes: nowhere") && said.contains("code: 1"), "{said}");
-    assert_nothing_left(&nodes, "after bad input");
+    nodes.assert_nothing_left("after bad input");
     wait_for("the end of everything", || nodes.processes(0).iter().all(|line| !line.contains("mpiexec")));
 }

@@ -66,14 +66,6 @@ fn run(nodes: &Nodes, script: &str) -> String {
     said
 }
 
-/// That no job has left anything on any node, nor in the home directory.
-#[track_caller]
-fn assert_nothing_left(nodes: &Nodes, when: &str) {
-    nodes.assert_clean(when);
-    let left: Vec<_> = fs::read_dir(nodes.path("home")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(left.is_empty(), "{when}: {left:?}");
-}
-
 /// Launch, use, stop, as a job script of a facility does it.
 fn serves_and_stops(nodes: &Nodes) {
     let count = nodes.count();
@@ -100,7 +92,7 @@ fn serves_and_stops(nodes: &Nodes) {
     let expected: Vec<String> = (0..count).map(nodes::name).collect();
     assert_eq!(book.iter().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(), expected);
     assert!(said.contains(&format!("stopped {count} nodes at {MOUNT}")) && said.contains("stopped: 0"), "{said}");
-    assert_nothing_left(nodes, "after a stop");
+    nodes.assert_nothing_left("after a stop");
 }
 
 /// Without a book the nodes are asked for their addresses, in an environment without any setting.
@@ -129,7 +121,7 @@ fn discovers_addresses(nodes: &Nodes) {
     assert!(said.contains(&format!(": {count} hosts are right by their interfaces\nthe book is right\n")), "{said}");
     assert!(said.contains("Cpus_allowed_list:\t1\n"), "{said}");
     assert!(said.contains(&format!("stopped {count} nodes at {MOUNT}")), "{said}");
-    assert_nothing_left(nodes, "after a discovery");
+    nodes.assert_nothing_left("after a discovery");
 }
 
 /// A launch on a host that is not of the job asks the root through the launcher.
@@ -140,7 +132,7 @@ fn may_be_launched_from_outside(nodes: &Nodes) {
     println!("--- salloc\n{said}");
     assert!(said.contains(&format!("{count} of {count} nodes are ready")), "{said}");
     assert!(said.contains("head\n") && said.contains("stopped: 0"), "{said}");
-    assert_nothing_left(nodes, "after a launch from outside");
+    nodes.assert_nothing_left("after a launch from outside");
 }
 
 /// With a command the job ends when it does, with its exit code.
@@ -154,7 +146,7 @@ fn runs_a_command(nodes: &Nodes) {
     );
     assert!(said.contains(&format!("mounted at {MOUNT} on {}\nwhat all of them read\n", nodes.count())), "{said}");
     assert!(said.contains("code: 7"), "{said}");
-    assert_nothing_left(nodes, "after a command");
+    nodes.assert_nothing_left("after a command");
 }
 
 /// A job that is cancelled ends its daemons in order: they get SIGTERM first.
@@ -274,7 +266,7 @@ fn bad_input_is_refused(nodes: &Nodes) {
         let line = before.trim_end().lines().next_back().unwrap_or_default();
         assert!(line.starts_with("bornite: ") && line.contains(text), "{code}: {line}");
     }
-    assert_nothing_left(nodes, "after bad input");
+    nodes.assert_nothing_left("after bad input");
 }
 
 #[test]

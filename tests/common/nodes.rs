@@ -242,7 +242,18 @@ impl Nodes {
         let find = ["find", home.to_str().expect("UTF-8"), "-type", "f"];
         let files = must(self.on_head(&find));
         assert!(files.lines().all(|file| file.ends_with(".log")), "{when}: {files}");
+        for file in files.lines() {
+            println!("{when}, {file}:\n{}", std::fs::read_to_string(file).unwrap_or_default());
+        }
         std::fs::remove_dir_all(&home).and_then(|()| std::fs::create_dir(&home)).expect("it is ours");
+    }
+
+    /// That no job has left anything on any node. In the home directory logs may be that say something, as they do where a
+    /// busy machine kept a daemon from answering for a while; they are shown, and removed.
+    #[track_caller]
+    pub(crate) fn assert_nothing_left(&self, when: &str) {
+        self.assert_clean(when);
+        self.remove_logs(when);
     }
 
     /// That nothing of ours is on any node: no process, no mount, no file.
