@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::process::ProcessIdentity;
 
+/// Bytes of a record that are read.
+const RECORD_BYTES_MAX: u64 = 64 << 20;
+
 const STATE_DIR: &str = ".bornite";
 const RECORD_FILE: &str = "job.json";
 /// Raised when a field changes its meaning.
@@ -109,20 +112,7 @@ impl JobRecord {
     /// As [`RecordError`] says.
     pub fn read(mount_dir: &Path) -> Result<Option<JobRecord>, RecordError> {
         let path = state_dir(mount_dir).join(RECORD_FILE);
-        let failed = |what, source| RecordError::Io { what, path: path.clone(), source };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(file) => file,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(error) => return Err(failed("open", error.into())),
-        };
-        let stat = rustix::fs::fstat(&file).map_err(|error| failed("read", error.into()))?;
-        if stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(RecordError::NotOurs { path, why: "it belongs to another user" });
-        }
-        let mut text = String::new();
-        std::fs::File::from(file).read_to_string(&mut text).map_err(|error| failed("read", error))?;
-        JobRecord::parse(&text, &path).map(Some)
+        read_own(&path)?.map(|text| JobRecord::parse(&text, &path)).transpose()
     }
 
     /// Parses the text of a record. `path` is for messages.
@@ -164,6 +154,29 @@ impl JobRecord {
     pub fn path(&self) -> PathBuf {
         state_dir(&self.mount_dir).join(RECORD_FILE)
     }
+}
+
+/// The text of a record, which must be this user's own file; `None` if there is none.
+///
+/// # Errors
+/// [`RecordError::Io`], [`RecordError::NotOurs`].
+pub(super) fn read_own(path: &Path) -> Result<Option<String>, RecordError> {
+    let failed = |what, source| RecordError::Io { what, path: path.to_path_buf(), source };
+    // A pipe in its place must not hold anybody up.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(failed("open", error.into())),
+    };
+    let stat = rustix::fs::fstat(&file).map_err(|error| failed("read", error.into()))?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(RecordError::NotOurs { path: path.to_path_buf(), why: "it belongs to another user" });
+    }
+    let mut text = String::new();
+    let read = std::fs::File::from(file).take(RECORD_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|error| failed("read", error))?;
+    Ok(Some(text))
 }
 
 /// Where the record of the job in `mount_dir` is, and its book and logs unless another place is named.

@@ -245,7 +245,7 @@ fn remove_files(record: &JobRecord, report: &mut StopReport) -> Result<(), StopE
     Ok(())
 }
 
-fn remove_file(path: &Path) -> io::Result<()> {
+pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -253,7 +253,7 @@ fn remove_file(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a directory if it is empty; one that holds something by now is somebody's.
-fn remove_dir(path: &Path) -> io::Result<()> {
+pub(super) fn remove_dir(path: &Path) -> io::Result<()> {
     match rustix::fs::rmdir(path) {
         Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),

@@ -3,22 +3,19 @@
 //! Launch makes it before anything else, by a file that must not be there yet, so that two launches cannot share a directory (a
 //! lock would not hold on every shared filesystem). It is written again after every step; stop removes it last.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::job::launcher::Launcher;
 use crate::job::process::ProcessIdentity;
-use crate::job::record::RecordError;
+use crate::job::record::{RecordError, read_own};
 
 const RECORD_FILE: &str = "job.json";
 /// Raised when a field changes its meaning.
 const FORMAT: u32 = 1;
-const RECORD_BYTES_MAX: u64 = 64 << 20;
 
 /// A job over nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,20 +76,7 @@ impl ClusterRecord {
     /// As [`RecordError`] says.
     pub fn read(job_dir: &Path) -> Result<Option<ClusterRecord>, RecordError> {
         let path = ClusterRecord::path(job_dir);
-        let failed = |what, source| RecordError::Io { what, path: path.clone(), source };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(file) => file,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(error) => return Err(failed("open", error.into())),
-        };
-        let stat = rustix::fs::fstat(&file).map_err(|error| failed("read", error.into()))?;
-        if stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(RecordError::NotOurs { path, why: "it belongs to another user" });
-        }
-        let mut text = String::new();
-        let read = std::fs::File::from(file).take(RECORD_BYTES_MAX).read_to_string(&mut text);
-        read.map_err(|error| failed("read", error))?;
+        let Some(text) = read_own(&path)? else { return Ok(None) };
         let unreadable = |why| RecordError::Unreadable { path: path.clone(), why };
         let record: ClusterRecord = serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
         if record.format != FORMAT {

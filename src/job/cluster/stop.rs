@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
-use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::record::ClusterRecord;
@@ -20,6 +19,7 @@ use crate::job::book::{is_same_host, short_name};
 use crate::job::launcher::TaskOptions;
 use crate::job::launcher::execute::{Background, Limit, Ran, run_all};
 use crate::job::record::RecordError;
+use crate::job::stop::{remove_dir, remove_file};
 
 /// How long the stop may take on all nodes: longer than a daemon that has to be killed.
 const NODES_TIMEOUT: Duration = Duration::from_secs(60);
@@ -265,21 +265,6 @@ fn is_told(line: &str, told: &str) -> bool {
 fn logged_host(name: &str) -> Option<&str> {
     let (host, pid) = name.strip_suffix(".log")?.rsplit_once('-')?;
     (!pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())).then_some(host)
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Removes a directory if it is empty; one that holds something by now is somebody's.
-fn remove_dir(path: &Path) -> io::Result<()> {
-    match rustix::fs::rmdir(path) {
-        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]
