@@ -318,7 +318,7 @@ fn usage(texts: &mut Texts) {
     texts.refuse(place, "a flag twice", &["mount", "m", "--target", "t", "--target", "t"]);
     texts.refuse(place, "a flag without its value", &["mount", "m", "--target"]);
     texts.refuse(place, "number below its range", &["mount", "m", "--trees", "0"]);
-    texts.refuse(place, "number above its range", &["mount", "m", "--enoent-ttl-ms", "3600001"]);
+    texts.refuse(place, "number above its range", &["mount", "m", "--enoent-ttl-ms", "10001"]);
     texts.refuse(place, "negative number", &["mount", "m", "--enoent-ttl-ms", "-1"]);
     texts.refuse(place, "no number", &["mount", "m", "--fanout", "many"]);
     texts.refuse(place, "no stripes", &["mount", "m", "--stripes", "0"]);

@@ -27,8 +27,9 @@ const IMPORT_ROUNDS: usize = 7;
 /// The kernel's requests after it was told to forget must be handled before anything is measured; at most this long.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// Rounds that may be thrown away, as another one answered than was to.
-const ODD_MAX: usize = 5;
+/// Rounds that may be thrown away, as another one answered than was to: absent names are remembered for 10 s, and each
+/// time that they are over, one round has to ask for them.
+const ODD_MAX: usize = 20;
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();

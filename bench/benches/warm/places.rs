@@ -21,9 +21,12 @@ pub(crate) const BORNITE: &str = "bornite";
 /// The first argument with which this program becomes the static server.
 pub(crate) const SNAPSHOT_MODE: &str = "serve-snapshot";
 
-/// For how long absent names and directories are remembered by both servers: nothing expires in a run.
-const LIFETIME: Duration = Duration::from_secs(3600);
-const LIFETIME_MS: &str = "3600000";
+/// For how long absent names are remembered by both servers: as long as a daemon can be told to.
+const ABSENT_LIFETIME: Duration = Duration::from_secs(10);
+const ABSENT_LIFETIME_MS: &str = "10000";
+
+/// For how long directories are: none expires in a run.
+const DIR_LIFETIME_MS: &str = "3600000";
 
 /// Memory for file data: everything fits.
 const CACHE_BYTES: u64 = 2 << 30;
@@ -79,7 +82,8 @@ impl Place {
         let peer = peers.join("stat0");
         std::fs::create_dir_all(&peer)?;
         let snapshot = Snapshot::start(source, &peer)?;
-        let options = ["--cache-size", CACHE_SIZE, "--enoent-ttl-ms", LIFETIME_MS, "--dir-ttl-ms", LIFETIME_MS];
+        let options =
+            ["--cache-size", CACHE_SIZE, "--enoent-ttl-ms", ABSENT_LIFETIME_MS, "--dir-ttl-ms", DIR_LIFETIME_MS];
         let job = Job::launch_with(program, 1, source, &ours, &options)?;
         let pid = job.status(0)?.pid;
         Ok(vec![
@@ -164,7 +168,7 @@ impl Drop for Snapshot {
 pub(crate) fn serve_snapshot(source: &Path, mountpoint: &Path) -> anyhow::Result<()> {
     // As a daemon does: the scheduler shares the CPUs out by session (sched(7), autogroups).
     rustix::process::setsid().context("setsid")?;
-    let fs = Arc::new(MemoryFs::snapshot(source, CACHE_BYTES, LIFETIME)?);
+    let fs = Arc::new(MemoryFs::snapshot(source, CACHE_BYTES, ABSENT_LIFETIME)?);
     let options = MountOptions { fsname: STATIC.to_owned(), ..MountOptions::new(mountpoint) };
     let session = Session::mount(fs, options)?;
     let mut stdout = std::io::stdout();
