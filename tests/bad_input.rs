@@ -320,6 +320,7 @@ fn usage(texts: &mut Texts) {
     texts.refuse(place, "number below its range", &["mount", "m", "--trees", "0"]);
     texts.refuse(place, "number above its range", &["mount", "m", "--enoent-ttl-ms", "10001"]);
     texts.refuse(place, "negative number", &["mount", "m", "--enoent-ttl-ms", "-1"]);
+    texts.refuse(place, "margin of clocks below its range", &["mount", "m", "--clock-margin-ms", "0"]);
     texts.refuse(place, "no number", &["mount", "m", "--fanout", "many"]);
     texts.refuse(place, "no stripes", &["mount", "m", "--stripes", "0"]);
     texts.refuse(place, "detection sooner than a heartbeat", &["mount", "m", "--detect-ms", "10"]);

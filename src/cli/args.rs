@@ -42,6 +42,8 @@ pub const DETECT_MS: RangeInclusive<u64> = 200..=30_000;
 pub const FANOUT: RangeInclusive<u64> = 1..=64;
 /// Range of `--attr-ttl-ms` and `--dir-ttl-ms`.
 pub const TTL_MS: RangeInclusive<u64> = 0..=86_400_000;
+/// Range of `--clock-margin-ms`: below, times of whole seconds hide changes; above, a request would fail before its end.
+pub const CLOCK_MARGIN_MS: RangeInclusive<u64> = 2_000..=20_000;
 /// Range of `--log-level`.
 pub const LOG_LEVEL: RangeInclusive<u64> = 0..=5;
 /// Range of `--fuse-threads`.
@@ -201,6 +203,10 @@ pub struct DaemonArgs {
     /// How long listings and attributes of directories are remembered, in milliseconds [default: 60000]
     #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(TTL_MS))]
     pub dir_ttl_ms: Option<u64>,
+    /// How old a time on the served filesystem must be to be trusted, in milliseconds: 2000, and more by what its clock may
+    /// differ from this node's, to 20000 [default: 2000]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(CLOCK_MARGIN_MS))]
+    pub clock_margin_ms: Option<u64>,
     /// Whether a directory in which several names are missed is listed, so that the listing answers all further ones
     /// [default: on]
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
