@@ -33,6 +33,12 @@ pub const OWED_US: u64 = 20_000;
 /// Nodes after the root that ask the backend in its place, one after the other.
 pub const STANDBYS: u32 = 3;
 
+/// How long absence may be repeated, by default (`--enoent-ttl-ms`).
+pub const ENOENT_TTL_DEFAULT_US: u64 = 2_000_000;
+
+/// How long listings and attributes of directories may be used, by default (`--dir-ttl-ms`).
+pub const DIR_TTL_DEFAULT_US: u64 = 60_000_000;
+
 /// How long a node that is asked may be silent, by default, until another one is asked (`--detect-ms`).
 pub const DETECT_DEFAULT_US: u64 = 2_000_000;
 

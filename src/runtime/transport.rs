@@ -473,18 +473,8 @@ mod tests {
         let memory = Box::leak(vec![7u8; 1 << 20].into_boxed_slice());
         // SAFETY: the memory is leaked, and nobody else looks at it.
         let region = unsafe { other.register(NonNull::from(memory).cast(), 1 << 20, Arc::new(())) }.expect("register");
-        let config = NodeConfig {
-            topology: Topology::new(2, NodeId(1), 1, None).expect("two nodes"),
-            job: 1,
-            incarnation: 1,
-            enoent_ttl: Duration::from_secs(1),
-            complete_dirs: true,
-            foresight: true,
-            dir_ttl: Duration::from_secs(1),
-            attr_ttl: None,
-            detect: Duration::from_secs(2),
-            receives: 64,
-        };
+        let topology = Topology::new(2, NodeId(1), 1, None).expect("two nodes");
+        let config = NodeConfig::new(topology, 1, 1, 64);
         let enoent = Arc::new(EnoentMap::new(EnoentConfig::new([1, 2])));
         let mut node = Node::new(config, NamesWriter::new(NamesConfig::new([1, 2])), enoent, chunks().0);
         let (mut store, arena) = chunks();
