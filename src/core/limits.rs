@@ -197,6 +197,12 @@ pub const COMPLETE_BYTES_MAX: usize = 4 << 20;
 /// A directory whose listing could not be had is asked for it again after this long.
 pub const LISTING_PAUSE_US: u64 = 30_000_000;
 
+/// The last of so many parts of an absence's TTL is told to no other node.
+pub const ABSENT_TAIL_PARTS: u64 = 50;
+
+/// That part is not longer than this: more than answers take through the tree.
+pub const ABSENT_TAIL_US_MAX: u64 = 20_000;
+
 /// A root lists a directory again after so many TTLs of ENOENT, though it seems not to have changed.
 pub const RELIST_TTLS: u64 = 10;
 
