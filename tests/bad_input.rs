@@ -6,6 +6,8 @@ mod common;
 mod job_books;
 #[path = "bad_input/job_nodes.rs"]
 mod job_nodes;
+#[path = "bad_input/traces.rs"]
+mod traces;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -303,6 +305,7 @@ fn every_refusal_is_one_clear_line_and_leaves_nothing() {
     jobs_and_questions(&mut texts);
     running_daemons(&mut texts);
     machines(&mut texts);
+    traces::all(&mut texts);
     insta::assert_snapshot!("texts", texts.0);
 }
 
