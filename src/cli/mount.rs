@@ -354,6 +354,7 @@ impl Source for Desk {
             nodes: config.nodes.len() as u32,
             parent: daemon.parent,
             children: daemon.children,
+            stripes: daemon.stripes,
             provider: daemon.provider,
             address: daemon.address,
             state: daemon.state,

@@ -318,7 +318,10 @@ impl Node {
         let (key, object, tree) = (FlightKey::from(&*flight), flight.object.clone(), flight.tree);
         let (purpose, bytes) = (flight.purpose, flight.bytes);
         if message == Message::Pending {
-            return;
+            if let Some(peer) = self.peers.get_mut(&header.from) {
+                peer.is_at_work(id);
+            }
+            return self.pump_all(now);
         }
         self.note_answer(tree);
         let is_first = !matches!((&object, message), (_, Message::Failed { .. }) | (Object::Statfs, _));

@@ -30,7 +30,7 @@ use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
 use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Readiness, Secret, Swept, Topology};
 use crate::observe::trace::Recorder;
-use crate::observe::{Counter, Counters, TreeStatus};
+use crate::observe::{Counter, Counters, Stripe, TreeStatus};
 
 /// The arena begins with this much and grows by the larger step.
 const FIRST_SEGMENT_BYTES: usize = 16 << 20;
@@ -151,10 +151,12 @@ pub struct DaemonStatus {
     pub provider: Option<String>,
     /// Where peers reach it.
     pub address: Option<String>,
-    /// Its parent's host name; none on a root.
+    /// Its parent's host name; none on a root. Of several trees the first one's.
     pub parent: Option<String>,
-    /// Its children's host names.
+    /// Its children's host names. Of several trees the first one's.
     pub children: Vec<String>,
+    /// The same in each of several trees; empty where there is one.
+    pub stripes: Vec<Stripe>,
     /// How far it has come with its parent.
     pub state: String,
     /// Whom it asks where that is not its parent, one line for each tree.
@@ -253,7 +255,11 @@ impl Daemon {
         let receives = receives(&topology);
         let (port, addresses) = open_fabric(&config, receives, &counters)?;
         let host = |id: NodeId| config.nodes.get(id.0 as usize).map(|(host, _)| host.clone()).unwrap_or_default();
+        let stripes = if topology.stripes() > 1 { topology.stripes() } else { 0 };
+        let stripe =
+            |tree: Topology| Stripe { parent: tree.parent().map(host), children: tree.children().map(host).collect() };
         let status = DaemonStatus {
+            stripes: (0..stripes).map(|number| stripe(topology.tree(number))).collect(),
             provider: port.as_ref().map(|port| port.provider().to_owned()),
             address: port.as_ref().map(|port| port.address().to_string()),
             parent: topology.parent().map(host),

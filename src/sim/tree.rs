@@ -235,11 +235,12 @@ impl Tree {
         Some((timeline.iter().find(is_it)?.0, timeline.iter().rfind(is_it)?.0))
     }
 
-    /// Whether nothing was at `path` at that moment.
+    /// Whether nothing was at `path` at some time of that moment: who looks in the moment of a change may see either.
     pub(super) fn was_absent(&self, path: &[u8], at: Micros) -> bool {
         self.history.get(path).is_none_or(|timeline| {
-            let next = timeline.partition_point(|(from, _)| *from <= at);
-            next.checked_sub(1).is_none_or(|last| timeline[last].1.is_none())
+            let before = timeline.partition_point(|(from, _)| *from < at);
+            let mut seen = timeline[before.saturating_sub(1)..].iter().take_while(|(from, _)| *from <= at);
+            before == 0 || seen.any(|(_, there)| there.is_none())
         })
     }
 
