@@ -18,7 +18,7 @@ use bornite_bench::plot::{Bars, save};
 use bornite_bench::{Job, Series, leave_alone, program, record, rounds};
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use work::{Tree, What, When, ask};
+use work::{What, When, ask};
 
 const ROUNDS: usize = 15;
 
@@ -41,6 +41,9 @@ const CHILD: &str = "child";
 const EXT4: &str = "ext4";
 const TMPFS: &str = "tmpfs";
 
+/// How many they are.
+const PLACES: usize = 6;
+
 /// The longest time that is told apart, nanoseconds.
 const LONGEST_NS: u64 = 60_000_000_000;
 
@@ -54,13 +57,13 @@ fn main() -> anyhow::Result<()> {
     // Beneath places of the same depth.
     let (disk, tmpfs) = (temp.path().join("disk/tree0"), memory.path().join("disk/tree0"));
     // The first round warms the machine, and some may be thrown away.
-    let tree = Tree::make(&[&disk, &tmpfs], 6, rounds + 1 + ODD_MAX)?;
+    work::make(&[&disk, &tmpfs], PLACES, rounds + 1 + ODD_MAX)?;
     let places = places(&program, temp.path(), &disk, &tmpfs)?;
     Cpus::All.apply(&places)?;
 
     let mut figures = Vec::new();
     for what in [What::Stat, What::Absent] {
-        figures.extend(measure(&tree, &places, what, rounds).with_context(|| format!("{what:?}"))?);
+        figures.extend(measure(&places, what, rounds).with_context(|| format!("{what:?}"))?);
     }
     print(&figures);
     for (name, title, pick) in [
@@ -127,11 +130,11 @@ struct Once {
     backend_ops: f64,
 }
 
-fn measure(tree: &Tree, places: &[Place], what: What, rounds: usize) -> anyhow::Result<Vec<Figures>> {
+fn measure(places: &[Place], what: What, rounds: usize) -> anyhow::Result<Vec<Figures>> {
     let mut kept: Vec<Vec<Vec<Once>>> = Vec::new();
     let mut odd = Vec::new();
     for number in 0.. {
-        match round(tree, places, what, number)? {
+        match round(places, what, number)? {
             // The first round warms the machine.
             Ok(_) if number == 0 => {}
             Ok(round) => kept.push(round),
@@ -190,10 +193,10 @@ fn median(times: &[u64]) -> f64 {
 
 /// All phases at all places, each time begun at another one: by phase and place; in words what was not answered by whom it
 /// was to be.
-fn round(tree: &Tree, places: &[Place], what: What, number: usize) -> anyhow::Result<Result<Vec<Vec<Once>>, String>> {
+fn round(places: &[Place], what: What, number: usize) -> anyhow::Result<Result<Vec<Vec<Once>>, String>> {
     drop_names()?;
     for (index, place) in places.iter().enumerate() {
-        tree.know(&place.root, (index, number))?;
+        work::know(&place.root, (index, number))?;
     }
     // Names of the round before are no misses of this one.
     leave_alone(AFTER);
@@ -207,7 +210,7 @@ fn round(tree: &Tree, places: &[Place], what: What, number: usize) -> anyhow::Re
             let index = (turn + number) % places.len();
             for (phase, when) in When::ALL.into_iter().enumerate().filter(|(_, when)| (*when == When::After) == late) {
                 let place = &places[index];
-                let once = once(place, &tree.paths(&place.root, what, when, (index, number)), what)?;
+                let once = once(place, &work::paths(&place.root, what, when, (index, number)), what)?;
                 if let Some(wrong) = odd(place, what, when, &once) {
                     return Ok(Err(wrong));
                 }
@@ -243,7 +246,7 @@ fn odd(place: &Place, what: What, when: When, once: &Once) -> Option<String> {
         (_, When::First | When::After) | (What::Stat, When::Distinct) => 0.95..=1.1,
     };
     let wrong =
-        |what: &str, count: f64| Some(format!("{}, {}: {count} {what} for each name", place.name, when.words()));
+        |of: &str, count: f64| Some(format!("{}, {what:?}, {}: {count} {of} for each name", place.name, when.words()));
     if !requests.contains(&once.requests) {
         return wrong("requests", once.requests);
     }

@@ -51,55 +51,44 @@ impl When {
     }
 }
 
-/// The files of the work.
-pub(crate) struct Tree {
-    dirs: Vec<String>,
+/// Makes the files of the work below each of `roots`, with directories and files of their own for each of `places`: nodes of
+/// one job share what they learn of a directory.
+pub(crate) fn make(roots: &[&Path], places: usize, rounds: usize) -> anyhow::Result<()> {
+    for (root, place) in roots.iter().flat_map(|root| (0..places).map(move |place| (root, place))) {
+        for dir in 0..NAMES {
+            std::fs::create_dir_all(root.join(package(place, dir)))?;
+        }
+        for turn in (0..rounds).map(|round| (place, round)) {
+            std::fs::create_dir(root.join(many(turn)))?;
+            for path in [When::First, When::Distinct].into_iter().flat_map(|when| paths(root, What::Stat, when, turn)) {
+                std::fs::write(path, b"")?;
+            }
+        }
+    }
+    Ok(())
 }
 
-impl Tree {
-    /// The tree below each of `roots`, with files of their own for each of `places` in each of `rounds`.
-    pub(crate) fn make(roots: &[&Path], places: usize, rounds: usize) -> anyhow::Result<Tree> {
-        let dirs = (0..NAMES).map(|n| format!("{PACKAGES}/package{n:03}")).collect();
-        let tree = Tree { dirs };
-        for root in roots {
-            for dir in &tree.dirs {
-                std::fs::create_dir_all(root.join(dir))?;
-            }
-            for (place, round) in (0..places).flat_map(|place| (0..rounds).map(move |round| (place, round))) {
-                std::fs::create_dir(root.join(many((place, round))))?;
-                for when in [When::First, When::Distinct] {
-                    for path in tree.paths(root, What::Stat, when, (place, round)) {
-                        std::fs::write(path, b"")?;
-                    }
-                }
-            }
-        }
-        Ok(tree)
+/// Makes known the directories in which place number `turn.0` asks for names in round `turn.1`.
+pub(crate) fn know(root: &Path, turn: (usize, usize)) -> anyhow::Result<()> {
+    for dir in (0..NAMES).map(|dir| package(turn.0, dir)).chain([many(turn)]) {
+        rustix::fs::stat(root.join(dir))?;
     }
+    Ok(())
+}
 
-    /// Makes known the directories in which place number `turn.0` asks for names in round `turn.1`.
-    pub(crate) fn know(&self, root: &Path, turn: (usize, usize)) -> anyhow::Result<()> {
-        for dir in self.dirs.iter().chain([&many(turn)]) {
-            rustix::fs::stat(root.join(dir))?;
-        }
-        Ok(())
-    }
+/// What place number `turn.0` asks for in round `turn.1`.
+pub(crate) fn paths(root: &Path, what: What, when: When, turn: (usize, usize)) -> Vec<PathBuf> {
+    let kind = if what == What::Stat { "module" } else { "absent" };
+    let path = |number: usize| match when {
+        When::Distinct => format!("{}/{kind}{number:03}.py", many(turn)),
+        When::First | When::Repeated | When::After => format!("{}/{kind}{:02}.py", package(turn.0, number), turn.1),
+    };
+    (0..NAMES).map(|number| root.join(path(number))).collect()
+}
 
-    /// What place number `turn.0` asks for in round `turn.1`.
-    pub(crate) fn paths(&self, root: &Path, what: What, when: When, turn: (usize, usize)) -> Vec<PathBuf> {
-        let kind = if what == What::Stat { "module" } else { "absent" };
-        let (place, round) = turn;
-        match when {
-            When::Distinct => {
-                let name = |n: usize| format!("{}/{kind}{place}-{n:03}.py", many(turn));
-                (0..NAMES).map(|n| root.join(name(n))).collect()
-            }
-            When::First | When::Repeated | When::After => {
-                let name = |dir: &String| root.join(format!("{dir}/{kind}{place}-{round:02}.py"));
-                self.dirs.iter().map(name).collect()
-            }
-        }
-    }
+/// A directory in which a place asks for one name in each round.
+fn package(place: usize, number: usize) -> String {
+    format!("{PACKAGES}/package{place}-{number:03}")
 }
 
 /// The directory of the many names that place number `turn.0` asks for in round `turn.1`.
