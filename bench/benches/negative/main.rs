@@ -63,14 +63,12 @@ fn main() -> anyhow::Result<()> {
 
     let mut figures = Vec::new();
     for what in [What::Stat, What::Absent] {
-        figures.extend(measure(&places, what, rounds).with_context(|| format!("{what:?}"))?);
+        figures.extend(measure(&places, what, rounds).context(what.words())?);
     }
     print(&figures);
-    for (name, title, pick) in [
-        ("negative", "median of stat(2)", (|at: &AtPlace| at.p50_ns) as fn(&AtPlace) -> u64),
-        ("negative-p99", "99th percentile of stat(2)", |at| at.p99_ns),
-    ] {
-        println!("{}", plot(name, title, &figures, pick)?.display());
+    for what in [What::Stat, What::Absent] {
+        println!("{}", plot(what, "p50", &figures, |at| at.p50_ns)?.display());
+        println!("{}", plot(what, "p99", &figures, |at| at.p99_ns)?.display());
     }
     println!("{}", record("negative", &figures)?.display());
     Ok(())
@@ -245,8 +243,9 @@ fn odd(place: &Place, what: What, when: When, once: &Once) -> Option<String> {
         (What::Absent, When::Distinct) => 0.0..=0.5,
         (_, When::First | When::After) | (What::Stat, When::Distinct) => 0.95..=1.1,
     };
-    let wrong =
-        |of: &str, count: f64| Some(format!("{}, {what:?}, {}: {count} {of} for each name", place.name, when.words()));
+    let wrong = |of: &str, count: f64| {
+        Some(format!("{}, {}, {}: {count} {of} for each name", place.name, what.words(), when.words()))
+    };
     if !requests.contains(&once.requests) {
         return wrong("requests", once.requests);
     }
@@ -260,8 +259,8 @@ fn print(figures: &[Figures]) {
     );
     for f in figures {
         for (number, at) in f.places.iter().enumerate() {
-            let what = if f.what == What::Stat { "stat" } else { "ENOENT" };
-            let title = if number == 0 { format!("{what}, {}", f.when.words()) } else { String::new() };
+            let title = || format!("{}, {}", f.what.words(), f.when.words());
+            let title = if number == 0 { title() } else { String::new() };
             let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
             println!(
                 "{title:<24}{:<21}{:>9}{:>9}{:>9}{:>9}{:>10.2}{:>9.2}{}",
@@ -284,14 +283,18 @@ fn print(figures: &[Figures]) {
     }
 }
 
-fn plot(name: &str, title: &str, figures: &[Figures], pick: fn(&AtPlace) -> u64) -> anyhow::Result<PathBuf> {
-    let what = |f: &Figures| if f.what == What::Stat { "stat" } else { "ENOENT" };
-    let groups: Vec<String> = figures.iter().map(|f| format!("{}, {}", what(f), f.when.words())).collect();
+/// One picture for names that are there, and one for absent ones.
+fn plot(what: What, percentile: &str, figures: &[Figures], pick: fn(&AtPlace) -> u64) -> anyhow::Result<PathBuf> {
+    let figures: Vec<&Figures> = figures.iter().filter(|f| f.what == what).collect();
+    let groups: Vec<String> = figures.iter().map(|f| f.when.words().to_owned()).collect();
     let names = figures.first().map(|f| f.places.iter().map(|at| at.place).collect::<Vec<_>>()).unwrap_or_default();
+    let us = |f: &&Figures, index: usize| pick(&f.places[index]) as f64 / 1e3;
     let series: Vec<(String, Vec<f64>)> = names
         .iter()
         .enumerate()
-        .map(|(index, name)| ((*name).to_owned(), figures.iter().map(|f| pick(&f.places[index]) as f64).collect()))
+        .map(|(index, name)| ((*name).to_owned(), figures.iter().map(|f| us(f, index)).collect()))
         .collect();
-    save(name, &Bars { title, unit: "ns", groups: &groups, series: &series }.svg())
+    let title = format!("{}, {percentile}", what.words());
+    let name = format!("negative-{}-{percentile}", what.words().to_ascii_lowercase());
+    save(&name, &Bars { title: &title, unit: "us", groups: &groups, series: &series }.svg())
 }

@@ -24,6 +24,15 @@ pub(crate) enum What {
     Absent,
 }
 
+impl What {
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            What::Stat => "stat",
+            What::Absent => "ENOENT",
+        }
+    }
+}
+
 /// What of it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
