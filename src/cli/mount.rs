@@ -282,6 +282,7 @@ pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBu
         complete_dirs: settings.complete_dirs == Switch::On,
         foresight: settings.foresight == Switch::On,
         dir_ttl: Duration::from_millis(settings.dir_ttl_ms),
+        clock_margin: Duration::from_millis(settings.clock_margin_ms),
         cache_bytes: node.cache_bytes(settings),
         names_bytes: node.names_bytes(settings),
         fuse_threads: settings.fuse_threads as usize,

@@ -339,7 +339,8 @@ impl Node {
                 found
             }
             (Object::Attr(_), Message::Absent { remaining_us }) => {
-                self.learn_absent(now, &key, asked_at.after_us(remaining_us))
+                let used_us = self.used_us(&key.path, remaining_us);
+                self.learn_absent(now, &key, asked_at.after_us(used_us))
             }
             (Object::List(_), Message::Part { total, .. })
                 if purpose == Purpose::Absence && total as usize > COMPLETE_BYTES_MAX =>
@@ -347,6 +348,7 @@ impl Node {
                 Outcome::Failed { errno: E2BIG }
             }
             (Object::List(_), Message::Part { stamp, remaining_us, absent_us, from, total, bytes }) => {
+                let absent_us = self.used_us(&key.path, absent_us);
                 let until = (asked_at.after_us(remaining_us), until_absent(asked_at, absent_us));
                 match self.add_part(id, stamp, from, total, bytes) {
                     Ok(None) => return self.ask(now, id, header.from),
@@ -367,6 +369,7 @@ impl Node {
                     // It is void by now.
                     return self.start_again(now, id);
                 };
+                let absent_us = self.used_us(path, absent_us);
                 let until = (asked_at.after_us(remaining_us), until_absent(asked_at, absent_us));
                 self.renewed(path, &timed, until)
             }

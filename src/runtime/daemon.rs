@@ -82,6 +82,8 @@ pub struct DaemonConfig {
     pub foresight: bool,
     /// How long attributes of directories and listings are used.
     pub dir_ttl: Duration,
+    /// How old times on the backend must be to tell a further change: 2 s, or more where its clock is another one; to 20 s.
+    pub clock_margin: Duration,
     /// Bound of the memory for file data, bytes.
     pub cache_bytes: u64,
     /// Bound of the memory for names and listings, bytes.
@@ -238,7 +240,8 @@ impl Daemon {
         let incarnation = incarnation();
         let key = hash_key(incarnation);
         let names = NamesWriter::new(NamesConfig { bytes_max: config.names_bytes, ..NamesConfig::new(key) });
-        let backend = Arc::new(LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone()));
+        let backend = LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone());
+        let backend = Arc::new(backend.with_clock_margin(config.clock_margin));
         if topology.is_root_of_any() {
             backend.open_own()?;
         } else if config.target.starts_with(&config.mountpoint)
