@@ -57,6 +57,10 @@ pub(super) enum Missing {
     BelowLink,
 }
 
+/// The ending of a module's name, and of its code's: who finds the one looks for the other.
+pub(super) const MODULE: &str = ".py";
+pub(super) const CODE: &str = ".pyc";
+
 /// What was at one path: from each moment on until the next.
 type Timeline = Vec<(Micros, Option<Entry>)>;
 
@@ -102,7 +106,17 @@ impl Tree {
             tree.dirs.push(path);
         }
         for n in 0..config.files {
-            let path = child(&tree.dirs[rng.below(tree.dirs.len())], &format!("f{n}"));
+            let dir = tree.dirs[rng.below(tree.dirs.len())].clone();
+            // A module, which mostly has its code beside it.
+            let is_module = n % 3 == 1;
+            let path = child(&dir, &if is_module { format!("f{n}{MODULE}") } else { format!("f{n}") });
+            if is_module && !rng.one_in(4) {
+                let code = child(&dir, &format!("f{n}{CODE}"));
+                tree.put(start, &code, FILE, rng.within(1..config.small_bytes + 1), None);
+                if rng.one_in(3) {
+                    tree.hot.push(code);
+                }
+            }
             if n > 0 && rng.one_in(10) {
                 let text = format!("f{}", rng.up_to(config.files)).into_bytes();
                 tree.put(start, &path, LINK, text.len() as u64, Some(text.into()));

@@ -202,7 +202,7 @@ impl Cluster {
         DaemonConfig {
             target: self.plan.target.clone(),
             mountpoint: self.nodes[node].mountpoint.clone(),
-            nodes: self.book.clone(),
+            nodes: std::sync::Arc::new(self.book.clone()),
             me: node,
             net: None,
             trees: self.plan.trees,
