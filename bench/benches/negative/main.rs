@@ -208,7 +208,7 @@ fn round(places: &[Place], what: What, number: usize) -> anyhow::Result<Result<V
             let index = (turn + number) % places.len();
             for (phase, when) in When::ALL.into_iter().enumerate().filter(|(_, when)| (*when == When::After) == late) {
                 let place = &places[index];
-                let once = once(place, &work::paths(&place.root, what, when, (index, number)), what)?;
+                let once = once(places, index, &work::paths(&place.root, what, when, (index, number)), what)?;
                 if let Some(wrong) = odd(place, what, when, &once) {
                     return Ok(Err(wrong));
                 }
@@ -219,12 +219,14 @@ fn round(places: &[Place], what: What, number: usize) -> anyhow::Result<Result<V
     Ok(Ok(phases.into_iter().map(|at| at.into_iter().flatten().collect()).collect()))
 }
 
-fn once(place: &Place, paths: &[PathBuf], what: What) -> anyhow::Result<Once> {
-    let (requests, ops) = (place.requests()?, place.backend_ops()?);
+fn once(places: &[Place], index: usize, paths: &[PathBuf], what: What) -> anyhow::Result<Once> {
+    // Of all of them, so that every place is measured after the same work: what is left in the CPU's caches shows in a call.
+    let counts = |place: &Place| Ok((place.requests()?, place.backend_ops()?));
+    let before: Vec<(u64, u64)> = places.iter().map(counts).collect::<anyhow::Result<_>>()?;
     let times = ask(paths, what)?;
     let each = |before: u64, after: u64| (after - before) as f64 / paths.len() as f64;
-    let (requests, backend_ops) = (each(requests, place.requests()?), each(ops, place.backend_ops()?));
-    Ok(Once { times, requests, backend_ops })
+    let (requests, ops) = counts(&places[index])?;
+    Ok(Once { times, requests: each(before[index].0, requests), backend_ops: each(before[index].1, ops) })
 }
 
 /// What is wrong with the counts of a phase.
