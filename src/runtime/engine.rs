@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use bornite_fuse::Errno;
 use crossbeam::channel::Sender;
-use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::Backoff;
 use hashbrown::HashMap;
 
@@ -30,7 +29,7 @@ use crate::observe::{Counter, Counters};
 
 /// Requests that FUSE threads may have handed over and the engine not yet taken. More than the kernel's
 /// `max_background`, so it is full only for moments.
-const INBOX_MAX: usize = 4096;
+pub(super) const INBOX_MAX: usize = 4096;
 
 /// A turn looks after the port again by then: peers' reads are served only while somebody does.
 const TURN_US: u64 = 200;
@@ -85,7 +84,7 @@ pub(super) struct Fetch {
 }
 
 /// What FUSE threads and workers hand to the engine.
-enum Item {
+pub(super) enum Item {
     Park(Object, Job),
     Fetch(Object, Fetch),
     PassedOn(Ino),
@@ -98,14 +97,13 @@ enum Item {
 
 /// The way from FUSE threads to the engine.
 pub(super) struct Inbox {
-    queue: ArrayQueue<Item>,
     wheel: Arc<Wheel>,
     closed: AtomicBool,
 }
 
 impl Inbox {
     pub(super) fn new(wheel: Arc<Wheel>) -> Inbox {
-        Inbox { queue: ArrayQueue::new(INBOX_MAX), wheel, closed: AtomicBool::new(false) }
+        Inbox { wheel, closed: AtomicBool::new(false) }
     }
 
     /// Hands a request over, and serves it as far as this thread can.
@@ -128,14 +126,14 @@ impl Inbox {
 
     /// Bytes of this file are where the kernel will read them by itself. A hint: it is dropped where the queue is full.
     pub(super) fn passed_on(&self, ino: Ino) {
-        if self.queue.push(Item::PassedOn(ino)).is_ok() {
+        if self.wheel.items.push(Item::PassedOn(ino)).is_ok() {
             self.wheel.waker.wake();
         }
     }
 
     /// A hint: it is dropped where the queue is full.
     pub(super) fn ahead(&self, ahead: ReadAhead) {
-        if self.queue.push(Item::Ahead(ahead)).is_ok() {
+        if self.wheel.items.push(Item::Ahead(ahead)).is_ok() {
             self.wheel.help(Keeps::Nothing);
         }
     }
@@ -168,7 +166,7 @@ impl Inbox {
     fn put(&self, item: Item) {
         let mut item = item;
         let backoff = Backoff::new();
-        while let Err(back) = self.queue.push(item) {
+        while let Err(back) = self.wheel.items.push(item) {
             item = back;
             if self.closed.load(Ordering::Acquire) {
                 return refuse(item);
@@ -193,7 +191,7 @@ impl Inbox {
     }
 
     fn refuse_all(&self) {
-        while let Some(item) = self.queue.pop() {
+        while let Some(item) = self.wheel.items.pop() {
             refuse(item);
         }
     }
@@ -402,7 +400,7 @@ impl Engine {
             if is_over(at, now) {
                 break;
             }
-            let Some(item) = self.inbox.queue.pop() else { break };
+            let Some(item) = self.inbox.wheel.items.pop() else { break };
             busy = true;
             match item {
                 Item::Park(object, job) => self.start(now, object, job),
@@ -577,7 +575,7 @@ impl Engine {
     }
 
     fn has_work(&self) -> bool {
-        !self.inbox.queue.is_empty() || !self.asking.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
+        !self.inbox.wheel.items.is_empty() || !self.asking.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
     }
 
     fn tick(&mut self, now: Micros) {
