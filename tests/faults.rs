@@ -51,18 +51,7 @@ fn lone_root() -> bornite::core::Node {
     use bornite::core::{Node, NodeConfig, NodeId, Topology};
 
     const BYTES: usize = 4 << 20;
-    let config = NodeConfig {
-        topology: Topology::new(1, NodeId(0), 1, None).unwrap(),
-        job: 1,
-        incarnation: 1,
-        enoent_ttl: Duration::from_secs(2),
-        complete_dirs: true,
-        foresight: true,
-        dir_ttl: Duration::from_secs(60),
-        attr_ttl: None,
-        detect: Duration::from_secs(2),
-        receives: 64,
-    };
+    let config = NodeConfig::new(Topology::new(1, NodeId(0), 1, None).unwrap(), 1, 1, 64);
     let arena = ArenaConfig { first_segment_bytes: BYTES, segment_bytes: BYTES, max_bytes: BYTES };
     let enoent = std::sync::Arc::new(EnoentMap::new(EnoentConfig::new([1, 2])));
     let mut node = Node::new(config, NamesWriter::new(NamesConfig::new([1, 2])), enoent, ChunkStore::new(arena).0);

@@ -188,9 +188,9 @@ fn what_cannot_be_served_or_mounted_is_named() {
     let error = refusal(DaemonConfig { mountpoint: at("full"), ..config.clone() });
     assert_names(&error, &[text(&at("full")), "mount point", "not empty"]);
 
-    let mut book = config.nodes.clone();
+    let mut book = cluster.book.clone();
     book[1].1 = "ofi+carrier-pigeon:coop 7".to_owned();
-    let error = refusal(DaemonConfig { nodes: book, ..config.clone() });
+    let error = refusal(DaemonConfig { nodes: Arc::new(book), ..config.clone() });
     assert_names(&error, &["node1", "ofi+carrier-pigeon:coop 7"]);
     let error = refusal(DaemonConfig { net: Some("string".to_owned()), ..config.clone() });
     assert_names(&error, &["string"]);
@@ -247,10 +247,11 @@ fn a_parent_may_come_late() {
 fn errors_say_which_node_of_the_book_is_wrong() {
     needs_fuse!("errors_say_which_node_of_the_book_is_wrong");
     let target = tempfile::tempdir().unwrap();
-    let cluster = Plan::new(3, target.path()).prepare();
+    let mut cluster = Plan::new(3, target.path()).prepare();
     for (node, address) in [(0, ""), (1, "127.0.0.1:1"), (2, "ofi+tcp://127.0.0.1:99999")] {
-        let mut config = cluster.config(0);
-        config.nodes[node].1 = address.to_owned();
+        let right = std::mem::replace(&mut cluster.book[node].1, address.to_owned());
+        let config = cluster.config(0);
+        cluster.book[node].1 = right;
         match Daemon::start(config, Arc::new(Counters::new())) {
             Err(StartError::Address { node: named, reason }) => {
                 assert_eq!(named, format!("node{node}"));

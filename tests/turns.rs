@@ -4,7 +4,6 @@
 mod attr;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use attr::attr;
 use bornite::cache::arena::ArenaConfig;
@@ -16,18 +15,7 @@ use bornite::core::{Node, NodeConfig, NodeId, Output, Swept, Topology};
 
 /// A root without peers that knows `files` files in a directory and one beside it.
 fn root(files: u64) -> (Node, Arc<Names>) {
-    let config = NodeConfig {
-        topology: Topology::new(1, NodeId(0), 1, None).expect("one node"),
-        job: 1,
-        incarnation: 1,
-        enoent_ttl: Duration::from_secs(2),
-        complete_dirs: true,
-        foresight: true,
-        dir_ttl: Duration::from_secs(60),
-        attr_ttl: None,
-        detect: Duration::from_secs(2),
-        receives: 64,
-    };
+    let config = NodeConfig::new(Topology::new(1, NodeId(0), 1, None).expect("one node"), 1, 1, 64);
     let (mut writer, names) = NamesWriter::new(NamesConfig::new([1, 2]));
     for (path, number) in [("", 1), ("dir", 2), ("other", 3)] {
         writer.insert(path.as_bytes(), attr(0o040_755, number, 0), None, Micros::FOREVER);

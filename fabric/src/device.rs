@@ -103,28 +103,15 @@ impl CxiDevice {
 mod tests {
     use super::*;
 
-    fn facts(provider: &str, domain: &str, word: u32) -> Facts {
-        Facts {
-            provider: provider.into(),
-            domain: domain.into(),
-            mr_mode: sys::FI_MR_ENDPOINT | sys::FI_MR_PROV_KEY | sys::FI_MR_ALLOCATED,
-            mr_key_bytes: 8,
-            inject_bytes_max: 192,
-            message_bytes_max: (1 << 32) - 1,
-            address_format: 15,
-            source: word.to_le_bytes().to_vec(),
-        }
-    }
-
     #[test]
     fn devices_come_once_by_their_numbers() {
         let offers = [
-            facts("cxi", "cxi1", 0x48b4 << 9 | 511),
-            facts("cxi", "cxi0", 0x0091_6600 | 511),
-            facts("cxi", "cxi0", 0x0091_6600 | 511),
-            facts("net", "cxi2", 0),
-            facts("cxi", "eth0", 0),
-            Facts { source: Vec::new(), ..facts("cxi", "cxi3", 0) },
+            Facts::offer("cxi", "cxi1", 0x48b4 << 9 | 511),
+            Facts::offer("cxi", "cxi0", 0x0091_6600 | 511),
+            Facts::offer("cxi", "cxi0", 0x0091_6600 | 511),
+            Facts::offer("net", "cxi2", 0),
+            Facts::offer("cxi", "eth0", 0),
+            Facts { source: Vec::new(), ..Facts::offer("cxi", "cxi3", 0) },
         ];
         let device = |number, nic| CxiDevice { number, nic };
         let expected = [device(0, Some(0x48b3)), device(1, Some(0x48b4)), device(3, None)];

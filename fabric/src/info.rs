@@ -77,6 +77,23 @@ pub(crate) struct Facts {
     pub(crate) source: Vec<u8>,
 }
 
+#[cfg(test)]
+impl Facts {
+    /// What cxi's answer says of a device with such an address word.
+    pub(crate) fn offer(provider: &str, domain: &str, word: u32) -> Facts {
+        Facts {
+            provider: provider.into(),
+            domain: domain.into(),
+            mr_mode: sys::FI_MR_ENDPOINT | sys::FI_MR_PROV_KEY | sys::FI_MR_ALLOCATED,
+            mr_key_bytes: 8,
+            inject_bytes_max: 192,
+            message_bytes_max: (1 << 32) - 1,
+            address_format: 15,
+            source: word.to_le_bytes().to_vec(),
+        }
+    }
+}
+
 impl Info {
     /// Asks for `query`; of the answers with that very name, `fits` chooses the first that it accepts.
     /// `None`: the library has nothing that fits.

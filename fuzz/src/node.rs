@@ -76,16 +76,9 @@ impl World {
         let (store, _) =
             ChunkStore::new(ArenaConfig { first_segment_bytes: first, segment_bytes: first, max_bytes: max });
         let config = NodeConfig {
-            topology,
-            job: JOB,
-            incarnation: 1,
-            enoent_ttl: Duration::from_secs(2),
-            complete_dirs: true,
-            foresight: true,
             dir_ttl: Duration::from_secs(3),
             attr_ttl: Some(Duration::from_secs(5)),
-            detect: Duration::from_secs(2),
-            receives: 128,
+            ..NodeConfig::new(topology, JOB, 1, 128)
         };
         let reader = names.1.clone();
         let mut node = Node::new(config, names, enoent.clone(), store);

@@ -15,14 +15,14 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 use super::args::{LogType, MountArgs, PassthroughMode, Switch};
 use super::config::Settings;
 use super::{COMMIT, UsageError, VERSION, config, daemon, memory, output, signals};
-use crate::job::book::{BookError, check_host, facility, read_nodefile};
+use crate::job::book::{BookError, check_host, read_nodefile};
 use crate::job::node::NodePlace;
-use crate::job::{AddressBook, BookEntry, daemon as report, secret};
+use crate::job::{AddressBook, daemon as report, secret};
 use crate::observe::{
     AbsentNames, CacheStatus, Counter, Counters, Invalidated, LogSink, LogSpec, SocketDirs, Source, Status,
     StatusServer, Verbosity, log as logging, mountpoint_key,
 };
-use crate::runtime::{self, Daemon, DaemonConfig, DaemonStatus, Passthrough};
+use crate::runtime::{self, Daemon, DaemonConfig, DaemonStatus, Nodes, Passthrough};
 
 /// How long a daemon takes at most to stop. Below the patience of `bornite stop`, so that it says itself what is wrong.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
@@ -81,7 +81,7 @@ fn run(args: &MountArgs) -> anyhow::Result<ExitCode> {
 
 /// Who this node is.
 pub(super) struct Node {
-    nodes: Vec<(String, String)>,
+    nodes: Arc<dyn Nodes>,
     me: usize,
     is_root: bool,
 }
@@ -107,23 +107,22 @@ impl Node {
                 let text = format!("--nodefile {} picks nodes of a book: add --address-book FILE", nodefile.display());
                 return Err(UsageError(text).into());
             }
-            return Ok(Node { nodes: vec![(hostname, String::new())], me: 0, is_root: true });
+            return Ok(Node { nodes: Arc::new(vec![(hostname, String::new())]), me: 0, is_root: true });
         };
-        let (entries, me) = entries(file, settings.nodefile.as_deref(), &hostname)?;
-        let nodes: Vec<(String, String)> =
-            entries.into_iter().map(|entry| (entry.host().to_owned(), entry.address().to_owned())).collect();
-        if settings.trees > nodes.len() as u64 {
+        let (book, me) = book(file, settings.nodefile.as_deref(), &hostname)?;
+        let nodes = book.nodes();
+        if settings.trees > nodes as u64 {
             let text = format!(
                 "--trees {} is more than the {} nodes of {}; each tree needs a node",
                 settings.trees,
-                nodes.len(),
+                nodes,
                 file.display()
             );
             return Err(UsageError(text).into());
         }
-        let is_root = runtime::is_root(nodes.len(), me, settings.trees as u32, settings.stripes as u32)
+        let is_root = runtime::is_root(nodes, me, settings.trees as u32, settings.stripes as u32)
             .map_err(|error| UsageError(error.to_string()))?;
-        Ok(Node { nodes, me, is_root })
+        Ok(Node { nodes: Arc::new(book), me, is_root })
     }
 
     fn cache_bytes(&self, settings: &Settings) -> u64 {
@@ -135,14 +134,14 @@ impl Node {
     }
 }
 
-/// The nodes of a book, or those of a facility's book that a node file names; and which of them is this one.
-fn entries(file: &Path, nodefile: Option<&Path>, hostname: &str) -> anyhow::Result<(Vec<BookEntry>, usize)> {
+/// A book, or of a facility's book what a node file names; and which of its nodes is this one.
+fn book(file: &Path, nodefile: Option<&Path>, hostname: &str) -> anyhow::Result<(AddressBook, usize)> {
     let Some(nodefile) = nodefile else {
         let book = AddressBook::read(file)?;
         let me = book.position(hostname)?;
-        return Ok((book.entries().to_vec(), me));
+        return Ok((book, me));
     };
-    let book = AddressBook::of_job(file, facility(file, &read_nodefile(nodefile)?, false)?);
+    let book = AddressBook::facility(file, &read_nodefile(nodefile)?)?;
     let me = book.position(hostname).map_err(|error| match error {
         BookError::NoHost { host, nodes, .. } => anyhow::anyhow!(
             "node file {} does not name host {host} among its {nodes}; add it, or give this node's name with --hostname",
@@ -150,7 +149,25 @@ fn entries(file: &Path, nodefile: Option<&Path>, hostname: &str) -> anyhow::Resu
         ),
         other => other.into(),
     })?;
-    Ok((book.entries().to_vec(), me))
+    Ok((book, me))
+}
+
+impl Nodes for AddressBook {
+    fn count(&self) -> usize {
+        self.nodes()
+    }
+
+    fn host(&self, at: usize) -> &str {
+        if at < self.nodes() { AddressBook::host(self, at) } else { "" }
+    }
+
+    fn address(&self, at: usize) -> &str {
+        if at < self.nodes() { AddressBook::address(self, at) } else { "" }
+    }
+
+    fn place(&self, at: usize) -> String {
+        AddressBook::place(self, at)
+    }
 }
 
 fn system_hostname() -> String {
@@ -180,7 +197,7 @@ fn serve(
         .with_context(|| format!("cannot serve the target {}", settings.target.display()))?;
     let node = Node::resolve(&settings)?;
     let secret = settings.secret_file.as_deref().map(secret::read).transpose()?;
-    logging::install(&log_spec(&settings, args.foreground_child, &node.nodes[node.me].0)?)?;
+    logging::install(&log_spec(&settings, args.foreground_child, node.nodes.host(node.me))?)?;
     log::info!("network: {}", settings.net.as_deref().unwrap_or("the address book decides"));
     notes.iter().for_each(|note| log::info!("{note}"));
     for variable in config::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
@@ -189,7 +206,7 @@ fn serve(
         );
     }
     // Once for the job, not in the log of each node.
-    if let Some(warning) = short_ttl(settings.enoent_ttl_ms, node.nodes.len()).filter(|_| node.me == 0) {
+    if let Some(warning) = short_ttl(settings.enoent_ttl_ms, node.nodes.count()).filter(|_| node.me == 0) {
         log::warn!("{warning}");
     }
     if args.foreground_child {
@@ -269,7 +286,7 @@ pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBu
     DaemonConfig {
         target: settings.target.clone(),
         mountpoint,
-        nodes: node.nodes.clone(),
+        nodes: Arc::clone(&node.nodes),
         me: node.me,
         net: settings.net.clone(),
         // The ranges of these flags fit.
@@ -282,6 +299,7 @@ pub(super) fn daemon_config(settings: &Settings, node: &Node, mountpoint: PathBu
         complete_dirs: settings.complete_dirs == Switch::On,
         foresight: settings.foresight == Switch::On,
         dir_ttl: Duration::from_millis(settings.dir_ttl_ms),
+        clock_margin: Duration::from_millis(settings.clock_margin_ms),
         cache_bytes: node.cache_bytes(settings),
         names_bytes: node.names_bytes(settings),
         fuse_threads: settings.fuse_threads as usize,
@@ -348,11 +366,12 @@ impl Source for Desk {
             pid: std::process::id(),
             mountpoint: config.mountpoint.clone(),
             target: config.target.clone(),
-            hostname: config.nodes[config.me].0.clone(),
+            hostname: config.nodes.host(config.me).to_owned(),
             node: config.me as u32,
-            nodes: config.nodes.len() as u32,
+            nodes: config.nodes.count() as u32,
             parent: daemon.parent,
             children: daemon.children,
+            stripes: daemon.stripes,
             provider: daemon.provider,
             address: daemon.address,
             state: daemon.state,
@@ -397,7 +416,7 @@ mod tests {
             ..Settings::default()
         };
         let node = Node::resolve(&settings("b.domain", 1)).unwrap();
-        assert_eq!((node.me, node.is_root, node.nodes.len()), (1, false, 2));
+        assert_eq!((node.me, node.is_root, node.nodes.count()), (1, false, 2));
         assert!(Node::resolve(&settings("b", 2)).unwrap().is_root);
         let error = Node::resolve(&settings("c", 1)).err().unwrap();
         assert!(error.to_string().contains("has no entry for host c among its 2; add its line"), "{error}");
@@ -416,13 +435,13 @@ mod tests {
         std::fs::write(&hosts, "b\n").unwrap();
         let picked = |hostname: &str| Settings { nodefile: Some(hosts.clone()), ..settings(hostname, 1) };
         let node = Node::resolve(&picked("b.domain")).unwrap();
-        assert_eq!((node.me, node.is_root, node.nodes.len()), (0, true, 1));
+        assert_eq!((node.me, node.is_root, node.nodes.count()), (0, true, 1));
         let error = Node::resolve(&picked("a")).err().unwrap();
         assert!(error.to_string().contains("does not name host a among its 1; add it"), "{error}");
         let error = Node::resolve(&Settings { address_book: None, ..picked("b") }).err().unwrap();
         assert!(error.is::<UsageError>() && error.to_string().contains("add --address-book FILE"), "{error}");
         let alone = Node::resolve(&Settings::default()).unwrap();
-        assert_eq!((alone.me, alone.is_root, alone.nodes[0].0.as_str()), (0, true, system_hostname().as_str()));
+        assert_eq!((alone.me, alone.is_root, alone.nodes.host(0)), (0, true, system_hostname().as_str()));
     }
 
     #[test]

@@ -190,10 +190,10 @@ impl Node {
                 self.greet(to);
             }
             let Some(session) = session else {
-                let link = self.auth.as_mut().and_then(|auth| auth.links.get_mut(&to));
-                return link
-                    .into_iter()
-                    .for_each(|link| push(&mut link.kept, std::mem::take(&mut frame), AUTH_KEPT_MAX));
+                if let Some(link) = self.auth.as_mut().and_then(|auth| auth.links.get_mut(&to)) {
+                    push(&mut link.kept, frame, AUTH_KEPT_MAX);
+                }
+                return;
             };
             wire::set_session(&mut frame, session);
         }

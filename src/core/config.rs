@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::limits::{DETECT_DEFAULT_US, DIR_TTL_DEFAULT_US, ENOENT_TTL_DEFAULT_US};
 use super::topology::Topology;
 
 /// What a node is told at its start.
@@ -27,6 +28,25 @@ pub struct NodeConfig {
     pub detect: Duration,
     /// Requests that the transport can receive at once; its peers share them.
     pub receives: usize,
+}
+
+impl NodeConfig {
+    /// What the command's defaults make of a node at such a place, whose transport can receive so many requests at once.
+    #[must_use]
+    pub fn new(topology: Topology, job: u64, incarnation: u64, receives: usize) -> NodeConfig {
+        NodeConfig {
+            topology,
+            job,
+            incarnation,
+            enoent_ttl: Duration::from_micros(ENOENT_TTL_DEFAULT_US),
+            complete_dirs: true,
+            foresight: true,
+            dir_ttl: Duration::from_micros(DIR_TTL_DEFAULT_US),
+            attr_ttl: None,
+            detect: Duration::from_micros(DETECT_DEFAULT_US),
+            receives,
+        }
+    }
 }
 
 /// What a node counted since its start.

@@ -209,8 +209,7 @@ impl Node {
     /// hold up the answer to the client (`by_client`: that waits for it), and is not needed where there is none.
     pub(super) fn looked_up(&mut self, now: Micros, path: &Arc<[u8]>, inode: &Inode, by_client: bool) {
         if may_be_read(inode) && self.is_read(path) {
-            let chunk = Object::Chunk { path: path.clone(), version: inode.attr.version(), index: 0 };
-            self.request(now, chunk, Waiter::Nobody);
+            self.request(now, first_chunk(path.clone(), inode), Waiter::Nobody);
         }
         if by_client && self.trees[self.tree_of(path)].is_answerer() {
             self.foresee(now, path);
@@ -241,7 +240,7 @@ impl Node {
     pub(super) fn expect_bytes(&mut self, now: Micros, id: FlightId, node: NodeId, inode: &Inode) {
         let path: Arc<[u8]> = Arc::from(&*inode.path);
         let tree = self.tree_of(&path);
-        let object = Object::Chunk { path, version: inode.attr.version(), index: 0 };
+        let object = first_chunk(path, inode);
         let is_here = inode.data().is_none_or(|data| data.chunk(0).is_some());
         if !may_be_read(inode) || is_here || self.flights.find(&object).is_some() {
             return;
@@ -256,11 +255,15 @@ impl Node {
     /// A peer was told what is at a path, and asked for its first chunk with that, to be answered under number `id`.
     pub(super) fn follow_up(&mut self, now: Micros, node: NodeId, id: u64, inode: &Inode) {
         if may_be_read(inode) {
-            let object = Object::Chunk { path: Arc::from(&*inode.path), version: inode.attr.version(), index: 0 };
+            let object = first_chunk(Arc::from(&*inode.path), inode);
             let purpose = Purpose::Reading;
             self.request(now, object, Waiter::Peer { node, id, stamp: 0, from: 0, purpose, bytes: 0 });
         }
     }
+}
+
+fn first_chunk(path: Arc<[u8]>, inode: &Inode) -> Object {
+    Object::Chunk { path, version: inode.attr.version(), index: 0 }
 }
 
 fn may_be_read(inode: &Inode) -> bool {

@@ -4,13 +4,18 @@
 //! standard error and not standard output, because standard output carries results (`--print-config`, the line by which
 //! a daemon tells its launcher that it is mounted). Each line is one write, so lines of several threads never mix.
 //! Times are UTC. Nothing here ever fails a request: a line that cannot be written is lost.
+//!
+//! A file is made when its first line is written: thousands of quiet daemons must not make thousands of empty files. That it can be
+//! made is looked at before.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::fs::{Access, AtFlags, CWD};
 
 /// Target of records that end the daemon: `log::error!(target: FATAL, …)`. They alone pass at level 1.
 pub const FATAL: &str = "fatal";
@@ -50,7 +55,7 @@ impl Verbosity {
 pub enum LogSink {
     /// Standard error.
     Stderr,
-    /// A file, created if need be and appended to.
+    /// A file, made if need be when the first line comes, and appended to.
     File(PathBuf),
     /// Standard error and a file.
     Both(PathBuf),
@@ -68,14 +73,15 @@ pub struct LogSpec {
 /// Installs the process's logger and a panic hook that logs the panic as fatal.
 ///
 /// # Errors
-/// The file cannot be opened (the error names it), or a logger is already installed.
+/// The file cannot be opened, or no file can be made in its directory, which is made if need be (the error names it); a logger is
+/// already installed.
 pub fn install(spec: &LogSpec) -> io::Result<()> {
     let (stderr, path) = match &spec.sink {
         LogSink::Stderr => (true, None),
         LogSink::File(path) => (false, Some(path)),
         LogSink::Both(path) => (true, Some(path)),
     };
-    let logger = Logger { verbosity: spec.verbosity, stderr, file: path.map(|path| open(path)).transpose()? };
+    let logger = Logger { verbosity: spec.verbosity, stderr, file: path.map(|path| LogFile::new(path)).transpose()? };
     log::set_boxed_logger(Box::new(logger)).map_err(|_| io::Error::other("a logger is already installed"))?;
     log::set_max_level(spec.verbosity.filter());
     // A panic must be seen whatever the log leaves out.
@@ -90,20 +96,46 @@ pub fn install(spec: &LogSpec) -> io::Result<()> {
     Ok(())
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    let failed = |error: io::Error| {
-        io::Error::new(error.kind(), format!("log file {}: {error}; name another --output-dir", path.display()))
-    };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
+/// A file that is there from its first line on.
+struct LogFile {
+    path: PathBuf,
+    /// None inside: it could not be made.
+    file: OnceLock<Option<File>>,
+}
+
+impl LogFile {
+    fn new(path: &Path) -> io::Result<LogFile> {
+        let failed = |error: io::Error| {
+            io::Error::new(error.kind(), format!("log file {}: {error}; name another --output-dir", path.display()))
+        };
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        match std::fs::symlink_metadata(path) {
+            // What is there already is appended to; nothing is lost by opening it now.
+            Ok(_) => {
+                let file = OpenOptions::new().append(true).open(path).map_err(failed)?;
+                Ok(LogFile { path: path.to_path_buf(), file: OnceLock::from(Some(file)) })
+            }
+            Err(_) => {
+                let may = Access::WRITE_OK | Access::EXEC_OK;
+                rustix::fs::accessat(CWD, dir, may, AtFlags::EACCESS).map_err(|errno| failed(errno.into()))?;
+                Ok(LogFile { path: path.to_path_buf(), file: OnceLock::new() })
+            }
+        }
     }
-    OpenOptions::new().create(true).append(true).open(path).map_err(failed)
+
+    fn write(&self, line: &[u8]) {
+        let file = self.file.get_or_init(|| OpenOptions::new().create(true).append(true).open(&self.path).ok());
+        if let Some(mut file) = file.as_ref() {
+            let _ = file.write_all(line);
+        }
+    }
 }
 
 struct Logger {
     verbosity: Verbosity,
     stderr: bool,
-    file: Option<File>,
+    file: Option<LogFile>,
 }
 
 impl Log for Logger {
@@ -119,8 +151,8 @@ impl Log for Logger {
         if self.stderr {
             let _ = io::stderr().lock().write_all(line.as_bytes());
         }
-        if let Some(mut file) = self.file.as_ref() {
-            let _ = file.write_all(line.as_bytes());
+        if let Some(file) = &self.file {
+            file.write(line.as_bytes());
         }
     }
 
@@ -238,8 +270,25 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_opened_is_named() {
-        let error = open(Path::new("/proc/no-such-directory/x.log")).unwrap_err();
-        assert!(error.to_string().contains("log file /proc/no-such-directory/x.log"), "{error}");
+    fn a_file_that_cannot_be_made_is_named_at_the_start() {
+        let refused = |path: &str| LogFile::new(Path::new(path)).err().expect("refused").to_string();
+        for path in ["/proc/no-such-directory/x.log", "/dev/null/x.log"] {
+            let error = refused(path);
+            assert!(error.contains(&format!("log file {path}: ")) && error.contains("--output-dir"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_made_by_its_first_line() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("logs/n1-7.log");
+        let file = LogFile::new(&path).unwrap();
+        assert!(path.parent().unwrap().is_dir() && !path.exists());
+        file.write(b"one\n");
+        file.write(b"two\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+        // One that is there is appended to.
+        LogFile::new(&path).unwrap().write(b"three\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\n");
     }
 }

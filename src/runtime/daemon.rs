@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bornite_fabric::{Address, Net, Port, PortConfig};
+use bornite_fabric::{Net, Port, PortConfig};
 use bornite_fuse::{MountError, MountOptions, Notifier, Op, Passthrough as Mode, Session};
 
 use super::asking::Asking;
@@ -17,6 +17,7 @@ use super::handler::Handler;
 use super::kernel::Mounted;
 use super::lazy::LazyBackend;
 use super::listen::{check_interface, is_loopback, random};
+use super::nodes::{Nodes, check_addresses};
 use super::passthrough::{Bounds, Passthrough};
 use super::pool::Pool;
 use super::transport::{self, Transport};
@@ -30,7 +31,7 @@ use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
 use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Readiness, Secret, Swept, Topology};
 use crate::observe::trace::Recorder;
-use crate::observe::{Counter, Counters, TreeStatus};
+use crate::observe::{Counter, Counters, Stripe, TreeStatus};
 
 /// The arena begins with this much and grows by the larger step.
 const FIRST_SEGMENT_BYTES: usize = 16 << 20;
@@ -58,8 +59,8 @@ pub struct DaemonConfig {
     pub target: PathBuf,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
-    /// Host names and addresses in the order of the book; empty or one: this node is alone.
-    pub nodes: Vec<(String, String)>,
+    /// Host names and addresses in the order of the book; none or one: this node is alone.
+    pub nodes: Arc<dyn Nodes>,
     /// This node's place among them.
     pub me: usize,
     /// `--net`, if it was given.
@@ -82,6 +83,8 @@ pub struct DaemonConfig {
     pub foresight: bool,
     /// How long attributes of directories and listings are used.
     pub dir_ttl: Duration,
+    /// How old times on the backend must be to tell a further change: 2 s, or more where its clock is another one; to 20 s.
+    pub clock_margin: Duration,
     /// Bound of the memory for file data, bytes.
     pub cache_bytes: u64,
     /// Bound of the memory for names and listings, bytes.
@@ -149,10 +152,12 @@ pub struct DaemonStatus {
     pub provider: Option<String>,
     /// Where peers reach it.
     pub address: Option<String>,
-    /// Its parent's host name; none on a root.
+    /// Its parent's host name; none on a root. Of several trees the first one's.
     pub parent: Option<String>,
-    /// Its children's host names.
+    /// Its children's host names. Of several trees the first one's.
     pub children: Vec<String>,
+    /// The same in each of several trees; empty where there is one.
+    pub stripes: Vec<Stripe>,
     /// How far it has come with its parent.
     pub state: String,
     /// Whom it asks where that is not its parent, one line for each tree.
@@ -207,7 +212,7 @@ pub struct Daemon {
     shown: Arc<Shown>,
     counters: Arc<Counters>,
     status: DaemonStatus,
-    hosts: Vec<String>,
+    nodes: Arc<dyn Nodes>,
 }
 
 impl Daemon {
@@ -230,13 +235,14 @@ impl Daemon {
         recorder: Option<Arc<Recorder>>,
     ) -> Result<Daemon, StartError> {
         let begin = Instant::now();
-        let nodes = u32::try_from(config.nodes.len().max(1)).unwrap_or(u32::MAX);
+        let nodes = u32::try_from(config.nodes.count().max(1)).unwrap_or(u32::MAX);
         let me = NodeId(u32::try_from(config.me).unwrap_or(u32::MAX));
         let topology = Topology::new(nodes, me, config.trees, config.fanout)?.striped(config.stripes)?;
         let incarnation = incarnation();
         let key = hash_key(incarnation);
         let names = NamesWriter::new(NamesConfig { bytes_max: config.names_bytes, ..NamesConfig::new(key) });
-        let backend = Arc::new(LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone()));
+        let backend = LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone());
+        let backend = Arc::new(backend.with_clock_margin(config.clock_margin));
         if topology.is_root_of_any() {
             backend.open_own()?;
         } else if config.target.starts_with(&config.mountpoint)
@@ -248,9 +254,14 @@ impl Daemon {
         bornite_fuse::clear_stale(&config.mountpoint)?;
 
         let receives = receives(&topology);
-        let (port, addresses) = open_fabric(&config, receives, &counters)?;
-        let host = |id: NodeId| config.nodes.get(id.0 as usize).map(|(host, _)| host.clone()).unwrap_or_default();
+        let port = open_fabric(&config, &topology, receives, &counters)?;
+        let nodes = Arc::clone(&config.nodes);
+        let host = |id: NodeId| nodes.host(id.0 as usize).to_owned();
+        let stripes = if topology.stripes() > 1 { topology.stripes() } else { 0 };
+        let stripe =
+            |tree: Topology| Stripe { parent: tree.parent().map(host), children: tree.children().map(host).collect() };
         let status = DaemonStatus {
+            stripes: (0..stripes).map(|number| stripe(topology.tree(number))).collect(),
             provider: port.as_ref().map(|port| port.provider().to_owned()),
             address: port.as_ref().map(|port| port.address().to_string()),
             parent: topology.parent().map(host),
@@ -259,7 +270,6 @@ impl Daemon {
             asks: Vec::new(),
             tree: None,
         };
-        let hosts = config.nodes.iter().map(|(host, _)| host.clone()).collect();
 
         let enoent = Arc::new(EnoentMap::new(EnoentConfig::new(key)));
         let (store, arena) = ChunkStore::new(ArenaConfig {
@@ -285,8 +295,7 @@ impl Daemon {
             receives,
         };
         let mut node = Node::new(node_config, names, enoent.clone(), store);
-        let address =
-            |id: NodeId| config.nodes.get(id.0 as usize).map_or_else(String::new, |(_, address)| address.clone());
+        let address = |id: NodeId| nodes.address(id.0 as usize).to_owned();
         if let Some(secret) = &config.secret {
             node.authenticate(Secret::new(secret, random()?));
         }
@@ -314,7 +323,7 @@ impl Daemon {
         counters.set(Counter::NamesBytesCapacity, config.names_bytes);
         let engine = Engine {
             node,
-            transport: Transport::new(port, addresses, arena.clone()),
+            transport: Transport::new(port, Arc::clone(&nodes), arena.clone()),
             pool,
             asking: asking.clone(),
             inbox: inbox.clone(),
@@ -372,7 +381,7 @@ impl Daemon {
         inbox.mounted();
         counters.set(Counter::StartupUsMount, micros(mounting));
         counters.set(Counter::StartupUsTotal, micros(begin));
-        Ok(Daemon { session, engine, notify: Some(notify), inbox, wheel, shown, counters, status, hosts })
+        Ok(Daemon { session, engine, notify: Some(notify), inbox, wheel, shown, counters, status, nodes })
     }
 
     /// How it is doing.
@@ -390,7 +399,7 @@ impl Daemon {
     }
 
     fn host(&self, node: NodeId) -> &str {
-        self.hosts.get(node.0 as usize).map_or("", String::as_str)
+        self.nodes.host(node.0 as usize)
     }
 
     /// Whom the node asks in one of its trees, where that is not its parent.
@@ -559,34 +568,21 @@ fn tell_kernel(
 
 fn open_fabric(
     config: &DaemonConfig,
+    topology: &Topology,
     receives: usize,
     counters: &Counters,
-) -> Result<(Option<Port>, Vec<Address>), StartError> {
-    if config.nodes.len() < 2 {
-        return Ok((None, Vec::new()));
+) -> Result<Option<Port>, StartError> {
+    let nodes = &*config.nodes;
+    if nodes.count() < 2 {
+        return Ok(None);
     }
-    let addresses = config
-        .nodes
-        .iter()
-        .map(|(host, text)| {
-            text.parse::<Address>().map_err(|e| StartError::Address { node: host.clone(), reason: e.to_string() })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let (host, _) = &config.nodes[config.me];
-    let mine = addresses[config.me].clone();
-    let other = addresses.iter().position(|address| address.provider() != mine.provider());
-    if let Some((node, _)) = other.and_then(|at| config.nodes.get(at)) {
-        let (theirs, ours) = (&addresses[other.unwrap_or_default()], &mine);
-        let reason = format!(
-            "{theirs} is of another provider than {ours} of {host}; give all nodes of the book addresses of one provider"
-        );
-        return Err(StartError::Address { node: node.clone(), reason });
-    }
+    let host = nodes.host(config.me);
+    let mine = check_addresses(nodes, config.me, topology)?;
     let net = match &config.net {
         Some(net) => net.parse::<Net>(),
         None => mine.provider().parse::<Net>(),
     }
-    .map_err(|e| StartError::Address { node: host.clone(), reason: e.to_string() })?;
+    .map_err(|e| StartError::Address { node: host.to_owned(), reason: e.to_string() })?;
     if !config.listen_anywhere {
         check_interface(host, &mine)?;
     }
@@ -597,7 +593,7 @@ fn open_fabric(
     port.receives = receives + SPARE_RECEIVES;
     // One peer gets a quarter of them: as many as a node asks its parent for.
     port.reads = 4 * crate::core::limits::REQUESTS_AT_PARENT_MAX;
-    port.peers = config.nodes.len();
+    port.peers = nodes.count();
     // The engine looks again by itself, at its other queues too.
     port.spin = Duration::ZERO;
     port.strict = transport::strict(config.me).map_err(StartError::Fabric)?;
@@ -609,7 +605,7 @@ fn open_fabric(
             "no --secret-file: whoever reaches the address of a node is taken for a node of the job, and may read the target"
         );
     }
-    Ok((Some(port), addresses))
+    Ok(Some(port))
 }
 
 fn counter_of(op: Op) -> Counter {
@@ -675,11 +671,19 @@ fn receives(topology: &Topology) -> usize {
 
 /// Names the job by its nodes and its trees: daemons that were told others do not talk to each other.
 fn job_digest(config: &DaemonConfig) -> u64 {
-    // FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every node, unlike the standard library's keyed hasher.
+    // After FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every node, unlike the standard library's keyed hasher.
     let shape = [config.trees, config.stripes, config.fanout.unwrap_or(0)].map(u32::to_le_bytes);
-    let nodes = &config.nodes;
-    let bytes = nodes.iter().flat_map(|(host, address)| [host.as_bytes(), b" ", address.as_bytes(), b"\n"]).flatten();
-    bytes
-        .chain(shape.iter().flatten())
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    let nodes = (0..config.nodes.count()).flat_map(|at| [config.nodes.host(at), config.nodes.address(at)]);
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    // Eight bytes at a time, and where each text ends: every daemon does this for every node.
+    for bytes in nodes.map(str::as_bytes).chain(shape.iter().map(<[u8; 4]>::as_slice)) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let last = rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        for word in words.iter().map(|word| u64::from_le_bytes(*word)).chain([last, bytes.len() as u64]) {
+            // Without the shift no bit would ever reach the lower ones.
+            hash = (hash ^ word).wrapping_mul(0x100_0000_01b3);
+            hash ^= hash >> 32;
+        }
+    }
+    hash
 }

@@ -21,6 +21,7 @@ mod kernel;
 mod lazy;
 mod listen;
 mod mounts;
+mod nodes;
 mod passthrough;
 mod pool;
 pub mod replies;
@@ -36,6 +37,7 @@ pub use daemon::{
 };
 pub use handler::{Handler, Job, Next, Parked, ReadAhead, ReadJob};
 pub use heap::use_one_heap;
+pub use nodes::Nodes;
 
 /// What the command line needs to know of the fabric.
 pub mod fabric {

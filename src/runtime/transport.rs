@@ -11,9 +11,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bornite_fabric::{Address, Code, Event, Peer, Port, Post, Region, Sleep, Slept, Strict};
+use bornite_fabric::{Code, Event, Peer, Port, Post, Region, Sleep, Slept, Strict};
 use hashbrown::HashMap;
 
+use super::nodes::{Nodes, address_of};
 use super::wheel::Waker;
 use crate::cache::arena::{Arena, Slot};
 use crate::cache::types::Micros;
@@ -80,7 +81,7 @@ struct Backlog {
 pub(super) struct Transport {
     port: Option<Port>,
     arena: Arc<Arena>,
-    addresses: Vec<Address>,
+    nodes: Arc<dyn Nodes>,
     peers: HashMap<NodeId, Peer>,
     regions: Vec<Option<Region>>,
     reading: HashMap<u64, Reading>,
@@ -99,12 +100,12 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// `addresses` are the nodes', in the order of the book; without a port the node is alone.
-    pub(super) fn new(port: Option<Port>, addresses: Vec<Address>, arena: Arc<Arena>) -> Transport {
+    /// `nodes` tells addresses, which are parsed when they are first used; without a port the node is alone.
+    pub(super) fn new(port: Option<Port>, nodes: Arc<dyn Nodes>, arena: Arc<Arena>) -> Transport {
         Transport {
             port,
             arena,
-            addresses,
+            nodes,
             peers: HashMap::new(),
             regions: Vec::new(),
             reading: HashMap::new(),
@@ -248,9 +249,13 @@ impl Transport {
         if let Some(peer) = self.peers.get(&node) {
             return Ok(*peer);
         }
-        let address = self.addresses.get(node.0 as usize).ok_or("it is not in the address book")?;
+        let at = node.0 as usize;
+        if at >= self.nodes.count() {
+            return Err("it is not in the address book".to_owned());
+        }
+        let address = address_of(&*self.nodes, at).map_err(|error| error.to_string())?;
         let port = self.port.as_mut().ok_or("this node is alone")?;
-        let peer = port.insert(address).map_err(|error| error.to_string())?;
+        let peer = port.insert(&address).map_err(|error| error.to_string())?;
         self.peers.insert(node, peer);
         Ok(peer)
     }
@@ -468,28 +473,20 @@ mod tests {
                 return None;
             }
         };
-        let addresses = vec![other.address().clone(), own.address().clone()];
+        let addresses = [other.address().clone(), own.address().clone()];
         let back = other.insert(&addresses[1]).expect("insert");
         let memory = Box::leak(vec![7u8; 1 << 20].into_boxed_slice());
         // SAFETY: the memory is leaked, and nobody else looks at it.
         let region = unsafe { other.register(NonNull::from(memory).cast(), 1 << 20, Arc::new(())) }.expect("register");
-        let config = NodeConfig {
-            topology: Topology::new(2, NodeId(1), 1, None).expect("two nodes"),
-            job: 1,
-            incarnation: 1,
-            enoent_ttl: Duration::from_secs(1),
-            complete_dirs: true,
-            foresight: true,
-            dir_ttl: Duration::from_secs(1),
-            attr_ttl: None,
-            detect: Duration::from_secs(2),
-            receives: 64,
-        };
+        let topology = Topology::new(2, NodeId(1), 1, None).expect("two nodes");
+        let config = NodeConfig::new(topology, 1, 1, 64);
         let enoent = Arc::new(EnoentMap::new(EnoentConfig::new([1, 2])));
         let mut node = Node::new(config, NamesWriter::new(NamesConfig::new([1, 2])), enoent, chunks().0);
         let (mut store, arena) = chunks();
         drop(store.alloc(4096).expect("memory"));
-        let mut transport = Transport::new(Some(own), addresses, arena);
+        let nodes: Vec<(String, String)> =
+            addresses.iter().map(|address| ("n".to_owned(), address.to_string())).collect();
+        let mut transport = Transport::new(Some(own), Arc::new(nodes), arena);
         transport.register(0, &mut node);
         Some((transport, node, store, other, back, region.key()))
     }

@@ -4,7 +4,6 @@
 //! ready once, so that a way to the backend is left to all.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::event::Event;
 use super::report::SimError;
@@ -16,7 +15,7 @@ use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{NamesConfig, NamesWriter};
 use crate::cache::store::ChunkStore;
 use crate::cache::types::Micros;
-use crate::core::limits::{DETECT_DEFAULT_US, REQUESTS_AT_PARENT_MAX, STANDBYS};
+use crate::core::limits::{REQUESTS_AT_PARENT_MAX, STANDBYS};
 use crate::core::{Node, NodeConfig, NodeId, Secret, Topology};
 
 /// Longest pause before a node that was restarted starts again, microseconds.
@@ -193,17 +192,14 @@ impl World {
             segment_bytes: CHUNK_BYTES,
             max_bytes: self.config.cache_bytes,
         });
+        let incarnation = mix(self.config.seed ^ (at as u64) << 32 ^ place.life);
+        let receives = (place.topology.children().count() + 1) * REQUESTS_AT_PARENT_MAX;
         let config = NodeConfig {
-            topology: place.topology.clone(),
-            job: self.config.seed,
-            incarnation: mix(self.config.seed ^ (at as u64) << 32 ^ place.life),
             enoent_ttl: self.config.enoent_ttl,
             complete_dirs: self.config.complete_dirs,
-            foresight: true,
             dir_ttl: self.config.dir_ttl,
             attr_ttl: self.config.attr_ttl,
-            detect: Duration::from_micros(DETECT_DEFAULT_US),
-            receives: (place.topology.children().count() + 1) * REQUESTS_AT_PARENT_MAX,
+            ..NodeConfig::new(place.topology.clone(), self.config.seed, incarnation, receives)
         };
         let enoent = Arc::new(EnoentMap::new(enoent));
         place.enoent = Some(enoent.clone());

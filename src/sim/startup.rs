@@ -9,7 +9,6 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -21,9 +20,7 @@ use crate::cache::enoent::{EnoentConfig, EnoentMap};
 use crate::cache::names::{NamesConfig, NamesWriter};
 use crate::cache::store::ChunkStore;
 use crate::cache::types::{Attr, Micros, Timestamp};
-use crate::core::limits::{
-    DETECT_DEFAULT_US, PROBE_BUDGET_US, PROBE_PAUSE_MAX_US, PROBE_PAUSE_MIN_US, REQUESTS_AT_PARENT_MAX,
-};
+use crate::core::limits::{PROBE_BUDGET_US, PROBE_PAUSE_MAX_US, PROBE_PAUSE_MIN_US, REQUESTS_AT_PARENT_MAX};
 use crate::core::{
     BackendOp, BackendReply, FlightId, Found, Node, NodeConfig, NodeId, Object, Outcome, Output, Secret, Topology,
     Waiter,
@@ -312,18 +309,8 @@ fn make(config: &StartupConfig, at: u32) -> Result<Node, SimError> {
     let enoent = EnoentConfig { entries_max: ENOENT_ENTRIES, ..EnoentConfig::new(key) };
     let arena = ArenaConfig { first_segment_bytes: CHUNK_BYTES, segment_bytes: CHUNK_BYTES, max_bytes: CHUNK_BYTES };
     let receives = (topology.children().count() + 1) * REQUESTS_AT_PARENT_MAX;
-    let node_config = NodeConfig {
-        topology,
-        job: config.seed,
-        incarnation: mix(config.seed ^ u64::from(at) << 32),
-        enoent_ttl: Duration::from_secs(2),
-        complete_dirs: true,
-        foresight: true,
-        dir_ttl: Duration::from_secs(60),
-        attr_ttl: None,
-        detect: Duration::from_micros(DETECT_DEFAULT_US),
-        receives,
-    };
+    let incarnation = mix(config.seed ^ u64::from(at) << 32);
+    let node_config = NodeConfig::new(topology, config.seed, incarnation, receives);
     let mut node = Node::new(node_config, names, Arc::new(EnoentMap::new(enoent)), ChunkStore::new(arena).0);
     if config.has_secret {
         let mut seed = [0; 32];

@@ -205,16 +205,10 @@ impl Nodes {
             });
             let handler = Handler::new(names.1.clone(), enoent.clone(), Arc::new(Counters::new()));
             let config = NodeConfig {
-                topology,
-                job: 7,
-                incarnation: 1,
                 enoent_ttl: us(setting.enoent_ttl_us),
-                complete_dirs: true,
-                foresight: true,
                 dir_ttl: us(setting.dir_ttl_us),
                 attr_ttl: setting.attr_ttl_us.map(us),
-                detect: Duration::from_secs(2),
-                receives: 128,
+                ..NodeConfig::new(topology, 7, 1, 128)
             };
             let mut node = Node::new(config, names, enoent, store);
             node.open_for_service();

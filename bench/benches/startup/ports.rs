@@ -177,18 +177,7 @@ fn make(nodes: u32, at: u32) -> anyhow::Result<Node> {
     let names = NamesWriter::new(NamesConfig { index_shards: 1, retired_max: 64, ..NamesConfig::new(key) });
     let enoent = EnoentConfig { entries_max: 64, ..EnoentConfig::new(key) };
     let arena = ArenaConfig { first_segment_bytes: CHUNK_BYTES, segment_bytes: CHUNK_BYTES, max_bytes: CHUNK_BYTES };
-    let config = NodeConfig {
-        topology: Topology::new(nodes, NodeId(at), 1, None)?,
-        job: 1,
-        incarnation: u64::from(at) + 1,
-        enoent_ttl: Duration::from_secs(2),
-        complete_dirs: true,
-        foresight: true,
-        dir_ttl: Duration::from_secs(60),
-        attr_ttl: None,
-        detect: Duration::from_secs(2),
-        receives: 16,
-    };
+    let config = NodeConfig::new(Topology::new(nodes, NodeId(at), 1, None)?, 1, u64::from(at) + 1, 16);
     let mut node = Node::new(config, names, Arc::new(EnoentMap::new(enoent)), ChunkStore::new(arena).0);
     let mut seed = [7; 32];
     seed[..4].copy_from_slice(&at.to_le_bytes());

@@ -499,22 +499,9 @@ fn check_bound(config: &PortConfig, bound: &Address) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    fn cxi_facts(domain: &str, word: u32) -> Facts {
-        Facts {
-            provider: "cxi".into(),
-            domain: domain.into(),
-            mr_mode: sys::FI_MR_ENDPOINT | sys::FI_MR_PROV_KEY | sys::FI_MR_ALLOCATED,
-            mr_key_bytes: 8,
-            inject_bytes_max: 192,
-            message_bytes_max: (1 << 32) - 1,
-            address_format: 15,
-            source: word.to_le_bytes().to_vec(),
-        }
-    }
-
     #[test]
     fn the_device_comes_from_the_network_or_from_the_book_entry() {
-        let devices = [cxi_facts("cxi0", 0x48b2 << 9 | 511), cxi_facts("cxi1", 0x48b3 << 9 | 511)];
+        let devices = [Facts::offer("cxi", "cxi0", 0x48b2 << 9 | 511), Facts::offer("cxi", "cxi1", 0x48b3 << 9 | 511)];
         let pick = |device: Option<&str>, nic| {
             devices.iter().find(|facts| cxi_device_fits(facts, device, nic)).map(|facts| facts.domain.as_str())
         };

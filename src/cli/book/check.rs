@@ -11,9 +11,9 @@ use super::super::args::LauncherName;
 use super::super::args::books::BookCheckArgs;
 use super::super::{UsageError, list_hsn, output};
 use super::Asking;
+use crate::job::AddressBook;
 use crate::job::book::{BookError, check_host, is_same_host, read_nodefile};
 use crate::job::launcher::allocation::Allocation;
-use crate::job::{AddressBook, BookEntry};
 use crate::runtime::fabric::{self, Address};
 
 /// Between a host and what it says, where one process asks all hosts. No host name and no text has it.
@@ -44,9 +44,9 @@ pub(super) fn check(args: &BookCheckArgs) -> anyhow::Result<ExitCode> {
     }
     let book = AddressBook::read(&args.book)?;
     let mut wrong = String::new();
-    for entry in book.entries() {
-        if let Err(error) = entry.address().parse::<Address>() {
-            writeln!(wrong, "{}: {error}", entry.host())?;
+    for at in 0..book.nodes() {
+        if let Err(error) = book.address(at).parse::<Address>() {
+            writeln!(wrong, "{}: {error}", book.host(at))?;
         }
     }
     let checked = match args.launcher {
@@ -106,7 +106,7 @@ fn wrong_reports(hosts: &[String], said: &str) -> Vec<(String, String)> {
 /// What is wrong with the entry of this host, if anything.
 fn own_entry(book: &AddressBook, host: &str) -> anyhow::Result<Option<String>> {
     match book.position(host) {
-        Ok(at) => mismatch(&book.entries()[at]),
+        Ok(at) => mismatch(book.address(at)),
         Err(error) => Ok(Some(missing(&error))),
     }
 }
@@ -120,8 +120,8 @@ fn missing(error: &BookError) -> String {
 }
 
 /// What is wrong with the entry of this host, if anything.
-fn mismatch(entry: &BookEntry) -> anyhow::Result<Option<String>> {
-    let Ok(address) = entry.address().parse::<Address>() else {
+fn mismatch(text: &str) -> anyhow::Result<Option<String>> {
+    let Ok(address) = text.parse::<Address>() else {
         // Said already.
         return Ok(None);
     };
@@ -134,13 +134,13 @@ fn mismatch(entry: &BookEntry) -> anyhow::Result<Option<String>> {
                 let nic = device.nic().with_context(|| format!("cannot look at cxi{}", device.number))?;
                 real.push((format!("cxi{}", device.number), nic));
             }
-            Ok(cxi_mismatch(entry.address(), nic, &real))
+            Ok(cxi_mismatch(text, nic, &real))
         }
         (None, Some(host)) => {
             let interfaces = fabric::interfaces().context("cannot list the network interfaces")?;
             let own: Vec<IpAddr> =
                 interfaces.iter().filter(|one| one.up).flat_map(|one| one.addresses.clone()).collect();
-            Ok(inet_mismatch(entry.address(), &resolved(&host), &own))
+            Ok(inet_mismatch(text, &resolved(&host), &own))
         }
         // Shared memory has names, which say nothing of a host.
         (None, None) => Ok(None),

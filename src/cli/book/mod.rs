@@ -44,7 +44,7 @@ pub(super) fn book(command: &BookCommand) -> anyhow::Result<ExitCode> {
 }
 
 /// Whether the fabric knows an address.
-fn check_address(address: &str) -> Result<(), String> {
+pub(super) fn check_address(address: &str) -> Result<(), String> {
     address.parse::<Address>().map(drop).map_err(|error| error.to_string())
 }
 

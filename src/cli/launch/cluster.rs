@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::super::args::{BookSource, LaunchArgs, LauncherName};
+use super::super::book::check_address;
 use super::super::{UsageError, output, signals};
 use super::{check_trees, clear_stale, code_of_signal, mount_args};
 use crate::job;
 use crate::job::Hooks;
-use crate::job::book::{self, DISCOVER_PORT, Discovery, facility};
+use crate::job::book::{self, DISCOVER_PORT, Discovery, facility_checked};
 use crate::job::cluster::ready::MinReady;
 use crate::job::cluster::record::ClusterRecord;
 use crate::job::cluster::{ClusterError, ClusterPlan, Shared};
@@ -77,7 +78,10 @@ pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
     let interrupts = signals::catch(false)?;
     let plan = ClusterPlan {
         book: Box::new(|hosts, run| match &facility_book {
-            Some(file) => facility(file, hosts, args.allow_missing).map_err(|error| error.to_string()),
+            // All of the book, so that daemons need to look at their own part of it only.
+            Some(file) => {
+                facility_checked(file, hosts, args.allow_missing, &check_address).map_err(|error| error.to_string())
+            }
             None => {
                 let discovery =
                     Discovery { column, port: DISCOVER_PORT, hosts: Some(hosts), allow_missing: args.allow_missing };

@@ -248,17 +248,12 @@ impl Wire {
         let enoent = Arc::new(EnoentMap::new(EnoentConfig { entries_max: 4096, ..EnoentConfig::new(key) }));
         let (first, max) = (4 * CHUNK_BYTES, 64 * CHUNK_BYTES);
         let arena = ArenaConfig { first_segment_bytes: first, segment_bytes: first, max_bytes: max };
+        let incarnation = place.life << 8 | u64::from(at);
         let config = NodeConfig {
-            topology,
-            job,
-            incarnation: place.life << 8 | u64::from(at),
             enoent_ttl: Duration::from_micros(ENOENT_US),
-            complete_dirs: true,
-            foresight: true,
             dir_ttl: Duration::from_micros(self.plan.dir_ttl_us),
-            attr_ttl: None,
             detect: Duration::from_micros(self.plan.detect_us),
-            receives: self.plan.receives,
+            ..NodeConfig::new(topology, job, incarnation, self.plan.receives)
         };
         let mut node = Node::new(config, names, enoent, ChunkStore::new(arena).0);
         if let Some(secret) = self.plan.secret {

@@ -148,7 +148,7 @@ pub fn entries_of(raw: &[u8], whence: &str, discovery: &Discovery<'_>) -> Result
     for (at, row) in table.rows().iter().enumerate() {
         picker.offer(Line { number: at + 1, host: &row.host, address: "" });
     }
-    let picked = picker.finish(Path::new(whence), discovery.allow_missing).map_err(|error| match error {
+    let (picked, missing) = picker.finish(Path::new(whence), discovery.allow_missing).map_err(|error| match error {
         BookError::AllMissing { missing, .. } => {
             let nodes = missing.0.len();
             DiscoverError::Missing { whence: whence.to_owned(), missing, nodes }
@@ -159,9 +159,9 @@ pub fn entries_of(raw: &[u8], whence: &str, discovery: &Discovery<'_>) -> Result
         other => other.into(),
     })?;
     let rows: HashMap<&str, &[_]> = table.rows().iter().map(|row| (row.host.as_str(), row.nics.as_slice())).collect();
-    let mut by_address: HashMap<String, String> = HashMap::with_capacity(picked.entries.len());
-    let (mut entries, mut without, nodes) = (Vec::new(), Vec::new(), picked.entries.len());
-    for BookEntry { host, .. } in picked.entries {
+    let mut by_address: HashMap<String, String> = HashMap::with_capacity(picked.len());
+    let (mut entries, mut without, nodes) = (Vec::new(), Vec::new(), picked.len());
+    for (BookEntry { host, .. }, _) in picked {
         let Some(address) = discovery.column.address(rows[host.as_str()], discovery.port) else {
             without.push(host);
             continue;
@@ -176,7 +176,7 @@ pub fn entries_of(raw: &[u8], whence: &str, discovery: &Discovery<'_>) -> Result
         let (whence, column) = (whence.to_owned(), discovery.column);
         return Err(DiscoverError::NoAddress { whence, column, hosts: Names(without), nodes });
     }
-    Ok(JobBook { entries, missing: picked.missing })
+    Ok(JobBook { entries, missing })
 }
 
 /// Writes what the helper printed and the book into `logs` of `dir`, which are made if they are missing; the book's path.

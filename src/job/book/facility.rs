@@ -59,6 +59,21 @@ pub fn facility_of_text(
     allow_missing: bool,
     check: AddressCheck<'_>,
 ) -> Result<JobBook, BookError> {
+    let (picked, missing) = pick(text, file, hosts, allow_missing, check)?;
+    Ok(JobBook { entries: picked.into_iter().map(|(entry, _)| entry).collect(), missing })
+}
+
+/// Entries with the numbers of their lines, and the hosts that the book lacks.
+pub(super) type Picked = (Vec<(BookEntry, usize)>, Vec<String>);
+
+/// As [`facility_of_text`].
+pub(super) fn pick(
+    text: &str,
+    file: &Path,
+    hosts: &[String],
+    allow_missing: bool,
+    check: AddressCheck<'_>,
+) -> Result<Picked, BookError> {
     if hosts.is_empty() {
         return Err(BookError::NoHosts);
     }
@@ -95,7 +110,8 @@ pub(super) struct Picker<'h> {
     wanted: Vec<Wanted<'h>>,
     /// The first wanted host of each short name.
     by_short: HashTable<usize>,
-    found: Vec<BookEntry>,
+    /// With the numbers of their lines.
+    found: Vec<(BookEntry, usize)>,
 }
 
 impl<'h> Picker<'h> {
@@ -151,7 +167,8 @@ impl<'h> Picker<'h> {
                 continue;
             }
             let entry = *copied.get_or_insert_with(|| {
-                self.found.push(BookEntry { host: line.host.to_owned(), address: line.address.to_owned() });
+                let entry = BookEntry { host: line.host.to_owned(), address: line.address.to_owned() };
+                self.found.push((entry, line.number));
                 self.found.len() - 1
             });
             match wanted {
@@ -163,7 +180,7 @@ impl<'h> Picker<'h> {
     }
 
     /// What was picked. `file` is for messages.
-    pub(super) fn finish(self, file: &Path, allow_missing: bool) -> Result<JobBook, BookError> {
+    pub(super) fn finish(self, file: &Path, allow_missing: bool) -> Result<Picked, BookError> {
         let Picker { wanted, mut found, .. } = self;
         let mut missing = Vec::new();
         let mut taken_by: Vec<Option<&str>> = vec![None; found.len()];
@@ -174,7 +191,7 @@ impl<'h> Picker<'h> {
                 continue;
             };
             if exact.is_none() && !fit_too.is_empty() {
-                let names = std::iter::once(at).chain(fit_too.iter().copied()).map(|at| found[at].host.clone());
+                let names = std::iter::once(at).chain(fit_too.iter().copied()).map(|at| found[at].0.host.clone());
                 let (file, host) = (file.to_path_buf(), (*host).to_owned());
                 return Err(BookError::Ambiguous { file, host, entries: Names(names.collect()).to_string() });
             }
@@ -185,7 +202,7 @@ impl<'h> Picker<'h> {
                     return Err(BookError::SameEntry {
                         file: file.to_path_buf(),
                         hosts: [other.to_owned(), (*host).to_owned()],
-                        entry: found[at].host.clone(),
+                        entry: found[at].0.host.clone(),
                     });
                 }
                 None => {
@@ -200,9 +217,9 @@ impl<'h> Picker<'h> {
         if !missing.is_empty() && !allow_missing {
             return Err(BookError::Missing { file: file.to_path_buf(), missing: Names(missing), nodes: wanted.len() });
         }
-        let none = BookEntry { host: String::new(), address: String::new() };
-        let entries = order.into_iter().map(|at| std::mem::replace(&mut found[at], none.clone())).collect();
-        Ok(JobBook { entries, missing })
+        let none = || (BookEntry { host: String::new(), address: String::new() }, 0);
+        let entries = order.into_iter().map(|at| std::mem::replace(&mut found[at], none())).collect();
+        Ok((entries, missing))
     }
 }
 
@@ -310,7 +327,7 @@ mod tests {
                 std::fs::write(&file, text.trim_end()).unwrap();
             }
             let whole = AddressBook::read(&file).unwrap();
-            prop_assert_eq!(whole.entries(), &entries[..]);
+            prop_assert_eq!(&whole.entries(), &entries);
             let mut expected: Vec<usize> = Vec::new();
             let (mut missing, mut ambiguous) = (Vec::new(), false);
             for host in &wanted {

@@ -2,11 +2,13 @@
 //!
 //! One line per node, `hostname ofi+cxi://0x00916600`; blank lines and lines that begin with `#` are passed over, a
 //! carriage return at the end of a line and a missing last line feed are no matter. The order of the entries is the
-//! order of the tree, so it is kept. Addresses are checked for their form only; the fabric parses them.
+//! order of the tree, so it is kept. Addresses are checked for their form only; the fabric parses them, and of a node's book only
+//! those that the node asks.
 //!
 //! Whoever starts a job over nodes makes the job's book of a facility's by [`facility`] and writes it by [`write_book`];
 //! [`read_nodefile`] gives the hosts that a scheduler names in a file.
 
+mod address_book;
 mod discover;
 mod facility;
 mod hosts;
@@ -16,6 +18,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+pub use address_book::AddressBook;
 pub use discover::{
     BOOK_FILE, DISCOVER_PORT, DiscoverError, Discovery, RAW_FILE, RunEverywhere, entries_of, gather, write_discovered,
 };
@@ -223,71 +226,6 @@ impl fmt::Display for BookEntry {
     }
 }
 
-/// The nodes of a job in the order of the book: no host and no address twice, at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AddressBook {
-    file: PathBuf,
-    entries: Vec<BookEntry>,
-}
-
-impl AddressBook {
-    /// Reads and parses a book.
-    ///
-    /// # Errors
-    /// As [`BookError`] says.
-    pub fn read(file: &Path) -> Result<AddressBook, BookError> {
-        let text = read_text(file, Kind::Book)?;
-        AddressBook::parse(&text, file)
-    }
-
-    /// Parses the text of a book. `file` is for messages.
-    ///
-    /// # Errors
-    /// As [`BookError`] says; the first fault from the top.
-    pub fn parse(text: &str, file: &Path) -> Result<AddressBook, BookError> {
-        let mut entries = Vec::new();
-        scan::scan(text, file, |line| {
-            entries.push(BookEntry { host: line.host.to_owned(), address: line.address.to_owned() });
-            Ok(())
-        })?;
-        if entries.is_empty() {
-            return Err(BookError::Empty { file: file.to_path_buf() });
-        }
-        Ok(AddressBook { file: file.to_path_buf(), entries })
-    }
-
-    /// The entries in the order of the book.
-    pub fn entries(&self) -> &[BookEntry] {
-        &self.entries
-    }
-
-    /// The position of a host: its full name if the book has it, else the one entry that has the same short name (the
-    /// part before the first dot) where one of the two has no domain. Case is no matter (RFC 4343).
-    ///
-    /// # Errors
-    /// [`BookError::NoHost`], [`BookError::Ambiguous`].
-    pub fn position(&self, host: &str) -> Result<usize, BookError> {
-        if let Some(exact) = self.entries.iter().position(|entry| entry.host.eq_ignore_ascii_case(host)) {
-            return Ok(exact);
-        }
-        let fits = |entry: &BookEntry| is_same_host(&entry.host, host);
-        let found: Vec<usize> = (0..self.entries.len()).filter(|&at| fits(&self.entries[at])).collect();
-        match found[..] {
-            [only] => Ok(only),
-            [] => Err(BookError::NoHost { file: self.file.clone(), host: host.to_owned(), nodes: self.entries.len() }),
-            _ => {
-                let entries = Names(found.iter().map(|&at| self.entries[at].host.clone()).collect()).to_string();
-                Err(BookError::Ambiguous { file: self.file.clone(), host: host.to_owned(), entries })
-            }
-        }
-    }
-
-    /// The book of a job whose nodes were picked out of the book `file`.
-    pub fn of_job(file: &Path, picked: JobBook) -> AddressBook {
-        AddressBook { file: file.to_path_buf(), entries: picked.entries }
-    }
-}
-
 /// Writes a book, replacing the file in one step so that nobody reads half of it.
 ///
 /// # Errors
@@ -358,8 +296,12 @@ pub fn check_host(host: &str) -> Result<(), String> {
     Err(format!("character {:?} in the host name {host:?}", wrong.unwrap_or_default()))
 }
 
-fn is_host_byte(byte: u8) -> bool {
+const fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
+}
+
+const fn is_scheme_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b';' | b'_' | b'-' | b'.')
 }
 
 fn check_address(address: &str) -> Result<(), String> {
@@ -367,8 +309,7 @@ fn check_address(address: &str) -> Result<(), String> {
     // A scheme has no colon, so the first one ends it.
     let (scheme, rest) = address.split_once(':').ok_or_else(lacks)?;
     let rest = rest.strip_prefix("//").ok_or_else(lacks)?;
-    let scheme_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b';' | b'_' | b'-' | b'.');
-    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(scheme_byte) {
+    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(is_scheme_byte) {
         return Err(format!("{address:?} is no address: its scheme is {scheme:?}"));
     }
     if rest.is_empty() || !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -398,9 +339,9 @@ mod tests {
              ofi+tcp;ofi_rxm://10.0.0.1:5000\nv6 ofi+tcp://[::1]:80",
         )
         .unwrap();
-        let hosts: Vec<&str> = book.entries().iter().map(BookEntry::host).collect();
+        let hosts: Vec<&str> = (0..book.nodes()).map(|at| book.host(at)).collect();
         assert_eq!(hosts, ["x4000c0s1b0n0", "x4000c0s0b0n0", "frontier00001", "v6"]);
-        assert_eq!(book.entries()[2].address(), "ofi+tcp;ofi_rxm://10.0.0.1:5000");
+        assert_eq!(book.address(2), "ofi+tcp;ofi_rxm://10.0.0.1:5000");
     }
 
     #[test]
@@ -491,7 +432,7 @@ mod tests {
             let gap = if blank { "\n# x\n" } else { "" };
             let text: Vec<String> = entries.iter().map(ToString::to_string).collect();
             let book = parse(&text.join(&format!("{end}{gap}"))).unwrap();
-            prop_assert_eq!(book.entries(), &entries[..]);
+            prop_assert_eq!(&book.entries(), &entries);
             for (at, entry) in entries.iter().enumerate() {
                 prop_assert_eq!(book.position(entry.host()).unwrap(), at);
             }

@@ -60,9 +60,9 @@ fn a_job_starts_and_stops_and_leaves_nothing() {
     assert_eq!(JobRecord::read(&setup.dir()).unwrap().unwrap(), record);
     assert_eq!(alive(&record), 3);
     let book = AddressBook::read(&record.book).unwrap();
-    let hosts: Vec<&str> = book.entries().iter().map(BookEntry::host).collect();
+    let hosts: Vec<&str> = (0..book.nodes()).map(|at| book.host(at)).collect();
     assert_eq!(hosts, ["node0", "node1", "node2"]);
-    assert!(book.entries()[0].address().starts_with("ofi+tcp://127.0.0.1:"));
+    assert!(book.address(0).starts_with("ofi+tcp://127.0.0.1:"));
     let mountpoints: Vec<PathBuf> = job.mountpoints().map(Path::to_path_buf).collect();
     assert_eq!(mountpoints[2], setup.dir().join("node2"));
     assert!(mountpoints.iter().all(|path| path.is_dir()));

@@ -15,7 +15,7 @@ use crate::cache::enoent::{EnoentConfig as MapConfig, EnoentMap};
 use crate::cache::names::{NamesConfig, NamesWriter};
 use crate::cache::store::ChunkStore;
 use crate::cache::types::{Attr, Kind, ListEntry, Listing, ListingBuilder, Micros, Timestamp};
-use crate::core::limits::{DETECT_DEFAULT_US, REQUESTS_AT_PARENT_MAX};
+use crate::core::limits::REQUESTS_AT_PARENT_MAX;
 use crate::core::{
     BackendOp, BackendReply, FlightId, Found, Listed, Node, NodeConfig, Object, Outcome, Output, Topology, Waiter,
 };
@@ -184,18 +184,14 @@ fn place(config: &EnoentConfig, script: &Script, ttl: Duration, at: usize) -> Re
     let enoent = Arc::new(EnoentMap::new(MapConfig { entries_max: ENOENT_ENTRIES, ..MapConfig::new(key) }));
     let arena = ArenaConfig { first_segment_bytes: CHUNK_BYTES, segment_bytes: CHUNK_BYTES, max_bytes: CHUNK_BYTES };
     let receives = (topology.children().count() + 1) * REQUESTS_AT_PARENT_MAX;
+    let incarnation = mix(config.seed ^ (at as u64) << 32);
     let node_config = NodeConfig {
-        topology,
-        job: config.seed,
-        incarnation: mix(config.seed ^ (at as u64) << 32),
         enoent_ttl: ttl,
         complete_dirs: config.complete_dirs,
         // Bytes are not simulated, nor what the kernels hold.
         foresight: false,
         dir_ttl: Duration::from_micros(config.dir_ttl_us),
-        attr_ttl: None,
-        detect: Duration::from_micros(DETECT_DEFAULT_US),
-        receives,
+        ..NodeConfig::new(topology, config.seed, incarnation, receives)
     };
     let mut node = Node::new(node_config, names, Arc::clone(&enoent), ChunkStore::new(arena).0);
     node.open_for_service();
@@ -259,7 +255,11 @@ impl Memory for Ours {
         match event {
             Event::Frame { to, frame } => {
                 let done = world.work(to, world.config.message_us);
+                let asked = self.places[to].node.counters().peers_attr;
                 self.places[to].node.frame(now, &frame);
+                if self.places[to].node.counters().peers_attr > asked {
+                    world.note_asked();
+                }
                 self.after(world, to, done);
             }
             Event::Backend { node, id, op } => {
