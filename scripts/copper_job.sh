@@ -88,7 +88,8 @@ launch_copper() {
     dir=$(job_directory "$base") || exit
     mkdir -p -- "$dir/logs" "$dir/tables" "$dir/profiling" || fail "no place for the job's files; name another with -d DIRECTORY"
     local words=(--target / --mount "$mount" --output-dir "$dir" --cores "$cores" --net "$net" --log-level "$level")
-    words+=(--trees "$trees" --enoent-ttl-ms "$ttl")
+    # Their book stays when the job ends.
+    words+=(--trees "$trees" --enoent-ttl-ms "$ttl" --keep-book)
     if [[ -n $book ]]; then
         words+=(--book facility --address-book "$book")
     else

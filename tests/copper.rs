@@ -197,7 +197,7 @@ fn the_launch_scripts_take_their_letters() {
         called,
         format!(
             "launch --target / --mount /tmp/u/copper --output-dir {home}/copper-logs/4711 --cores 48,49,50,51 --net cxi \
-             --log-level 0 --trees 1 --enoent-ttl-ms 2000 --book discover "
+             --log-level 0 --trees 1 --enoent-ttl-ms 2000 --keep-book --book discover "
         )
     );
     assert!(stderr.contains("there is no alcf_aurora_copper_addressbook.txt: the nodes are asked"), "{stderr}");
@@ -211,7 +211,7 @@ fn the_launch_scripts_take_their_letters() {
     assert_eq!(
         called,
         "launch --target / --mount /tmp/v --output-dir logs/12 --cores 3,4 --net tcp --log-level 4 --trees 2 \
-         --enoent-ttl-ms 500 --book facility --address-book book "
+         --enoent-ttl-ms 500 --keep-book --book facility --address-book book "
     );
     let noted: Vec<&str> = stderr.lines().filter_map(|line| line.split_once(": ")).map(|(_, note)| note).collect();
     assert_eq!(noted.len(), 3, "{stderr}");
@@ -330,6 +330,7 @@ fn a_slurm_job_launches_and_stops_by_their_scripts() {
         ls $HOME/copper-logs/$SLURM_JOB_ID
         cat $HOME/copper-logs/$SLURM_JOB_ID/logs/copper_address_book.txt
         $BASE/bin/stop_copper_frontier.sh; echo stopped: $?
+        cd $HOME/copper-logs/$SLURM_JOB_ID; echo stays: $(find . -type f ! -name '*.log' | sort); cat logs/copper_address_book.txt | wc -l | sed 's/^/lines /'
         srun --overlap -N 2 -n 2 --ntasks-per-node=1 sh -c 'grep -c /tmp/root/copper /proc/self/mounts; ps -e -o args= | grep -cE "[b]ornite (mount|run)"; :'
         "#,
     );
@@ -344,6 +345,8 @@ fn a_slurm_job_launches_and_stops_by_their_scripts() {
     assert!(ranks.len() == 4 && ranks.iter().all(|rank| rank.ends_with(" 2 what all of them read")), "{said}");
     assert!(ranks[0] == ranks[1] && ranks[2] == ranks[3] && ranks[1] != ranks[2], "{said}");
     assert!(said.contains("logs\nprofiling\ntables\n"), "{said}");
+    // As in Copper; a secret and the record of the job are nobody's any more.
+    assert!(said.contains("stays: ./logs/copper_address_book.txt ./logs/node_file.txt\nlines 2\n"), "{said}");
     assert!(!said.contains("elsewhere"), "{said}");
     assert!(said.contains("stopped: 0\n") && said.lines().filter(|line| *line == "0").count() == 4, "left: {said}");
 }

@@ -149,17 +149,50 @@ fn runs_a_command(nodes: &Nodes) {
     nodes.assert_nothing_left("after a command");
 }
 
-/// A job that is cancelled ends its daemons in order: they get SIGTERM first.
+/// A job that is cancelled ends its daemons in order: they get SIGTERM first. What it leaves in its directory is removed by the next
+/// launch, or by the next stop, and nothing of a job that runs.
 fn may_be_cancelled(nodes: &Nodes) {
-    let script = format!("{PROLOGUE}\n$LAUNCH && touch $BASE/up && sleep 600\n");
-    let job = slurm::submit(nodes, &script);
-    wait_for("a job that is up", || nodes.path("up").exists());
-    must(nodes.on_head(&["scancel", &job]));
-    slurm::wait_ended(nodes, &job);
-    nodes.assert_clean("after scancel");
-    // Its directory stays: nobody was there to remove it.
-    fs::remove_file(nodes.path("up")).unwrap();
-    fs::remove_dir_all(nodes.path("home/bornite-logs")).unwrap();
+    let cancelled = || {
+        let script = format!("{PROLOGUE}\n$LAUNCH && touch $BASE/up && sleep 600\n");
+        let job = slurm::submit(nodes, &script);
+        wait_for("a job that is up", || nodes.path("up").exists());
+        let secret = nodes.path(&format!("home/bornite-logs/{job}/logs/secret"));
+        assert!(secret.exists());
+        must(nodes.on_head(&["bash", "-c", "$BORNITE stop /nowhere; :"]));
+        assert!(secret.exists(), "a stop elsewhere has touched a running job");
+        must(nodes.on_head(&["scancel", &job]));
+        slurm::wait_ended(nodes, &job);
+        nodes.assert_clean("after scancel");
+        assert!(secret.exists(), "nobody was there to remove it");
+        fs::remove_file(nodes.path("up")).unwrap();
+        nodes.path(&format!("home/bornite-logs/{job}"))
+    };
+    let has_files = |dir: &std::path::Path| dir.join("job.json").exists() || dir.join("logs/secret").exists();
+    let first = cancelled();
+    // The record of a job on another cluster is nobody's business here, whatever its number.
+    let other = nodes.path("home/bornite-logs/999999");
+    fs::create_dir(&other).unwrap();
+    let record = fs::read_to_string(first.join("job.json")).unwrap();
+    let number = first.file_name().unwrap().to_str().unwrap().to_owned();
+    let record = record.replace(r#""cluster":"test""#, r#""cluster":"elsewhere""#);
+    let record = record.replace(&format!(r#""job_id":"{number}""#), r#""job_id":"999999""#);
+    let record = record.replace(first.to_str().unwrap(), other.to_str().unwrap());
+    assert!(record.contains("elsewhere") && record.contains("999999"), "{record}");
+    fs::write(other.join("job.json"), record).unwrap();
+    let said = run(nodes, "$LAUNCH -- cat $M/dir/file; echo code: $?");
+    assert!(said.contains("what all of them read") && said.contains("code: 0"), "{said}");
+    assert!(!has_files(&first), "the next launch has left them");
+    let second = cancelled();
+    let said = must(nodes.on_head(&["bash", "-c", "$BORNITE stop"]));
+    let told = format!("{}: the job was over; what it has left is removed", second.display());
+    assert!(said.contains(&told) && !has_files(&second), "{said}");
+    assert!(has_files(&other), "a job of another cluster was touched");
+    fs::remove_dir_all(other).unwrap();
+    // One that is named is stopped as if it ran.
+    let third = cancelled();
+    let said = must(nodes.on_head(&["bash", "-c", &format!("$BORNITE stop --output-dir {}", third.display())]));
+    assert!(said.contains("the job was over; what it has left is removed") && !has_files(&third), "{said}");
+    nodes.remove_logs("after scancel");
 }
 
 /// A launcher that is killed leaves dead mounts; the next launch of the job clears them, as does a stop.

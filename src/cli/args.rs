@@ -15,6 +15,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub mod books;
 #[path = "args/jobs.rs"]
 mod jobs;
+#[path = "args/startup.rs"]
+pub mod startup;
 #[path = "args/values.rs"]
 mod values;
 use books::{BookCommand, ListHsnArgs};
@@ -420,6 +422,11 @@ pub enum SimCommand {
     /// nothing. Ours: the daemons' own core, the remaining TTL in every answer, kernels that remember names for it. All
     /// times and counts are those of the simulation, not of a machine.
     Enoent(EnoentArgs),
+    /// Simulate the start of jobs: when every node is ready, by how many probes, beside Copper's rules
+    ///
+    /// The daemons' own core in virtual time. Nodes register after 140 to 171 ms, as in the best start of Copper's scaling study;
+    /// every number that is printed is simulated, not of a machine. Exit codes are those of `bornite sim`.
+    Startup(startup::StartupArgs),
 }
 
 /// Arguments of `sim enoent`.

@@ -23,6 +23,7 @@ mod output;
 mod run;
 mod signals;
 mod sim;
+mod startup;
 mod status;
 mod trace;
 

@@ -44,8 +44,10 @@ struct Failed {
 /// # Errors
 /// More trees than nodes, or standard output cannot be written. A seed that fails is told by the exit code.
 pub(super) fn sim(args: &SimArgs) -> anyhow::Result<ExitCode> {
-    if let Some(SimCommand::Enoent(args)) = &args.command {
-        return super::enoent::enoent(args);
+    match &args.command {
+        Some(SimCommand::Enoent(args)) => return super::enoent::enoent(args),
+        Some(SimCommand::Startup(args)) => return super::startup::startup(args),
+        None => {}
     }
     let level = match args.faults {
         SimFaults::None => FaultLevel::None,
@@ -101,6 +103,18 @@ pub(super) fn sim(args: &SimArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::from(code))
+}
+
+/// Tells of another simulation that failed, by the same exit codes.
+///
+/// # Errors
+/// What was asked for cannot be simulated.
+pub(super) fn fails(error: SimError) -> anyhow::Result<ExitCode> {
+    if let SimError::Topology(error) = error {
+        return Err(UsageError(error.to_string()).into());
+    }
+    eprintln!("bornite: {error}");
+    Ok(ExitCode::from(exit_code(&error)))
 }
 
 fn exit_code(error: &SimError) -> u8 {

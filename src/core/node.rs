@@ -270,7 +270,7 @@ impl Node {
             if let (Object::Attr(path), Waiter::Local(_)) = (&object, waiter) { Some(path.clone()) } else { None };
         self.begin(now, object, waiter);
         if let Some(path) = path {
-            self.foresee(now, &path);
+            self.client_missed(now, &path);
         }
     }
 
@@ -522,6 +522,7 @@ impl Node {
             self.pause_listing(now, flight.object.path());
         }
         let is_own = flight.is_own();
+        let by_client = flight.has_client();
         for waiter in flight.waiters {
             // Who reads the directory has other bounds, and is not content with what was renewed.
             if is_absence && waiter.purpose() == Purpose::Reading {
@@ -531,7 +532,7 @@ impl Node {
             }
         }
         if let (true, Object::Attr(path), Outcome::Entry(inode)) = (is_own, &flight.object, outcome) {
-            self.looked_up(now, path, inode);
+            self.looked_up(now, path, inode, by_client);
         }
         self.pump_all(now);
     }

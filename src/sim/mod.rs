@@ -32,6 +32,7 @@ mod report;
 mod rng;
 mod search;
 pub mod startup;
+pub mod study;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use bornite::observe::Counter;
-use bornite::sim::startup::{ByRule, Rule, Startup, StartupConfig, by_rule, run};
+use bornite::sim::startup::Rule;
+use bornite::sim::study::Row;
 use bornite_bench::{Job, program, record, results};
 use serde::Serialize;
 use serde_json::Value;
@@ -25,8 +26,7 @@ const DAEMONS: u32 = 64;
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const BOOKS: [u32; 3] = [2, 512, 10_624];
 const SIMULATED: [u32; 4] = [256, 512, 10_624, 100_000];
-/// The study's best start: 140 to 171 ms; its worst skew: 40 s.
-const REGISTRATION_US: (u64, u64) = (140_000, 171_000);
+/// The study's worst skew.
 const SKEW_US: u64 = 40_000_000;
 
 #[derive(Serialize)]
@@ -48,12 +48,9 @@ struct Daemons {
 
 #[derive(Serialize)]
 struct Simulated {
-    nodes: u32,
-    late_us: u64,
+    #[serde(flatten)]
+    row: Row,
     wall_s: f64,
-    start: Startup,
-    fixed: ByRule,
-    doubling: ByRule,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -173,37 +170,14 @@ fn ranks() -> anyhow::Result<Vec<rank::Rank>> {
 
 fn simulated() -> anyhow::Result<Vec<Simulated>> {
     let mut rows = Vec::new();
+    println!("simulated:\n{}", Row::HEADER);
     for nodes in SIMULATED {
         for late_us in [0, SKEW_US] {
-            let config = StartupConfig {
-                seed: 1,
-                nodes,
-                registration_us: REGISTRATION_US,
-                late_per_mille: if late_us > 0 { 10 } else { 0 },
-                late_us,
-                delay_us: (2, 20),
-                has_secret: true,
-            };
             let begin = Instant::now();
-            let start = run(&config)?;
+            let row = Row::of(1, nodes, late_us, &[Rule::Fixed, Rule::Doubling])?;
             let wall_s = begin.elapsed().as_secs_f64();
-            let (fixed, doubling) = (by_rule(&config, Rule::Fixed)?, by_rule(&config, Rule::Doubling)?);
-            println!(
-                "{nodes:6} nodes, {:4} late: ready {:.1} ms after the last has registered; {} probes, {} failures, {} frames; waits: {:.1} ms, \
-                 below a late node {:.1} ms; fixed rule: {} exceptions, {} failed; doubling: {} exceptions, {} failed ({wall_s:.1} s)",
-                start.late,
-                start.ready_us.saturating_sub(start.registered_us) as f64 / 1e3,
-                start.probes,
-                start.failures,
-                start.frames,
-                start.waited_us_max as f64 / 1e3,
-                start.waited_below_late_us_max as f64 / 1e3,
-                fixed.failures,
-                fixed.failed,
-                doubling.failures,
-                doubling.failed
-            );
-            rows.push(Simulated { nodes, late_us, wall_s, start, fixed, doubling });
+            println!("{row} ({wall_s:.1} s)");
+            rows.push(Simulated { row, wall_s });
         }
     }
     Ok(rows)

@@ -65,6 +65,9 @@ pub struct LaunchArgs {
     /// Go on without nodes that the address book lacks
     #[arg(long)]
     pub allow_missing: bool,
+    /// Let the address book, what it was made of and the list of hosts stay in the logs when the job ends
+    #[arg(long, conflicts_with = "local")]
+    pub keep_book: bool,
     /// Processors of each node for the daemon, as 1,2 or 48-51 [default: all of the job]
     #[arg(long, value_name = "LIST")]
     pub cores: Option<String>,

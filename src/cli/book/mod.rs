@@ -100,6 +100,7 @@ fn allocation(
             let text = "which hosts? This is no job: run it inside of one, or name them with --nodefile; --launcher local asks this host alone";
             UsageError(text.to_owned()).into()
         }
+        error if error.is_usage() => UsageError(error.to_string()).into(),
         error => error.into(),
     })
 }

@@ -18,7 +18,7 @@ use crate::job::cluster::ready::MinReady;
 use crate::job::cluster::record::ClusterRecord;
 use crate::job::cluster::{ClusterError, ClusterPlan, Shared};
 use crate::job::hsn::Column;
-use crate::job::launcher::allocation::{self, AllocationError, Wanted};
+use crate::job::launcher::allocation::{self, Wanted};
 use crate::job::launcher::{Kind, parse_cores};
 use crate::job::node::NodeRecord;
 use crate::job::stop::Patience;
@@ -46,7 +46,7 @@ pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
         node_file: args.nodefile.clone(),
     };
     let allocation = allocation::find(&wanted, &|name| std::env::var_os(name)).map_err(|error| match error {
-        AllocationError::None => UsageError(error.to_string()).into(),
+        error if error.is_usage() => UsageError(error.to_string()).into(),
         error => anyhow::Error::from(error),
     })?;
     check_trees(&args.daemon_options, allocation.hosts.len() as u64, "the number of the job's nodes,")?;
@@ -94,6 +94,7 @@ pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
         program: program.clone(),
         daemon_args: Box::new(|shared| daemon_args(args, shared, &mountpoint)),
         cores: args.cores.clone(),
+        keep_book: args.keep_book,
         min_ready,
         ready_timeout: Duration::from_secs(args.ready_timeout_s.unwrap_or(READY_TIMEOUT_S)),
         allocation,
@@ -228,6 +229,9 @@ pub(super) fn stop(mountpoint: Option<&Path>, output_dir: Option<&Path>) -> anyh
         output::print(&format!("{stopped}\n"))?;
         return Ok(Some(ExitCode::SUCCESS));
     }
+    if output_dir.is_none() && mountpoint.is_none() && clear_gone(&at)? {
+        return Ok(Some(ExitCode::SUCCESS));
+    }
     if let Some(dir) = output_dir {
         output::print(&format!("nothing runs with its files in {}\n", dir.display()))?;
         return Ok(Some(ExitCode::SUCCESS));
@@ -243,6 +247,16 @@ pub(super) fn stop(mountpoint: Option<&Path>, output_dir: Option<&Path>) -> anyh
         return Ok(Some(ExitCode::SUCCESS));
     }
     Ok(None)
+}
+
+/// Removes what jobs have left beside the directory of this one that are over and that nobody has stopped. Whether there was any.
+fn clear_gone(mountpoint: &Path) -> anyhow::Result<bool> {
+    let base = default_job_dir(None, mountpoint).ok().and_then(|dir| dir.parent().map(Path::to_path_buf));
+    let cleared = base.map(|base| job::cluster::clear_gone(&base)).unwrap_or_default();
+    for (dir, left) in &cleared {
+        output::print(&format!("{}: {left}\n", dir.display()))?;
+    }
+    Ok(!cleared.is_empty())
 }
 
 /// Stops this node's daemon of a launch: what a stop runs on every node.

@@ -5,6 +5,7 @@
 //! started is taken back before the error returns. Daemons are never ended through their launcher: ended by a signal, srun kills its
 //! tasks at once and leaves dead mounts. A stop runs on every node instead, see [`super::node`].
 
+mod gone;
 pub mod ready;
 pub mod record;
 mod stop;
@@ -28,6 +29,7 @@ use super::launcher::{Launcher, TaskOptions};
 use super::local::{LaunchError, make_dirs};
 use super::record::RecordError;
 use crate::observe::{Request, SocketDirs, query};
+pub use gone::clear_gone;
 use ready::{AskRoot, Laggards, MinReady, Progress, TreeReady, failures};
 use record::ClusterRecord;
 use stop::Failed;
@@ -88,6 +90,8 @@ pub struct ClusterPlan<'a> {
     pub daemon_args: Box<dyn Fn(Shared<'_>) -> Vec<OsString> + 'a>,
     /// Processors for the daemons, as `1,2`.
     pub cores: Option<String>,
+    /// Whether the address book, what it was made of and the list of hosts outlive the job.
+    pub keep_book: bool,
     /// How many nodes must serve.
     pub min_ready: MinReady,
     /// How long they have.
@@ -457,6 +461,15 @@ fn begin(plan: &ClusterPlan<'_>, made: &mut Vec<PathBuf>) -> Result<ClusterRecor
     }
     make_dirs(&plan.job_dir, 0o755, made)?;
     let host = system_hostname();
+    if let Some(base) = plan.job_dir.parent()
+        && plan
+            .job_dir
+            .file_name()
+            .is_some_and(|name| plan.allocation.job_id.as_ref().is_some_and(|job| name == job.as_str()))
+    {
+        clear_gone(base);
+        make_dirs(&plan.job_dir, 0o755, made)?;
+    }
     if let Some(earlier) = ClusterRecord::read(&plan.job_dir)? {
         let mut kept = clear_earlier(&earlier, &host)?;
         kept.append(made);
@@ -467,6 +480,10 @@ fn begin(plan: &ClusterPlan<'_>, made: &mut Vec<PathBuf>) -> Result<ClusterRecor
     let launch = random_hex(8)?;
     let mut record = ClusterRecord::new(&launch, &host, &plan.mountpoint, &plan.job_dir, launcher, &plan.program);
     record.made.clone_from(made);
+    record.cluster = gone::own_cluster();
+    if plan.keep_book {
+        record.kept = [names::NODE_FILE, BOOK_FILE, RAW_FILE].map(|name| plan.job_dir.join("logs").join(name)).to_vec();
+    }
     if record.create()? {
         return Ok(record);
     }
@@ -479,10 +496,10 @@ fn clear_earlier(earlier: &ClusterRecord, host: &str) -> Result<Vec<PathBuf>, Cl
     let job_dir = earlier.job_dir.clone();
     let runs =
         |why| ClusterError::AlreadyRuns { job_dir: job_dir.clone(), mountpoint: earlier.mountpoint.clone(), why };
-    if !is_same_host(&earlier.host, host) {
+    if !gone::is_gone(earlier) && !is_same_host(&earlier.host, host) {
         return Err(runs(format!("it was launched on {}", earlier.host)));
     }
-    for process in &earlier.background {
+    for process in earlier.background.iter().filter(|_| is_same_host(&earlier.host, host)) {
         let alive = process.runs().map_err(|source| ClusterError::Io { what: "read /proc".to_owned(), source })?;
         if alive {
             return Err(runs(format!("{} runs as process {}", earlier.launcher.kind.program(), process.pid)));

@@ -35,6 +35,12 @@ pub struct ClusterRecord {
     pub background: Vec<ProcessIdentity>,
     /// Files that the launch has made.
     pub files: Vec<PathBuf>,
+    /// Those of them that outlive the job.
+    #[serde(default)]
+    pub kept: Vec<PathBuf>,
+    /// The Slurm cluster on which the job was launched.
+    #[serde(default)]
+    pub cluster: Option<String>,
     /// Directories that the launch has made, each after the one that holds it.
     pub made: Vec<PathBuf>,
     /// The program that the nodes run.
@@ -60,6 +66,8 @@ impl ClusterRecord {
             launcher,
             background: Vec::new(),
             files: Vec::new(),
+            kept: Vec::new(),
+            cluster: None,
             made: Vec::new(),
             program: program.to_path_buf(),
         }
@@ -76,13 +84,20 @@ impl ClusterRecord {
     /// As [`RecordError`] says.
     pub fn read(job_dir: &Path) -> Result<Option<ClusterRecord>, RecordError> {
         let path = ClusterRecord::path(job_dir);
-        let Some(text) = read_own(&path)? else { return Ok(None) };
-        let unreadable = |why| RecordError::Unreadable { path: path.clone(), why };
-        let record: ClusterRecord = serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+        read_own(&path)?.map(|text| ClusterRecord::parse(&text, &path)).transpose()
+    }
+
+    /// Parses the text of a record. `path` is for messages.
+    ///
+    /// # Errors
+    /// [`RecordError::Unreadable`].
+    pub fn parse(text: &str, path: &Path) -> Result<ClusterRecord, RecordError> {
+        let unreadable = |why| RecordError::Unreadable { path: path.to_path_buf(), why };
+        let record: ClusterRecord = serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
         if record.format != FORMAT {
             return Err(unreadable(format!("its format is {}, known is {FORMAT}", record.format)));
         }
-        Ok(Some(record))
+        Ok(record)
     }
 
     /// Makes the file of the record; false if there is one already.
@@ -92,7 +107,7 @@ impl ClusterRecord {
     pub fn create(&self) -> Result<bool, RecordError> {
         let path = ClusterRecord::path(&self.job_dir);
         let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        match file.and_then(|mut file| writeln!(file, "{}", self.text())) {
+        match file.and_then(|mut file| writeln!(file, "{}", self.to_json())) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(source) => Err(RecordError::Io { what: "make", path, source }),
@@ -112,12 +127,16 @@ impl ClusterRecord {
             .truncate(true)
             .mode(0o600)
             .open(&temporary)
-            .and_then(|mut file| writeln!(file, "{}", self.text()))
+            .and_then(|mut file| writeln!(file, "{}", self.to_json()))
             .and_then(|()| std::fs::rename(&temporary, &path))
             .map_err(|source| RecordError::Io { what: "write", path, source })
     }
 
-    fn text(&self) -> String {
+    /// The text of this record, which [`ClusterRecord::parse`] reads.
+    ///
+    /// # Panics
+    /// Where a path is not UTF-8: JSON cannot hold it, and a launch refuses it.
+    pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a record holds only strings, numbers and paths that are UTF-8")
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashSet;
 use rustix::process::Signal;
 
+use super::gone;
 use super::record::ClusterRecord;
 use super::system_hostname;
 use crate::job::book::{is_same_host, short_name};
@@ -65,7 +66,7 @@ pub enum ClusterStopError {
 pub struct ClusterStopped {
     /// Where the job was mounted.
     pub mountpoint: PathBuf,
-    /// Its nodes.
+    /// Its nodes; none where the job was over.
     pub nodes: usize,
     /// Logs that say something.
     pub kept: Vec<PathBuf>,
@@ -73,7 +74,10 @@ pub struct ClusterStopped {
 
 impl fmt::Display for ClusterStopped {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "stopped {} nodes at {}", self.nodes, self.mountpoint.display())?;
+        match self.nodes {
+            0 => write!(formatter, "the job was over; what it has left is removed")?,
+            nodes => write!(formatter, "stopped {nodes} nodes at {}", self.mountpoint.display())?,
+        }
         match &self.kept[..] {
             [] => Ok(()),
             [only] => write!(formatter, "\nlogs kept: {}", only.display()),
@@ -116,6 +120,9 @@ pub(super) fn stop_recorded(
     children: &mut Vec<Background>,
     failed: Option<Failed<'_>>,
 ) -> Result<ClusterStopped, ClusterStopError> {
+    if failed.is_none() && children.is_empty() && gone::is_gone(record) {
+        return clear_files(record);
+    }
     let started = !record.background.is_empty();
     let mut nodes = if started { stop_nodes(record)? } else { Vec::new() };
     if is_same_host(&record.host, &system_hostname()) && end_launchers(record, children)? {
@@ -130,6 +137,13 @@ pub(super) fn stop_recorded(
     let mut stopped =
         ClusterStopped { mountpoint: record.mountpoint.clone(), nodes: record.launcher.hosts.len(), kept: Vec::new() };
     remove_files(record, failed.map(|failed| failed.told), &mut stopped)?;
+    Ok(stopped)
+}
+
+/// Removes the files of a job none of whose processes lives.
+pub(super) fn clear_files(record: &ClusterRecord) -> Result<ClusterStopped, ClusterStopError> {
+    let mut stopped = ClusterStopped { mountpoint: record.mountpoint.clone(), nodes: 0, kept: Vec::new() };
+    remove_files(record, None, &mut stopped)?;
     Ok(stopped)
 }
 
@@ -219,7 +233,9 @@ fn remove_files(
         let known = |text: String| told.is_some_and(|told| text.lines().all(|line| is_told(line, told)));
         length > 0 && !(length < 64 << 10 && std::fs::read_to_string(path).is_ok_and(known))
     };
-    for file in &record.files {
+    // A launch that fails leaves nothing.
+    let is_kept = |file: &PathBuf| told.is_none() && record.kept.contains(file);
+    for file in record.files.iter().filter(|file| !is_kept(file)) {
         if file.extension().is_some_and(|extension| extension == "log") && says_more(file) {
             stopped.kept.push(file.clone());
             continue;

@@ -66,6 +66,20 @@ pub enum AllocationError {
     },
 }
 
+/// The option that lists hosts.
+const HOSTS_OPTION: &str = "--hosts";
+
+impl AllocationError {
+    /// Whether the command line is wrong by itself, whatever machine it is given on.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            AllocationError::None => true,
+            AllocationError::Empty { what, .. } | AllocationError::BadHost { what, .. } => what == HOSTS_OPTION,
+            _ => false,
+        }
+    }
+}
+
 /// What the user has said about the nodes.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
@@ -140,7 +154,7 @@ pub fn find(wanted: &Wanted, environment: &Environment<'_>) -> Result<Allocation
     let hosts = match (&wanted.hosts, &wanted.node_file, &scheduler) {
         (Some(list), _, _) => {
             let words = list.split([',', ' ', '\t', '\n']).map(str::trim).filter(|word| !word.is_empty());
-            checked("--hosts", words, "name one host at least")?
+            checked(HOSTS_OPTION, words, "name one host at least")?
         }
         (None, Some(file), _) => of_file(file)?,
         (None, None, Some((Scheduler::Slurm, _))) => {
