@@ -8,6 +8,8 @@ mod job_books;
 mod job_nodes;
 #[path = "bad_input/their_names.rs"]
 mod their_names;
+#[path = "bad_input/traces.rs"]
+mod traces;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -307,6 +309,7 @@ fn every_refusal_is_one_clear_line_and_leaves_nothing() {
     their_names::of_copper(&mut texts);
     their_names::run(&mut texts);
     machines(&mut texts);
+    traces::all(&mut texts);
     insta::assert_snapshot!("texts", texts.0);
 }
 
@@ -322,8 +325,9 @@ fn usage(texts: &mut Texts) {
     texts.refuse(place, "a flag twice", &["mount", "m", "--target", "t", "--target", "t"]);
     texts.refuse(place, "a flag without its value", &["mount", "m", "--target"]);
     texts.refuse(place, "number below its range", &["mount", "m", "--trees", "0"]);
-    texts.refuse(place, "number above its range", &["mount", "m", "--enoent-ttl-ms", "3600001"]);
+    texts.refuse(place, "number above its range", &["mount", "m", "--enoent-ttl-ms", "10001"]);
     texts.refuse(place, "negative number", &["mount", "m", "--enoent-ttl-ms", "-1"]);
+    texts.refuse(place, "margin of clocks below its range", &["mount", "m", "--clock-margin-ms", "0"]);
     texts.refuse(place, "no number", &["mount", "m", "--fanout", "many"]);
     texts.refuse(place, "no stripes", &["mount", "m", "--stripes", "0"]);
     texts.refuse(place, "detection sooner than a heartbeat", &["mount", "m", "--detect-ms", "10"]);

@@ -149,6 +149,40 @@ fn a_directory_that_does_not_change_is_looked_at_and_not_listed_again() {
     assert!(lookups <= FEW, "{lookups}");
 }
 
+/// Times that may still hide a change prove nothing: one that lies ahead of the root's clock, and one within the margin by
+/// which that clock may be wrong.
+#[test]
+fn a_directory_whose_times_may_hide_a_change_is_listed_again() {
+    needs_fuse!("a_directory_whose_times_may_hide_a_change_is_listed_again");
+    const TTL: Duration = Duration::from_millis(500);
+    const ROUNDS: u32 = 3;
+    let target = target(3);
+    fs::create_dir(target.path().join("ahead")).unwrap();
+    let hour = std::time::SystemTime::now() + Duration::from_secs(3600);
+    fs::File::open(target.path().join("ahead")).unwrap().set_modified(hour).unwrap();
+    wait_until(Instant::now() + SETTLED);
+    let made = Instant::now() - SETTLED;
+    for (name, clock_margin, is_trusted) in [("dir", 2, true), ("ahead", 2, false), ("dir", 20, false)]
+        .map(|(name, s, t)| (name, Duration::from_secs(s), t))
+    {
+        let cluster = Plan { enoent_ttl: TTL, clock_margin, ..Plan::new(1, target.path()) }.start();
+        let dir = cluster.mount(0).join(name);
+        let counts = [(0, Counter::ListingsRenewed), (0, Counter::BackendList)];
+        let [renewed, lists] = during(&cluster, counts, || {
+            for round in 0..ROUNDS {
+                let begin = Instant::now();
+                miss(&dir, &format!("a{round}-"), 20);
+                wait_until(begin + TTL + TTL / 5);
+            }
+        });
+        if is_trusted {
+            assert!(renewed >= 1, "{name}: it was listed {lists} times");
+        } else if made.elapsed() < clock_margin || name == "ahead" {
+            assert!(renewed == 0 && lists >= u64::from(ROUNDS), "{name}: renewed {renewed} times, {lists} listings");
+        }
+    }
+}
+
 #[test]
 fn a_name_that_is_made_in_a_listed_directory_is_seen_in_time_and_voids_the_listing() {
     needs_fuse!("a_name_that_is_made_in_a_listed_directory_is_seen_in_time_and_voids_the_listing");

@@ -4,13 +4,16 @@
 mod common;
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use bornite::observe::Counter;
 use bornite_fuse::Errno as Answer;
 use common::backend::{Call, Scripted, Trouble};
 use common::tree::{CHUNK, list};
-use common::{Cluster, DEADLINE, DEPTHS, assert_same_bytes, errno, eventually, noise};
+use common::{Cluster, DEADLINE, DEPTHS, Plan, assert_same_bytes, errno, eventually, noise};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 /// What a parallel filesystem answers on a bad day. None of them may turn into another, least of all into absence.
@@ -272,6 +275,51 @@ fn sixteen_reads_that_hang_hold_up_no_lookup() {
         }
         cluster.assert_only_root_asked();
     }
+}
+
+/// FUSE threads ask the backend themselves, but for one.
+#[test]
+fn what_is_in_memory_is_answered_while_every_other_fuse_thread_hangs_at_the_backend() {
+    needs_fuse!("what_is_in_memory_is_answered_while_every_other_fuse_thread_hangs_at_the_backend");
+    const THREADS: usize = 3;
+    const READS: u64 = 200;
+    let held: Vec<String> = (0..2 * THREADS).map(|n| format!("held{n}")).collect();
+    let bytes = noise(8, 9_000);
+    let objects: Vec<(&str, Option<&[u8]>)> = [("d", None), ("d/other", Some(&bytes[..]))]
+        .into_iter()
+        .chain(held.iter().map(|name| (name.as_str(), Some(&b"held"[..]))))
+        .collect();
+    let backend = Scripted::start(&objects);
+    let cluster = Plan { fuse_threads: THREADS, ..Plan::new(1, backend.path()) }.start();
+    // Past the kernel's cache, so that each read is a request.
+    let read = || {
+        let mut open = fs::OpenOptions::new();
+        let file =
+            open.read(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(cluster.mount(0).join("d/other"));
+        let mut got = Vec::new();
+        file.and_then(|mut file| file.read_to_end(&mut got)).map(|_| got)
+    };
+    assert_same_bytes(&read().unwrap(), &bytes, "d/other");
+    for name in &held {
+        backend.trouble(name, Call::Lookup, Trouble::Hold);
+    }
+    let held_at = |name: &String| cluster.mount(0).join(name);
+    let (asked, answered) = std::thread::scope(|scope| {
+        let waiting: Vec<_> = held.iter().map(held_at).map(|path| scope.spawn(move || fs::metadata(path))).collect();
+        let asked = eventually(DEADLINE, || backend.held() == held.len());
+        let before = cluster.count(0, Counter::FuseRead);
+        let same = (0..READS).all(|_| read().is_ok_and(|got| got == bytes));
+        let answered = same && cluster.count(0, Counter::FuseRead) - before >= READS;
+        let still = waiting.iter().all(|thread| !thread.is_finished());
+        backend.recover();
+        backend.release();
+        for thread in waiting {
+            assert_eq!(thread.join().unwrap().unwrap().len(), 4);
+        }
+        (asked && still, answered)
+    });
+    assert!(asked, "not all of them hung: the test shows nothing");
+    assert!(answered);
 }
 
 /// Without a mount, since the core's clock need not run as fast as ours.

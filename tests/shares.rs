@@ -42,6 +42,13 @@ fn stripes_share_one_read_of_the_backend() {
     needs_fuse!("stripes_share_one_read_of_the_backend");
     let library = Library::generate(100);
     let cluster = read_everywhere(&library, 1, 4);
+    let first = cluster.daemon(4).status();
+    assert_eq!(first.stripes.len(), 4, "{first:?}");
+    assert_eq!((first.stripes[0].parent.clone(), first.stripes[0].children.clone()), (first.parent, first.children));
+    for (tree, root) in ROOTS.into_iter().enumerate() {
+        assert_eq!(cluster.daemon(root).status().stripes[tree].parent, None, "node {root} is its root");
+        assert!(first.stripes[tree].parent.is_some() || root == 4);
+    }
     let sum = |counter| -> u64 { ROOTS.iter().map(|&root| cluster.count(root, counter)).sum() };
     assert_eq!(sum(Counter::BackendLookup), library.objects(), "each object is looked up once");
     assert_eq!(sum(Counter::BackendReadBytes), library.bytes(), "each byte is read once");

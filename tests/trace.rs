@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -17,6 +17,9 @@ use rustix::process::{Pid, Signal};
 
 /// Any single command ends by then.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
+
+/// nobody, on every Linux.
+const NOBODY: u32 = 65_534;
 
 /// A target, a place for traces, and a place for mount points.
 struct Place {
@@ -181,6 +184,53 @@ fn a_recording_that_cannot_be_leaves_nothing() {
         fs::write(place.path("cut"), &bytes[..bytes.len() / 2]).unwrap();
         refused(&["show", "cut"], 1, "cannot read the trace cut: the trace is damaged or cut short");
     }
+}
+
+/// In a namespace where everybody may open /dev/fuse, as on most machines.
+#[test]
+fn a_user_without_privilege_records() {
+    const TEST: &str = "a_user_without_privilege_records";
+    needs_fuse!("a_user_without_privilege_records");
+    if !rustix::process::geteuid().is_root() {
+        return common::skipped(TEST, "only root may make the namespace and become another user");
+    }
+    for tool in ["fusermount3", "unshare", "setpriv"] {
+        if Command::new(tool).arg("-V").output().is_err() {
+            return common::skipped(TEST, &format!("there is no {tool}"));
+        }
+    }
+    let place = Place::new();
+    let open = |name: &str, mode| fs::set_permissions(place.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    open("", 0o755);
+    fs::create_dir_all(place.path("own")).unwrap();
+    fs::write(place.path("target/private"), "").unwrap();
+    open("target/private", 0o600);
+    for name in ["own", "mounts"] {
+        std::os::unix::fs::chown(place.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    // Where it was built others may have no way to.
+    fs::copy(bornite(), place.path("bornite")).unwrap();
+    let script = "mknod -m 0666 fuse c 10 229 && mount --bind fuse /dev/fuse || exit 99
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups -- \"$@\"";
+    let recorded =
+        "cat $BORNITE_MOUNT/site/pkg/__init__.py; cat $BORNITE_MOUNT/private; cat $BORNITE_MOUNT/none; id -u; exit 5";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(place.path("bornite"));
+    command.args(["trace", "record", "--target", "target", "-o", "own/x.trace", "--", "sh", "-c", recorded]);
+    command.current_dir(place.dir.path()).env("TMPDIR", place.path("mounts")).env("XDG_RUNTIME_DIR", place.path("own"));
+    let said = command.stdin(Stdio::null()).output().unwrap();
+    let stderr = text(&said.stderr);
+    assert_eq!((said.status.code(), text(&said.stdout).as_str()), (Some(5), "x = 1\n65534\n"), "{stderr}");
+    assert!(stderr.contains("own/x.trace: ") && stderr.contains("private: Permission denied"), "{stderr}");
+    place.assert_clean();
+    let trace = place.trace("own/x.trace");
+    let answer = |path: &str| {
+        let found = trace.events().iter().find(|e| e.op == Op::Lookup && trace.path(e) == path.as_bytes());
+        found.map(|event| event.answer)
+    };
+    assert_eq!(answer("none"), Some(Answer::Failed(ENOENT)));
+    assert_eq!(answer("site/pkg/__init__.py"), Some(Answer::Found { kind: 8, size: 6 }));
+    assert_eq!(fs::metadata(place.path("own/x.trace")).unwrap().uid(), NOBODY);
 }
 
 /// The figures of one run of the evaluation.

@@ -3,6 +3,7 @@
 //! Each benchmark runs its peers in the same run, prints a table, and writes raw figures with command, commit and machine to
 //! `bench/results`. Times on shared machines are noisy: medians and ratios are what to read.
 
+pub mod place;
 pub mod plot;
 pub mod process;
 
@@ -21,22 +22,72 @@ const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 /// A spread beyond this part of the median is noise that a reader must be told of.
 const SPREAD_MAX: f64 = 0.15;
 
-/// The release binary: `$BORNITE`, or the one beside this benchmark.
+/// The release binary: `$BORNITE`, or the one beside this benchmark, which must be of the same commit.
 ///
 /// # Errors
-/// It is not there: `make build` makes it.
+/// It is not there, or of another commit: `cargo build --release -p bornite` makes it.
 pub fn program() -> anyhow::Result<PathBuf> {
-    let path = match std::env::var_os("BORNITE") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let this = std::env::current_exe().context("cannot find this program's file")?;
-            this.ancestors().nth(2).context("this program lies in no target directory")?.join("bornite")
+    if let Some(path) = std::env::var_os("BORNITE").map(PathBuf::from) {
+        if !path.is_file() {
+            bail!("BORNITE is {}, which is no file: correct or unset it", path.display());
         }
-    };
+        println!("measured: {} by BORNITE, which is {}", path.display(), version(&path)?);
+        return Ok(path);
+    }
+    let this = std::env::current_exe().context("cannot find this program's file")?;
+    let path = this.ancestors().nth(2).context("this program lies in no target directory")?.join("bornite");
     if !path.is_file() {
-        bail!("{} is missing: run `make build`, or set BORNITE", path.display());
+        bail!("{} is missing: run `{BUILD}`, or set BORNITE", path.display());
+    }
+    let commit = Machine::this().commit;
+    let version = version(&path)?;
+    if !is_of(&version, commit) {
+        bail!(
+            "{} is {version}, and this benchmark of commit {commit}: run `{BUILD}`, or set BORNITE to measure another program",
+            path.display()
+        );
+    }
+    if commit == UNKNOWN {
+        refuse_older(&path)?;
     }
     Ok(path)
+}
+
+/// What makes the program that is measured.
+const BUILD: &str = "cargo build --release -p bornite";
+
+/// The commit of a tree that has none, such as an unpacked archive.
+const UNKNOWN: &str = "unknown";
+
+/// What a program says of itself, as `bornite 0.1.0 (commit 0123456789ab)`.
+fn version(program: &Path) -> anyhow::Result<String> {
+    let output = Command::new(program).arg("--version").output();
+    let output = output.with_context(|| format!("cannot run {}", program.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn is_of(version: &str, commit: &str) -> bool {
+    version.ends_with(&format!("(commit {commit})"))
+}
+
+/// Refuses a program that is older than a source of it, where no commit tells.
+fn refuse_older(program: &Path) -> anyhow::Result<()> {
+    let built = std::fs::metadata(program)?.modified()?;
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the bench lies in a tree")?;
+    let mut open: Vec<PathBuf> =
+        ["src", "fabric", "fuse", "Cargo.toml", "Cargo.lock"].map(|part| tree.join(part)).into();
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(
+                std::fs::read_dir(&path)?
+                    .map(|entry| entry.map(|entry| entry.path()))
+                    .collect::<Result<Vec<_>, _>>()?,
+            );
+        } else if std::fs::metadata(&path)?.modified()? > built {
+            bail!("{} is older than {}: run `{BUILD}`", program.display(), path.display());
+        }
+    }
+    Ok(())
 }
 
 /// The program as users run it: what names the Python environment to benchmarks is nothing to it, and it would say so.
@@ -118,6 +169,7 @@ pub fn time_ms(command: &mut Command, code: i32) -> anyhow::Result<f64> {
 pub struct Job {
     program: PathBuf,
     mount: PathBuf,
+    nodes: u32,
 }
 
 impl Job {
@@ -147,7 +199,12 @@ impl Job {
         if !output.status.success() {
             bail!("launch: {}", String::from_utf8_lossy(&output.stderr));
         }
-        Ok(Job { program: program.to_owned(), mount: mount.to_owned() })
+        Ok(Job { program: program.to_owned(), mount: mount.to_owned(), nodes })
+    }
+
+    /// How many nodes it has.
+    pub fn nodes(&self) -> u32 {
+        self.nodes
     }
 
     /// The mount point of a node.
@@ -265,6 +322,21 @@ mod tests {
         assert!(!series(&[10.0, 10.1, 10.2, 10.3, 99.0]).is_noisy());
         assert!(series(&[10.0, 8.0, 12.0, 13.0, 7.0]).is_noisy());
         assert!((series(&[1.0, 2.0, 3.0, 4.0, 5.0]).spread() - 2.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_program_of_another_commit_is_told_apart() {
+        assert!(is_of("bornite 0.1.0 (commit 0123456789ab)", "0123456789ab"));
+        for other in ["bornite 0.1.0 (commit 1123456789ab)", "bornite 0.1.0 (commit unknown)", "bornite 0.1.0", ""] {
+            assert!(!is_of(other, "0123456789ab"), "{other}");
+        }
+        assert!(version(Path::new("/nonexistent/bornite")).is_err());
+        let old = tempfile::NamedTempFile::new().unwrap();
+        old.as_file().set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert!(refuse_older(old.path()).unwrap_err().to_string().contains("run `cargo build --release -p bornite`"));
+        let new = tempfile::NamedTempFile::new().unwrap();
+        new.as_file().set_modified(std::time::SystemTime::now() + Duration::from_secs(86_400)).unwrap();
+        assert!(refuse_older(new.path()).is_ok());
     }
 
     #[test]

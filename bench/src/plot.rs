@@ -10,7 +10,7 @@ const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 70.0;
 const TOP: f64 = 60.0;
 const BOTTOM: f64 = 50.0;
-const COLOURS: [&str; 4] = ["#1b6ca8", "#e08e1b", "#3a8f5c", "#a33a3a"];
+const COLOURS: [&str; 6] = ["#1b6ca8", "#e08e1b", "#3a8f5c", "#a33a3a", "#7d5ba6", "#6b6b6b"];
 
 /// Groups of bars, one bar for each series in each group.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! A static FUSE server: an in-memory snapshot of a directory tree behind the same mount options, replies and event
 //! threads as the daemon's. Benchmarks compare with it, to tell what the kernel's side costs from what the cache costs.
-//! It answers inline, for ever, and never looks at the source again.
+//! It answers inline, for ever unless it is told otherwise, and never looks at the source again.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -24,6 +24,8 @@ pub struct MemoryFs {
     /// By inode number minus [`ROOT_INO`].
     nodes: Vec<Node>,
     absent_ttl: Duration,
+    /// Of directories, and of all else.
+    ttls: (Duration, Duration),
     bytes: u64,
 }
 
@@ -50,7 +52,7 @@ impl MemoryFs {
     pub fn snapshot(source: &Path, bytes_max: u64, absent_ttl: Duration) -> io::Result<MemoryFs> {
         let meta = fs::metadata(source).map_err(|e| at(source, e))?;
         let device = meta.dev();
-        let mut this = MemoryFs { nodes: Vec::new(), absent_ttl, bytes: 0 };
+        let mut this = MemoryFs { nodes: Vec::new(), absent_ttl, ttls: (FOREVER, FOREVER), bytes: 0 };
         let mut linked = HashMap::new();
         let root = this.add(&meta, Content::directory(ROOT_INO));
         // Directories whose names are still to be read.
@@ -80,6 +82,17 @@ impl MemoryFs {
             }
         }
         Ok(this)
+    }
+
+    /// The same, where the kernel answers names and attributes of directories by itself for `dirs`, and those of all else for
+    /// `others` (0: it always asks), instead of for ever.
+    #[must_use]
+    pub fn with_ttls(self, dirs: Duration, others: Duration) -> MemoryFs {
+        MemoryFs { ttls: (dirs, others), ..self }
+    }
+
+    fn ttl(&self, node: &Node) -> Duration {
+        if matches!(node.content, Content::Directory { .. }) { self.ttls.0 } else { self.ttls.1 }
     }
 
     /// Number of inodes.
@@ -165,7 +178,7 @@ impl Filesystem for MemoryFs {
             return reply.error(Errno::ENOTDIR);
         };
         match index.get(name).and_then(|&ino| self.node(ino)) {
-            Some(found) => reply.entry(&found.attr, FOREVER, FOREVER),
+            Some(found) => reply.entry(&found.attr, self.ttl(found), self.ttl(found)),
             None => reply.absent(self.absent_ttl),
         }
     }
@@ -174,7 +187,7 @@ impl Filesystem for MemoryFs {
 
     fn getattr(&self, ino: u64, reply: AttrReply) {
         match self.node(ino) {
-            Some(node) => reply.attr(&node.attr, FOREVER),
+            Some(node) => reply.attr(&node.attr, self.ttl(node)),
             None => reply.error(Errno::ESTALE),
         }
     }

@@ -113,14 +113,23 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Adds one free block; returns its number.
-    pub(super) fn add(&mut self) -> usize {
-        let number = self.blocks.len();
+    /// Adds `count` free blocks; returns the number of the first. They are taken in the order of their numbers.
+    pub(super) fn add(&mut self, count: usize) -> usize {
+        let first = self.blocks.len();
         let mut free = [[0; 4]; ORDER_MAX as usize + 1];
         free[usize::from(ORDER_MAX)][0] = 1;
-        self.blocks.push(Block { free, units_at: [FREE; BLOCK_UNITS], pieces: 0, list: 0, position: 0 });
-        self.link(number);
-        number
+        self.blocks.extend((0..count).map(|_| Block {
+            free,
+            units_at: [FREE; BLOCK_UNITS],
+            pieces: 0,
+            list: 0,
+            position: 0,
+        }));
+        // What comes last into a list is taken first.
+        for number in (first..first + count).rev() {
+            self.link(number);
+        }
+        first
     }
 
     /// Number of blocks.
@@ -213,9 +222,8 @@ mod tests {
             ),
         ) {
             let mut pool = Blocks::default();
-            for number in 0..blocks {
-                prop_assert_eq!(pool.add(), number);
-            }
+            prop_assert_eq!(pool.add(1), 0);
+            prop_assert_eq!(pool.add(blocks - 1), 1);
             let mut owner = vec![None; blocks * BLOCK_UNITS];
             let mut held: Vec<(usize, usize, usize)> = Vec::new();
             for (id, (units, index, alloc)) in steps.into_iter().enumerate() {
@@ -262,18 +270,25 @@ mod tests {
     #[should_panic(expected = "given back once")]
     fn a_piece_given_back_twice_is_a_defect() {
         let mut pool = Blocks::default();
-        pool.add();
+        pool.add(1);
         let (block, unit) = pool.alloc(1).expect("room");
         pool.give_back(block, unit);
         pool.give_back(block, unit);
     }
 
     #[test]
+    fn new_blocks_are_taken_in_the_order_of_their_numbers() {
+        let mut pool = Blocks::default();
+        assert_eq!(pool.add(2), 0);
+        assert_eq!(pool.add(3), 2);
+        let taken: Vec<_> = std::iter::from_fn(|| pool.alloc(BLOCK_UNITS)).collect();
+        assert_eq!(taken, [(2, 0), (3, 0), (4, 0), (0, 0), (1, 0)], "those added last come first, each in its order");
+    }
+
+    #[test]
     fn small_pieces_share_blocks() {
         let mut pool = Blocks::default();
-        for _ in 0..3 {
-            pool.add();
-        }
+        pool.add(3);
         let (first, _) = pool.alloc(1).expect("room");
         for _ in 1..BLOCK_UNITS {
             assert_eq!(pool.alloc(1).expect("room").0, first);

@@ -30,8 +30,8 @@ pub const VERSION: &str = match option_env!("BUILT_VERSION") {
     None => env!("CARGO_PKG_VERSION"),
 };
 
-/// Range of `--enoent-ttl-ms`. 0 turns the TTL map off.
-pub const ENOENT_TTL_MS: RangeInclusive<u64> = 0..=3_600_000;
+/// Range of `--enoent-ttl-ms` and of `sim enoent --ttl`. 0 turns the TTL map off; nobody gained by more than 5 s.
+pub const ENOENT_TTL_MS: RangeInclusive<u64> = 0..=10_000;
 /// Range of `--cache-size` and `--names-size`, in bytes: one segment of the arena at least.
 pub const CACHE_BYTES: RangeInclusive<u64> = 16 << 20..=16 << 40;
 /// Range of `--trees`.
@@ -44,6 +44,8 @@ pub const DETECT_MS: RangeInclusive<u64> = 200..=30_000;
 pub const FANOUT: RangeInclusive<u64> = 1..=64;
 /// Range of `--attr-ttl-ms` and `--dir-ttl-ms`.
 pub const TTL_MS: RangeInclusive<u64> = 0..=86_400_000;
+/// Range of `--clock-margin-ms`: below, times of whole seconds hide changes; above, a request would fail before its end.
+pub const CLOCK_MARGIN_MS: RangeInclusive<u64> = 2_000..=20_000;
 /// Range of `--log-level`.
 pub const LOG_LEVEL: RangeInclusive<u64> = 0..=5;
 /// Range of `--fuse-threads`.
@@ -175,7 +177,7 @@ pub struct DaemonArgs {
     /// Network: cxi, cxi://cxiN (with ?vni=app, ?vni=job or ?vni=NUMBER), tcp, shm or another libfabric provider [default: by the address book]
     #[arg(long, value_name = "NET")]
     pub net: Option<String>,
-    /// How long an absent name is remembered, in milliseconds; 0 = not at all [default: 2000]
+    /// How long an absent name is remembered, in milliseconds: 0 (not at all) to 10000 [default: 2000]
     #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(ENOENT_TTL_MS))]
     pub enoent_ttl_ms: Option<u64>,
     /// Most memory for file data, as 512M, 8G or 1GiB [default: an eighth of this job's memory, at most 8G on a
@@ -203,6 +205,10 @@ pub struct DaemonArgs {
     /// How long listings and attributes of directories are remembered, in milliseconds [default: 60000]
     #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(TTL_MS))]
     pub dir_ttl_ms: Option<u64>,
+    /// How old a time on the served filesystem must be to be trusted, in milliseconds: 2000, and more by what its clock may
+    /// differ from this node's, to 20000 [default: 2000]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = number(CLOCK_MARGIN_MS))]
+    pub clock_margin_ms: Option<u64>,
     /// Whether a directory in which several names are missed is listed, so that the listing answers all further ones
     /// [default: on]
     #[arg(long, value_name = "on|off", hide_possible_values = true)]

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::args::{
-    self, DETECT_MS, ENOENT_TTL_MS, FANOUT, FUSE_THREADS, LOG_LEVEL, LogType, MountArgs, PassthroughMode, STRIPES,
-    Switch, TREES, TTL_MS, number, parse_size,
+    self, CLOCK_MARGIN_MS, DETECT_MS, ENOENT_TTL_MS, FANOUT, FUSE_THREADS, LOG_LEVEL, LogType, MountArgs,
+    PassthroughMode, STRIPES, Switch, TREES, TTL_MS, number, parse_size,
 };
 
 /// The file that every daemon of a machine reads, if it exists.
@@ -21,7 +21,7 @@ const FILE_VARIABLE: &str = "BORNITE_CONFIG";
 const VARIABLE_PREFIX: &str = "BORNITE_";
 
 /// Every key, in the order in which `--print-config` shows them.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 25] = [
     "target",
     "address_book",
     "nodefile",
@@ -38,6 +38,7 @@ const KEYS: [&str; 24] = [
     "detect_ms",
     "attr_ttl_ms",
     "dir_ttl_ms",
+    "clock_margin_ms",
     "complete_dirs",
     "foresight",
     "fuse_threads",
@@ -90,6 +91,7 @@ pub(super) struct Settings {
     pub(super) detect_ms: u64,
     pub(super) attr_ttl_ms: Option<u64>,
     pub(super) dir_ttl_ms: u64,
+    pub(super) clock_margin_ms: u64,
     pub(super) complete_dirs: Switch,
     pub(super) foresight: Switch,
     pub(super) fuse_threads: u64,
@@ -119,6 +121,7 @@ impl Default for Settings {
             detect_ms: 2000,
             attr_ttl_ms: None,
             dir_ttl_ms: 60_000,
+            clock_margin_ms: 2_000,
             complete_dirs: Switch::On,
             foresight: Switch::On,
             fuse_threads: 2,
@@ -226,6 +229,7 @@ impl Settings {
             detect_ms,
             attr_ttl_ms,
             dir_ttl_ms,
+            clock_margin_ms,
             complete_dirs,
             foresight,
             fuse_threads,
@@ -249,6 +253,7 @@ impl Settings {
         replace(&mut self.detect_ms, detect_ms);
         replace_some(&mut self.attr_ttl_ms, attr_ttl_ms);
         replace(&mut self.dir_ttl_ms, dir_ttl_ms);
+        replace(&mut self.clock_margin_ms, clock_margin_ms);
         replace(&mut self.complete_dirs, complete_dirs);
         replace(&mut self.foresight, foresight);
         replace(&mut self.fuse_threads, fuse_threads);
@@ -278,6 +283,7 @@ impl Settings {
             "fanout" => self.fanout = Some(number(FANOUT)(text)?),
             "attr_ttl_ms" => self.attr_ttl_ms = Some(number(TTL_MS)(text)?),
             "dir_ttl_ms" => self.dir_ttl_ms = number(TTL_MS)(text)?,
+            "clock_margin_ms" => self.clock_margin_ms = number(CLOCK_MARGIN_MS)(text)?,
             "complete_dirs" => self.complete_dirs = switch(text)?,
             "foresight" => self.foresight = switch(text)?,
             "fuse_threads" => self.fuse_threads = number(FUSE_THREADS)(text)?,
@@ -322,6 +328,7 @@ impl Settings {
                     "fanout" => self.fanout.as_ref().and_then(count),
                     "attr_ttl_ms" => self.attr_ttl_ms.as_ref().and_then(count),
                     "dir_ttl_ms" => count(&self.dir_ttl_ms),
+                    "clock_margin_ms" => count(&self.clock_margin_ms),
                     "complete_dirs" => on_or_off(self.complete_dirs),
                     "foresight" => on_or_off(self.foresight),
                     "fuse_threads" => count(&self.fuse_threads),
@@ -439,6 +446,7 @@ mod tests {
             ("detect_ms", "500"),
             ("attr_ttl_ms", "5"),
             ("dir_ttl_ms", "6"),
+            ("clock_margin_ms", "7000"),
             ("complete_dirs", "off"),
             ("foresight", "off"),
             ("fuse_threads", "3"),

@@ -74,6 +74,7 @@ mod tests {
             nodes: 1,
             parent: None,
             children: Vec::new(),
+            stripes: Vec::new(),
             provider: None,
             address: None,
             state: String::new(),

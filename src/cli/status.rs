@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::args::StatusArgs;
 use super::output;
-use crate::observe::{AbsentNames, Counter, Request, Snapshot, SocketDirs, Status, TreeStatus, Unit, query, query_all};
+use crate::observe::{
+    AbsentNames, Counter, Request, Snapshot, SocketDirs, Status, Stripe, TreeStatus, Unit, query, query_all,
+};
 
 /// Clients wait this long for all daemons together.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -74,15 +76,34 @@ fn json<T: Serialize>(value: &T) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
+const NONE: &str = "none";
+
+/// Parent and children, in each tree where there are several.
+fn place(stripes: &[Stripe], parent: Option<&str>, children: &[String]) -> (String, String) {
+    let shown = |parent: Option<&str>, children: &[String]| {
+        let children = if children.is_empty() { NONE.to_owned() } else { children.join(" ") };
+        (parent.unwrap_or("none: a root").to_owned(), children)
+    };
+    if stripes.is_empty() {
+        return shown(parent, children);
+    }
+    let each = stripes.iter().enumerate().map(|(tree, stripe)| {
+        let (parent, children) = shown(stripe.parent.as_deref(), &stripe.children);
+        (format!("{parent} (tree {tree})"), format!("{children} (tree {tree})"))
+    });
+    let (parents, children): (Vec<_>, Vec<_>) = each.unzip();
+    (parents.join(", "), children.join(", "))
+}
+
 fn describe(status: &Status) -> String {
-    let none = || "none".to_owned();
-    let children = if status.children.is_empty() { none() } else { status.children.join(" ") };
+    let none = || NONE.to_owned();
+    let (parent, children) = place(&status.stripes, status.parent.as_deref(), &status.children);
     let rows = [
         ("mount point", status.mountpoint.display().to_string()),
         ("target", status.target.display().to_string()),
         ("state", status.state.clone()),
         ("node", format!("{} ({} of {})", status.hostname, status.node + 1, status.nodes)),
-        ("parent", status.parent.clone().unwrap_or_else(|| "none: a root".to_owned())),
+        ("parent", parent),
         ("children", children),
         ("ready", status.tree.as_ref().map_or_else(none, ready)),
         ("provider", status.provider.clone().unwrap_or_else(none)),
@@ -182,6 +203,21 @@ mod tests {
         assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "512.0 MiB", "16384.0 PiB"]);
         let shown: Vec<String> = [0.25, 59.9, 60.0, 3661.0, 90_000.0].into_iter().map(duration).collect();
         assert_eq!(shown, ["0.2 s", "59.9 s", "1 min 0 s", "1 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn each_of_several_trees_is_told() {
+        let name = |name: &str| name.to_owned();
+        let stripe = |parent: Option<&str>, children: &[&str]| Stripe {
+            parent: parent.map(name),
+            children: children.iter().copied().map(name).collect(),
+        };
+        let two = [stripe(None, &["b", "c"]), stripe(Some("c"), &[])];
+        assert_eq!(
+            place(&two, None, &[]),
+            (name("none: a root (tree 0), c (tree 1)"), name("b c (tree 0), none (tree 1)"))
+        );
+        assert_eq!(place(&[], Some("a"), &[name("b")]), (name("a"), name("b")));
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Node {
         self.config.complete_dirs && !self.config.enoent_ttl.is_zero()
     }
 
-    fn enoent_ttl_us(&self) -> u64 {
+    pub(super) fn enoent_ttl_us(&self) -> u64 {
         u64::try_from(self.config.enoent_ttl.as_micros()).unwrap_or(u64::MAX)
     }
 
@@ -130,8 +130,16 @@ impl Node {
         self.misses.within(now, window_us, dir)
     }
 
+    /// That nothing is at `path`, if that is known to hold at `at`.
+    pub(super) fn known_absent(&self, at: Micros, path: &[u8]) -> Option<Outcome> {
+        match self.enoent.lookup(path, at) {
+            Some(remaining) => Some(Outcome::Absent { expires: at.after_us(remaining) }),
+            None => self.listed_absent(at, path),
+        }
+    }
+
     /// That nothing is at `path`, if a complete listing says so, and nothing else was known of it.
-    pub(super) fn listed_absent(&self, now: Micros, path: &[u8]) -> Option<Outcome> {
+    fn listed_absent(&self, now: Micros, path: &[u8]) -> Option<Outcome> {
         let (dir, name) = self.told_in(path)?;
         if self.names.with(path, |_| ()).is_some() {
             return None;

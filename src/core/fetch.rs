@@ -318,7 +318,10 @@ impl Node {
         let (key, object, tree) = (FlightKey::from(&*flight), flight.object.clone(), flight.tree);
         let (purpose, bytes) = (flight.purpose, flight.bytes);
         if message == Message::Pending {
-            return;
+            if let Some(peer) = self.peers.get_mut(&header.from) {
+                peer.is_at_work(id);
+            }
+            return self.pump_all(now);
         }
         self.note_answer(tree);
         let is_first = !matches!((&object, message), (_, Message::Failed { .. }) | (Object::Statfs, _));
@@ -336,7 +339,8 @@ impl Node {
                 found
             }
             (Object::Attr(_), Message::Absent { remaining_us }) => {
-                self.learn_absent(now, &key, asked_at.after_us(remaining_us))
+                let used_us = self.used_us(&key.path, remaining_us);
+                self.learn_absent(now, &key, asked_at.after_us(used_us))
             }
             (Object::List(_), Message::Part { total, .. })
                 if purpose == Purpose::Absence && total as usize > COMPLETE_BYTES_MAX =>
@@ -344,6 +348,7 @@ impl Node {
                 Outcome::Failed { errno: E2BIG }
             }
             (Object::List(_), Message::Part { stamp, remaining_us, absent_us, from, total, bytes }) => {
+                let absent_us = self.used_us(&key.path, absent_us);
                 let until = (asked_at.after_us(remaining_us), until_absent(asked_at, absent_us));
                 match self.add_part(id, stamp, from, total, bytes) {
                     Ok(None) => return self.ask(now, id, header.from),
@@ -364,6 +369,7 @@ impl Node {
                     // It is void by now.
                     return self.start_again(now, id);
                 };
+                let absent_us = self.used_us(path, absent_us);
                 let until = (asked_at.after_us(remaining_us), until_absent(asked_at, absent_us));
                 self.renewed(path, &timed, until)
             }

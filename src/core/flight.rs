@@ -229,7 +229,12 @@ const FOUND_MAX: usize = 1_024;
 impl Flight {
     /// Whether a client of this node waits for it, or it was begun for one that will.
     pub(super) fn is_own(&self) -> bool {
-        self.ahead || self.waiters.iter().any(|waiter| matches!(waiter, Waiter::Local(_)))
+        self.ahead || self.has_client()
+    }
+
+    /// Whether a client of this node waits for it.
+    pub(super) fn has_client(&self) -> bool {
+        self.waiters.iter().any(|waiter| matches!(waiter, Waiter::Local(_)))
     }
 
     /// Whether this listing has all names that were found while it was under way.

@@ -135,8 +135,9 @@ pub(super) struct Foresight {
 }
 
 impl Node {
-    /// A client of this node asked for what is at `path`, which is not known here, and it is under way.
-    pub(super) fn foresee(&mut self, now: Micros, path: &[u8]) {
+    /// A client of this node asked for what is at `path`, which is not known here, and it is under way. What follows is
+    /// asked for at once, together with it, where the way is long; see [`Node::looked_up`].
+    pub(super) fn client_missed(&mut self, now: Micros, path: &[u8]) {
         if !self.config.foresight {
             return;
         }
@@ -151,8 +152,17 @@ impl Node {
             sight.recent.pop_front();
         }
         sight.recent.push_back(path.into());
-        let Some(from) = Parts::of(path) else { return };
-        self.watch_use(path.into(), None);
+        if Parts::of(path).is_some() {
+            self.watch_use(path.into(), None);
+            if !self.trees[self.tree_of(path)].is_answerer() {
+                self.foresee(now, path);
+            }
+        }
+    }
+
+    /// Asks for what follows from `path`.
+    fn foresee(&mut self, now: Micros, path: &[u8]) {
+        let Some(from) = Parts::of(path).filter(|_| self.config.foresight) else { return };
         let next: Vec<_> = self.foresight.names.trusted().filter(|rule| *rule.from == *from.ending).cloned().collect();
         for rule in next {
             let path = rule.follows(from);
@@ -195,10 +205,14 @@ impl Node {
     }
 
     /// What is at a path was asked for by a client of this node, or foreseen, and is known: if it will be read, its first
-    /// chunk is asked for.
-    pub(super) fn looked_up(&mut self, now: Micros, path: &Arc<[u8]>, inode: &Inode) {
+    /// chunk is asked for. Where the backend is asked by this node itself, what follows is asked for only now: it would
+    /// hold up the answer to the client (`by_client`: that waits for it), and is not needed where there is none.
+    pub(super) fn looked_up(&mut self, now: Micros, path: &Arc<[u8]>, inode: &Inode, by_client: bool) {
         if may_be_read(inode) && self.is_read(path) {
             self.request(now, first_chunk(path.clone(), inode), Waiter::Nobody);
+        }
+        if by_client && self.trees[self.tree_of(path)].is_answerer() {
+            self.foresee(now, path);
         }
     }
 

@@ -87,6 +87,13 @@ pub const PROBE_PAUSE_MAX_US: u64 = 1_000_000;
 /// After this long without success the node says that its parent does not come; probing goes on.
 pub const PROBE_BUDGET_US: u64 = 120_000_000;
 
+/// How long a time on the backend must be over, by the root's clock, to tell a change that comes after it: its clock and
+/// the file server's may differ by so much less the 2 s for which filesystems count at the most.
+pub const CLOCK_MARGIN_MIN_US: u64 = 2_000_000;
+
+/// The longest such time: a file with such a time may have to wait for it twice, where the server's clock is ahead.
+pub const CLOCK_MARGIN_MAX_US: u64 = 20_000_000;
+
 /// A node with which there is no session is greeted this often at most.
 pub const GREET_US: u64 = 5_000;
 
@@ -190,6 +197,12 @@ pub const COMPLETE_BYTES_MAX: usize = 4 << 20;
 /// A directory whose listing could not be had is asked for it again after this long.
 pub const LISTING_PAUSE_US: u64 = 30_000_000;
 
+/// The last of so many parts of an absence's TTL is told to no other node.
+pub const ABSENT_TAIL_PARTS: u64 = 50;
+
+/// That part is not longer than this: more than answers take through the tree.
+pub const ABSENT_TAIL_US_MAX: u64 = 20_000;
+
 /// A root lists a directory again after so many TTLs of ENOENT, though it seems not to have changed.
 pub const RELIST_TTLS: u64 = 10;
 
@@ -220,6 +233,7 @@ const _: () = {
     assert!(SWEEP_RETRY_US * 2 < SWEEP_DEADLINE_MIN_US && SWEEP_DEADLINE_MIN_US < SWEEP_DEADLINE_US);
     assert!(SWEEP_HOP_US < SWEEP_RETRY_US);
     assert!(RETRY_US * 4 < REQUEST_DEADLINE_US);
+    assert!(CLOCK_MARGIN_MIN_US <= CLOCK_MARGIN_MAX_US && CLOCK_MARGIN_MAX_US * 2 < REQUEST_DEADLINE_US);
     assert!(REQUEST_DEADLINE_US < GRANT_LEASE_US);
     assert!(PROBE_PAUSE_MIN_US < PROBE_PAUSE_MAX_US && PROBE_PAUSE_MAX_US < PROBE_BUDGET_US);
 };

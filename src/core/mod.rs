@@ -32,6 +32,7 @@ mod peer;
 mod ready;
 mod serve;
 mod sweep;
+mod tail;
 pub mod topology;
 mod upstream;
 mod verify;

@@ -270,7 +270,7 @@ impl Node {
             if let (Object::Attr(path), Waiter::Local(_)) = (&object, waiter) { Some(path.clone()) } else { None };
         self.begin(now, object, waiter);
         if let Some(path) = path {
-            self.foresee(now, &path);
+            self.client_missed(now, &path);
         }
     }
 
@@ -299,7 +299,8 @@ impl Node {
         if matches!(object, Object::Chunk { .. }) {
             self.note_chunk_begun(waiter == Waiter::Nobody);
         }
-        let listing = if let Object::Attr(path) = &object { self.waits_for(now, path) } else { None };
+        let from = self.told_from(now, waiter);
+        let listing = if let Object::Attr(path) = &object { self.waits_for(from, path) } else { None };
         let id = self.flights.start(now, object, tree, waiter, now.after_us(REQUEST_DEADLINE_US));
         self.flights.arm(id, now.after_us(PENDING_US));
         match listing {
@@ -465,10 +466,7 @@ impl Node {
                     inode.note_use();
                     Some(Outcome::Entry(inode))
                 }
-                None => match self.enoent.lookup(path, now) {
-                    Some(remaining) => Some(Outcome::Absent { expires: now.after_us(remaining) }),
-                    None => self.listed_absent(now, path),
-                },
+                None => self.known_absent(self.told_from(now, waiter), path),
             },
             Object::List(path) => {
                 let inode = self.names.current(path)?;
@@ -479,7 +477,8 @@ impl Node {
                     absent_until if is_absence => absent_until,
                     _ => timed.expires,
                 };
-                let timed = inode.listing().filter(|timed| until(timed) > now)?;
+                let from = if is_absence { self.told_from(now, waiter) } else { now };
+                let timed = inode.listing().filter(|timed| until(timed) > from)?;
                 inode.note_use();
                 Some(Outcome::from(&*timed))
             }
@@ -523,6 +522,7 @@ impl Node {
             self.pause_listing(now, flight.object.path());
         }
         let is_own = flight.is_own();
+        let by_client = flight.has_client();
         for waiter in flight.waiters {
             // Who reads the directory has other bounds, and is not content with what was renewed.
             if is_absence && waiter.purpose() == Purpose::Reading {
@@ -532,7 +532,7 @@ impl Node {
             }
         }
         if let (true, Object::Attr(path), Outcome::Entry(inode)) = (is_own, &flight.object, outcome) {
-            self.looked_up(now, path, inode);
+            self.looked_up(now, path, inode, by_client);
         }
         self.pump_all(now);
     }

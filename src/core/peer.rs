@@ -54,8 +54,11 @@ pub(super) enum Role {
 pub(super) struct Peer {
     pub(super) node: NodeId,
     pub(super) role: Role,
-    /// What was asked of it and is not over, each with a credit.
+    /// What was asked of it and is not over, each with a credit but for those that are `pending`.
     pub(super) under_way: BTreeSet<FlightId>,
+    /// Of these, those that it said it works on: they have left the receives that its credits stand for, so that what waits
+    /// for a slow backend keeps nothing else from being asked.
+    pending: BTreeSet<FlightId>,
     /// Since when something is under way.
     busy_since: Micros,
     /// How many requests it takes at once.
@@ -115,6 +118,7 @@ impl Peer {
             node,
             role: Role::None,
             under_way: BTreeSet::new(),
+            pending: BTreeSet::new(),
             busy_since: Micros(0),
             credits: 0,
             incarnation: None,
@@ -174,7 +178,8 @@ impl Peer {
 
     /// Whether it takes one more request.
     pub(super) fn takes(&self) -> bool {
-        self.is_ready() && self.under_way.len() < self.credits.min(REQUESTS_AT_PARENT_MAX)
+        let all = self.under_way.len();
+        self.is_ready() && all < REQUESTS_AT_PARENT_MAX && all - self.pending.len() < self.credits
     }
 
     /// Takes note of a request to it.
@@ -183,6 +188,20 @@ impl Peer {
             self.busy_since = now;
         }
         self.under_way.insert(id);
+        self.pending.remove(&id);
+    }
+
+    /// It said that it works on a request.
+    pub(super) fn is_at_work(&mut self, id: FlightId) {
+        if self.under_way.contains(&id) {
+            self.pending.insert(id);
+        }
+    }
+
+    /// A request is no longer under way at it.
+    pub(super) fn gave_back(&mut self, id: FlightId) {
+        self.under_way.remove(&id);
+        self.pending.remove(&id);
     }
 
     /// Takes note of a frame. True when it is the first one of another life: what was asked of it is lost.
@@ -460,6 +479,30 @@ mod tests {
         assert!(!peer.is_back(Micros(60), 7, 1) && peer.is_ready());
         (0..3).for_each(|id| peer.asked(Micros(70), FlightId(id)));
         assert!(!peer.takes(), "it gave three credits");
+    }
+
+    #[test]
+    fn what_a_peer_works_on_holds_no_credit_up_to_a_bound() {
+        let mut peer = ready();
+        peer.probed(Micros(15), 2, &root);
+        peer.answered(Micros(20), 7, 2, true, 2);
+        let most = REQUESTS_AT_PARENT_MAX as u64;
+        for id in 0..most {
+            assert!(peer.takes(), "request {id}");
+            peer.asked(Micros(30), FlightId(id));
+            if id > 0 {
+                assert!(!peer.takes(), "two that it has said nothing of");
+                peer.is_at_work(FlightId(id));
+            }
+        }
+        assert!(!peer.takes(), "so many at once");
+        peer.gave_back(FlightId(5));
+        assert!(peer.takes());
+        // Another part of a listing is asked for under the same number.
+        peer.asked(Micros(40), FlightId(6));
+        assert!(!peer.takes());
+        peer.is_at_work(FlightId(5));
+        assert!(!peer.takes(), "that one is over");
     }
 
     #[test]

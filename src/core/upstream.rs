@@ -455,7 +455,7 @@ impl Node {
     pub(super) fn give_back(&mut self, id: FlightId) {
         let Some(node) = self.flights.get(id).and_then(|flight| flight.asked.take()) else { return };
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.under_way.remove(&id);
+            peer.gave_back(id);
         }
     }
 

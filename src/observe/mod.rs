@@ -16,7 +16,7 @@ pub use log::{LogSink, LogSpec, Verbosity};
 pub use machine::Machine;
 pub use socket::{SocketDirs, mountpoint_key};
 pub use status::{
-    CacheStatus, Invalidated, Request, Source, Status, StatusError, StatusServer, TreeStatus, query, query_all,
+    CacheStatus, Invalidated, Request, Source, Status, StatusError, StatusServer, Stripe, TreeStatus, query, query_all,
 };
 pub use summary::AbsentNames;
 pub use table::{Counter, Counters, Kind, Snapshot, Unit};

@@ -192,6 +192,15 @@ pub struct TreeStatus {
     pub missing: Vec<String>,
 }
 
+/// The place of a node in one of several trees (`--stripes`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stripe {
+    /// Whom it asks there; none where it is the root.
+    pub parent: Option<String>,
+    /// Who asks it there.
+    pub children: Vec<String>,
+}
+
 /// What a daemon says about itself. In JSON an object with these names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -213,10 +222,13 @@ pub struct Status {
     pub node: u32,
     /// Nodes in the address book.
     pub nodes: u32,
-    /// The node asked for what this one lacks; none on a root.
+    /// The node asked for what this one lacks; none on a root. Of several trees the first one's.
     pub parent: Option<String>,
-    /// The nodes that ask this one.
+    /// The nodes that ask this one. Of several trees the first one's.
     pub children: Vec<String>,
+    /// The node's place in each of several trees, in their order; empty where there is one.
+    #[serde(default)]
+    pub stripes: Vec<Stripe>,
     /// The libfabric provider; none for a node without peers.
     pub provider: Option<String>,
     /// The node's own fabric address; none for a node without peers.

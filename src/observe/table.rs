@@ -174,7 +174,7 @@ counters! {
     NamesDropped names_dropped Count Total "Inodes dropped to make room among the names.";
     NamesReleased names_released Count Total "Names that the kernel was asked to let go of, to make room.";
     EngineTurns engine_turns Count Total "Turns of the engine thread.";
-    EngineTurnUsMax engine_turn_us_max Microseconds Gauge "Longest turn of the engine thread.";
+    EngineTurnUsMax engine_turn_us_max Microseconds Gauge "Longest turn of whoever looked after the engine.";
     StartupUsLibrary startup_us_library Microseconds Gauge "Start-up: loading libfabric.";
     StartupUsFabric startup_us_fabric Microseconds Gauge "Start-up: provider, endpoint and address vector.";
     StartupUsMount startup_us_mount Microseconds Gauge "Start-up: mount and the kernel's handshake.";

@@ -1,13 +1,13 @@
 //! Questions to the backend that a thread answers itself, after its turn at the wheel, since waking a worker takes longer
 //! than most of them.
 //!
-//! Only what is quick where the backend is: attributes, and reads of few bytes. Where one took longer than [`QUICK_US`],
-//! all are the workers' for a while, of whom many can wait at a time. And a backend may hang, and the thread with it.
-//! Therefore no more threads of a kind may do so than leave one to go on: FUSE threads need a [`Permit`], the engine's
-//! thread another one that takes its place (see [`super::wheel`]), and workers are replaced by their lane.
+//! Only what is quick where the backend is: attributes, and reads of few bytes. And a backend may hang, and the thread with
+//! it. Therefore no more threads of a kind may do so than leave one to go on: FUSE threads need a [`Permit`], the engine's
+//! thread another one that takes its place (see [`super::wheel`]), and workers are replaced by their lane. The engine's
+//! thread leaves all to the workers for a while where one took longer than [`QUICK_US`], as the port is waiting.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam::queue::SegQueue;
 use rustix::io::Errno;
@@ -23,8 +23,10 @@ const READ_BYTES_MAX: usize = 128 << 10;
 /// An answer that takes longer is slow.
 const QUICK_US: u64 = 200;
 
-/// A slow one counts for so long.
-const SLOW_FOR_US: u64 = 10_000;
+/// A slow one counts for so long at first, and for twice as long after each further one in a row: a filesystem that is
+/// slow now and then is told from one that is slow.
+const SLOW_FOR_US: u64 = 1_000;
+const SLOW_DOUBLINGS_MAX: u32 = 4;
 
 /// Which questions a thread keeps for itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub(super) struct Asking {
     pub(super) done: SegQueue<Done>,
     permits: AtomicUsize,
     slow_until: AtomicU64,
+    /// Slow ones in a row.
+    slow_ones: AtomicU32,
     /// A thread other than the workers, who close what they open, has read bytes.
     has_read: AtomicBool,
 }
@@ -74,6 +78,7 @@ impl Asking {
             done: SegQueue::new(),
             permits: AtomicUsize::new(permits),
             slow_until: AtomicU64::new(0),
+            slow_ones: AtomicU32::new(0),
             has_read: AtomicBool::new(false),
         }
     }
@@ -83,14 +88,14 @@ impl Asking {
         self.backend.opened().is_some()
     }
 
-    /// Whether a thread that others wait for may ask it.
+    /// Whether the engine's thread may ask it.
     pub(super) fn is_quick(&self) -> bool {
         self.is_open() && clock::now().0 >= self.slow_until.load(Ordering::Relaxed)
     }
 
-    /// For a thread that others wait for; `None` where it is the last of its kind, or the backend is slow.
+    /// For a FUSE thread; `None` where it is the last one that reads requests.
     pub(super) fn permit(&self) -> Option<Permit<'_>> {
-        if !self.is_quick() {
+        if !self.is_open() {
             return None;
         }
         let taken = self.permits.fetch_update(Ordering::Acquire, Ordering::Relaxed, |left| left.checked_sub(1));
@@ -112,8 +117,12 @@ impl Asking {
         let reads = matches!(question.op, BackendOp::Chunk { .. });
         self.answer(question);
         let end = clock::now();
+        // Relaxed, and with races between two who answer: it is a guess.
         if end.0.saturating_sub(begin.0) > QUICK_US {
-            self.slow_until.store(end.after_us(SLOW_FOR_US).0, Ordering::Relaxed);
+            let doublings = self.slow_ones.fetch_add(1, Ordering::Relaxed).min(SLOW_DOUBLINGS_MAX);
+            self.slow_until.store(end.after_us(SLOW_FOR_US << doublings).0, Ordering::Relaxed);
+        } else {
+            self.slow_ones.store(0, Ordering::Relaxed);
         }
         if reads {
             self.has_read.store(true, Ordering::Release);

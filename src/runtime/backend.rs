@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
-use super::age::{is_old_enough, too_young};
+use super::age::{self, Racy};
 use super::completeness::Completeness;
 use super::mounts::{Mounts, Place};
 use crate::cache::chunks::CHUNK_BYTES;
@@ -68,6 +68,7 @@ pub struct Backend {
     root: ArcSwap<Root>,
     files: Mutex<Vec<OpenFile>>,
     completeness: Completeness,
+    racy: Racy,
     counters: Arc<Counters>,
     stamp: AtomicU64,
 }
@@ -99,7 +100,15 @@ impl Backend {
         let root = ArcSwap::from_pointee(Root::open(target)?);
         let (files, stamp) = (Mutex::default(), AtomicU64::new(stamp));
         let completeness = Completeness::default();
-        Ok(Backend { target: target.to_owned(), root, files, completeness, counters, stamp })
+        let racy = Racy::new(Duration::ZERO);
+        Ok(Backend { target: target.to_owned(), root, files, completeness, racy, counters, stamp })
+    }
+
+    /// The same, where the clock of who sets the times on it may differ by `margin` from this node's
+    /// (`--clock-margin-ms`).
+    #[must_use]
+    pub fn with_clock_margin(self, margin: Duration) -> Backend {
+        Backend { racy: Racy::new(margin), ..self }
     }
 
     /// Does what the core asks for.
@@ -163,6 +172,8 @@ impl Backend {
             // Before it is read, as opendir(3) does: what changes after this shows in a later look, unless the times that
             // are told now are so young that the change may get the same.
             let attr = self.attr_of(&self.checked(rustix::fs::fstat(&dir))?);
+            let now = age::now();
+            let is_old_enough = |time| self.racy.is_old_enough(now, time);
             settled = (is_old_enough(attr.mtime) && is_old_enough(attr.ctime)).then_some(attr);
             is_complete = self.completeness.tells_all(&dir, attr.backend_dev);
             let mut buffer = Vec::with_capacity(65_536);
@@ -199,10 +210,10 @@ impl Backend {
         offset: u64,
         into: &mut [u8],
     ) -> Result<(u32, Timestamp), ChunkFailure> {
-        too_young(version.mtime)?;
+        self.racy.too_young(age::now(), version.mtime)?;
         let (crc, after) =
             self.read(path, version, offset, into).map_err(|errno| ChunkFailure::Errno(errno.raw_os_error()))?;
-        too_young(after.ctime)?;
+        self.racy.too_young(age::now(), after.ctime)?;
         Ok((crc, after.ctime))
     }
 

@@ -31,7 +31,7 @@ use crate::core::limits::{CREDITS_MIN, FRAME_BYTES_MAX, REQUESTS_AT_PARENT_MAX};
 use crate::core::topology::TopologyError;
 use crate::core::{Asked, Asks, Node, NodeConfig, NodeId, Readiness, Secret, Swept, Topology};
 use crate::observe::trace::Recorder;
-use crate::observe::{Counter, Counters, TreeStatus};
+use crate::observe::{Counter, Counters, Stripe, TreeStatus};
 
 /// The arena begins with this much and grows by the larger step.
 const FIRST_SEGMENT_BYTES: usize = 16 << 20;
@@ -83,6 +83,8 @@ pub struct DaemonConfig {
     pub foresight: bool,
     /// How long attributes of directories and listings are used.
     pub dir_ttl: Duration,
+    /// How old times on the backend must be to tell a further change: 2 s, or more where its clock is another one; to 20 s.
+    pub clock_margin: Duration,
     /// Bound of the memory for file data, bytes.
     pub cache_bytes: u64,
     /// Bound of the memory for names and listings, bytes.
@@ -150,10 +152,12 @@ pub struct DaemonStatus {
     pub provider: Option<String>,
     /// Where peers reach it.
     pub address: Option<String>,
-    /// Its parent's host name; none on a root.
+    /// Its parent's host name; none on a root. Of several trees the first one's.
     pub parent: Option<String>,
-    /// Its children's host names.
+    /// Its children's host names. Of several trees the first one's.
     pub children: Vec<String>,
+    /// The same in each of several trees; empty where there is one.
+    pub stripes: Vec<Stripe>,
     /// How far it has come with its parent.
     pub state: String,
     /// Whom it asks where that is not its parent, one line for each tree.
@@ -237,7 +241,8 @@ impl Daemon {
         let incarnation = incarnation();
         let key = hash_key(incarnation);
         let names = NamesWriter::new(NamesConfig { bytes_max: config.names_bytes, ..NamesConfig::new(key) });
-        let backend = Arc::new(LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone()));
+        let backend = LazyBackend::new(&config.target, incarnation, counters.clone(), names.1.clone());
+        let backend = Arc::new(backend.with_clock_margin(config.clock_margin));
         if topology.is_root_of_any() {
             backend.open_own()?;
         } else if config.target.starts_with(&config.mountpoint)
@@ -252,7 +257,11 @@ impl Daemon {
         let port = open_fabric(&config, &topology, receives, &counters)?;
         let nodes = Arc::clone(&config.nodes);
         let host = |id: NodeId| nodes.host(id.0 as usize).to_owned();
+        let stripes = if topology.stripes() > 1 { topology.stripes() } else { 0 };
+        let stripe =
+            |tree: Topology| Stripe { parent: tree.parent().map(host), children: tree.children().map(host).collect() };
         let status = DaemonStatus {
+            stripes: (0..stripes).map(|number| stripe(topology.tree(number))).collect(),
             provider: port.as_ref().map(|port| port.provider().to_owned()),
             address: port.as_ref().map(|port| port.address().to_string()),
             parent: topology.parent().map(host),

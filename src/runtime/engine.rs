@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use bornite_fuse::Errno;
 use crossbeam::channel::Sender;
-use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::Backoff;
 use hashbrown::HashMap;
 
@@ -20,17 +19,17 @@ use super::pool::{Done, Pool, TIDY_EVERY, Task};
 use super::replies::Kernel;
 use super::transport::{Nap, Transport};
 use super::wheel::{Luck, Waker, Wheel};
-use crate::cache::arena::Arena;
+use crate::cache::arena::{Arena, Slot};
 use crate::cache::chunks::Chunk;
 use crate::cache::enoent::EnoentMap;
 use crate::cache::names::Names;
 use crate::cache::types::{Ino, Micros};
-use crate::core::{Asks, Node, Object, Outcome, Output, ParentState, Readiness, Swept, Waiter};
+use crate::core::{Asks, BackendOp, Node, Object, Outcome, Output, ParentState, Readiness, Swept, Waiter};
 use crate::observe::{Counter, Counters};
 
 /// Requests that FUSE threads may have handed over and the engine not yet taken. More than the kernel's
 /// `max_background`, so it is full only for moments.
-const INBOX_MAX: usize = 4096;
+pub(super) const INBOX_MAX: usize = 4096;
 
 /// A turn looks after the port again by then: peers' reads are served only while somebody does.
 const TURN_US: u64 = 200;
@@ -50,9 +49,14 @@ const WAIT_MAX_US: u64 = 1_000_000;
 /// A turn of a thread that only passes by takes no longer than this, but for the one step that it is in.
 const HELP_US: u64 = 200;
 
-/// Bytes of a spare segment whose pages are made present before it is used, the others when it is: fresh pages cost up to
-/// 2 ms per MiB (measured in a virtual machine), which is wasted on memory that is never used.
+/// Pages of the arena are made present so far ahead of what is filled, and of a spare segment before it is used. Fresh
+/// pages cost up to 3 ms per MiB (measured in a virtual machine): too much for who fills them, and for memory that is
+/// never used.
+const PREFAULT_AHEAD_BYTES: usize = 16 << 20;
 const SPARE_PREFAULT_BYTES: usize = 8 << 20;
+
+/// No fewer at a time, but for the end of a segment.
+const PREFAULT_BYTES_MIN: usize = 4 << 20;
 
 /// How often expired entries are dropped while the engine is busy.
 const MAINTAIN_US: u64 = 100_000;
@@ -80,7 +84,7 @@ pub(super) struct Fetch {
 }
 
 /// What FUSE threads and workers hand to the engine.
-enum Item {
+pub(super) enum Item {
     Park(Object, Job),
     Fetch(Object, Fetch),
     PassedOn(Ino),
@@ -93,14 +97,13 @@ enum Item {
 
 /// The way from FUSE threads to the engine.
 pub(super) struct Inbox {
-    queue: ArrayQueue<Item>,
     wheel: Arc<Wheel>,
     closed: AtomicBool,
 }
 
 impl Inbox {
     pub(super) fn new(wheel: Arc<Wheel>) -> Inbox {
-        Inbox { queue: ArrayQueue::new(INBOX_MAX), wheel, closed: AtomicBool::new(false) }
+        Inbox { wheel, closed: AtomicBool::new(false) }
     }
 
     /// Hands a request over, and serves it as far as this thread can.
@@ -123,14 +126,14 @@ impl Inbox {
 
     /// Bytes of this file are where the kernel will read them by itself. A hint: it is dropped where the queue is full.
     pub(super) fn passed_on(&self, ino: Ino) {
-        if self.queue.push(Item::PassedOn(ino)).is_ok() {
+        if self.wheel.items.push(Item::PassedOn(ino)).is_ok() {
             self.wheel.waker.wake();
         }
     }
 
     /// A hint: it is dropped where the queue is full.
     pub(super) fn ahead(&self, ahead: ReadAhead) {
-        if self.queue.push(Item::Ahead(ahead)).is_ok() {
+        if self.wheel.items.push(Item::Ahead(ahead)).is_ok() {
             self.wheel.help(Keeps::Nothing);
         }
     }
@@ -163,7 +166,7 @@ impl Inbox {
     fn put(&self, item: Item) {
         let mut item = item;
         let backoff = Backoff::new();
-        while let Err(back) = self.queue.push(item) {
+        while let Err(back) = self.wheel.items.push(item) {
             item = back;
             if self.closed.load(Ordering::Acquire) {
                 return refuse(item);
@@ -188,7 +191,7 @@ impl Inbox {
     }
 
     fn refuse_all(&self) {
-        while let Some(item) = self.queue.pop() {
+        while let Some(item) = self.wheel.items.pop() {
             refuse(item);
         }
     }
@@ -298,8 +301,8 @@ pub(super) struct Work {
     fetches: HashMap<u64, Fetch>,
     sweeps: HashMap<u64, Sender<Swept>>,
     last_job: u64,
-    /// By segment: bytes whose pages were made present, or are being.
-    prefaulted: HashMap<u16, usize>,
+    /// By segment: bytes whose pages were made present, or are being, and those that it has.
+    prefaulted: HashMap<u16, (usize, usize)>,
     maintained: Micros,
     published: Micros,
     tidied: Micros,
@@ -347,6 +350,7 @@ impl Engine {
         let begin = clock::now();
         self.work.keeps = keeps;
         let next = self.short_turns(begin);
+        self.count_turn(begin);
         (next, self.work.kept.take())
     }
 
@@ -359,7 +363,6 @@ impl Engine {
                 return Some(Micros(0));
             }
         }
-        self.count_turn(begin);
         self.next(now).map(|left| now.after_us(left))
     }
 
@@ -397,7 +400,7 @@ impl Engine {
             if is_over(at, now) {
                 break;
             }
-            let Some(item) = self.inbox.queue.pop() else { break };
+            let Some(item) = self.inbox.wheel.items.pop() else { break };
             busy = true;
             match item {
                 Item::Park(object, job) => self.start(now, object, job),
@@ -468,11 +471,15 @@ impl Engine {
         match output {
             Output::Send { to, frame } => self.transport.send(now, to, frame),
             Output::Pull { id, from, key, offset, len, slot } => {
+                self.is_filled(&slot);
                 self.transport.pull(now, id, from, (key, offset), len, slot);
             }
             Output::Arrange { id, parts, stamp } => self.pool.submit(Task::Arrange { id, parts, stamp }),
             Output::Verify { id, slot, len } => self.pool.submit(Task::Verify { id, slot, len }),
             Output::Backend { id, op } => {
+                if let BackendOp::Chunk { slot, .. } = &op {
+                    self.is_filled(slot);
+                }
                 let question = Question { id, op };
                 if self.work.kept.is_none() && self.work.keeps.takes(&question.op) {
                     self.work.kept = Some(question);
@@ -484,14 +491,7 @@ impl Engine {
                 if !spare && !self.node.is_registered(segment) {
                     self.transport.register(segment, &mut self.node);
                 }
-                if let Some(info) = self.arena.segment(segment) {
-                    let begun = self.work.prefaulted.entry(segment).or_default();
-                    let end = if spare { SPARE_PREFAULT_BYTES.min(info.len_bytes) } else { info.len_bytes };
-                    let range = std::mem::replace(begun, end.max(*begun))..end;
-                    if !range.is_empty() {
-                        self.pool.submit(Task::Prefault(info, range));
-                    }
-                }
+                self.prefault(segment, if spare { SPARE_PREFAULT_BYTES } else { PREFAULT_AHEAD_BYTES });
             }
             Output::Invalidate { ino, path } => (self.notify)(Notice::Gone { ino, path }),
             Output::Expire { ino, path, dir } => (self.notify)(Notice::Expire { ino, path, dir }),
@@ -514,6 +514,27 @@ impl Engine {
                     Next::Send(job) => self.reply(job),
                 }
             }
+        }
+    }
+
+    /// A place in the arena is going to be filled: what lies behind it will be, soon.
+    fn is_filled(&mut self, slot: &Slot) {
+        let Ok(offset) = usize::try_from(slot.offset()) else { return };
+        let ahead = offset + slot.capacity() + PREFAULT_AHEAD_BYTES;
+        let begun = self.work.prefaulted.get(&slot.segment());
+        if begun.is_none_or(|&(begun, len)| begun < len && ahead.min(len) >= len.min(begun + PREFAULT_BYTES_MIN)) {
+            self.prefault(slot.segment(), ahead);
+        }
+    }
+
+    /// Has the pages of a segment made present up to `end`, if they are not.
+    fn prefault(&mut self, segment: u16, end: usize) {
+        let Some(info) = self.arena.segment(segment) else { return };
+        let (begun, _) = self.work.prefaulted.entry(segment).or_insert((0, info.len_bytes));
+        let end = end.min(info.len_bytes);
+        let range = std::mem::replace(begun, end.max(*begun))..end;
+        if !range.is_empty() {
+            self.pool.submit(Task::Prefault(info, range));
         }
     }
 
@@ -554,7 +575,7 @@ impl Engine {
     }
 
     fn has_work(&self) -> bool {
-        !self.inbox.queue.is_empty() || !self.asking.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
+        !self.inbox.wheel.items.is_empty() || !self.asking.done.is_empty() || self.shown.stop.load(Ordering::Acquire)
     }
 
     fn tick(&mut self, now: Micros) {

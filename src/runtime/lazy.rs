@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -17,6 +18,7 @@ use crate::observe::Counters;
 pub(super) struct LazyBackend {
     target: PathBuf,
     stamp: u64,
+    clock_margin: Duration,
     counters: Arc<Counters>,
     names: Arc<Names>,
     opened: OnceLock<Backend>,
@@ -29,7 +31,13 @@ impl LazyBackend {
     /// The tree below `target`, see [`Backend::new`]. `names`: what the node has heard of it from others.
     pub(super) fn new(target: &Path, stamp: u64, counters: Arc<Counters>, names: Arc<Names>) -> LazyBackend {
         let (opened, own, complained) = (OnceLock::new(), AtomicBool::new(false), AtomicBool::new(false));
-        LazyBackend { target: target.to_owned(), stamp, counters, names, opened, own, complained }
+        let (target, clock_margin) = (target.to_owned(), Duration::ZERO);
+        LazyBackend { target, stamp, clock_margin, counters, names, opened, own, complained }
+    }
+
+    /// See [`Backend::with_clock_margin`].
+    pub(super) fn with_clock_margin(self, clock_margin: Duration) -> LazyBackend {
+        LazyBackend { clock_margin, ..self }
     }
 
     /// Opens it for a root.
@@ -50,7 +58,7 @@ impl LazyBackend {
             return Ok(backend);
         }
         let backend = Backend::new(&self.target, self.stamp, self.counters.clone())?;
-        Ok(self.opened.get_or_init(|| backend))
+        Ok(self.opened.get_or_init(|| backend.with_clock_margin(self.clock_margin)))
     }
 
     /// If it is open.

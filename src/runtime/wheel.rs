@@ -6,10 +6,14 @@
 //!
 //! A thread that puts something into a queue of the engine's takes the wheel for a short turn if it is free, since waking
 //! another thread costs more than what there is to do (on one request through three nodes, most of the time). Where it is
-//! not free nobody waits for it: whoever has it finds what was put, or the engine's thread is called.
-//! - Writer: puts, fence, `try_lock`; where that fails, [`Waker::wake`].
-//! - Reader: the engine's thread says that it sleeps, fence, looks at the queues once more, lets the wheel go, sleeps.
-//! - So either the writer sees that it sleeps and calls it, or it sees what was put (tests/wheel.rs has all orders).
+//! not free nobody waits for it, and nobody is called either: whoever has it looks at the queues once more when it has let
+//! it go.
+//! - Writer: puts, fence, `try_lock`; where that fails it goes.
+//! - Whoever has the wheel: lets it go, fence, looks at the queues; where something is there, it is a writer again. The
+//!   engine's thread does so before it sleeps, and before it goes to the backend.
+//! - So either the writer gets the wheel, or who had it sees what was put (tests/wheel.rs has all orders).
+//! - Who puts something and has no time for a turn calls the engine's thread ([`Waker::wake`]), which says that it sleeps,
+//!   fence, and looks at the queues before it does.
 //!
 //! Questions to the backend that a turn leads to are answered by the thread itself where others can do without it
 //! ([`super::asking`]). The engine's thread is two for that: one leads, the other watches. When who leads is away at the
@@ -18,14 +22,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
+use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::asking::{Asking, Keeps, Question};
 use super::clock;
-use super::engine::{Engine, Shown, Turn};
+use super::engine::{Engine, INBOX_MAX, Item, Shown, Turn};
 
 /// How often the thread that watches looks, while who leads goes away now and then.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -33,8 +38,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Looks without an absence after which it sleeps until it is called.
 const LOOKS_IN_VAIN: u32 = 20;
 
-/// Questions that a FUSE thread answers after one request, before it reads the next: the file's attributes, and its bytes.
-const QUESTIONS_PER_REQUEST: usize = 2;
+/// Questions that a FUSE thread answers after one request, before it reads the next: a file's attributes and its bytes, and
+/// those of what is foreseen to follow.
+const QUESTIONS_PER_REQUEST: usize = 4;
+
+/// Short turns one after the other, before the engine's thread is called for what others put meanwhile.
+const SHORT_TURNS_MAX: usize = 4;
 
 /// Wakes the engine from other threads; costs a system call only when it sleeps.
 #[derive(Debug)]
@@ -171,6 +180,8 @@ impl Lead {
 pub(super) struct Wheel {
     /// None before the start and after the end.
     engine: Mutex<Option<Engine>>,
+    /// What FUSE threads and workers hand to the engine, beside the backend's answers.
+    pub(super) items: ArrayQueue<Item>,
     pub(super) waker: Waker,
     /// When the engine's thread, which sleeps, will wake up by itself.
     sleeps_until: AtomicU64,
@@ -184,6 +195,7 @@ impl Wheel {
     pub(super) fn new(asking: Arc<Asking>, shown: Arc<Shown>) -> std::io::Result<Wheel> {
         Ok(Wheel {
             engine: Mutex::new(None),
+            items: ArrayQueue::new(INBOX_MAX),
             waker: Waker::new()?,
             sleeps_until: AtomicU64::new(0),
             asking,
@@ -196,20 +208,36 @@ impl Wheel {
     /// To be called after something was put into a queue of the engine's, by a thread that has some time for it. Gives
     /// what the thread is to answer itself, of what it `keeps`, and to call this again after that.
     pub(super) fn help(&self, keeps: Keeps) -> Option<Question> {
-        // As in `Waker::wake`: either this gets the wheel or calls its owner, or the owner sees what was put.
-        fence(Ordering::SeqCst);
         let mut question = None;
-        if let Ok(mut engine) = self.engine.try_lock()
-            && let Some(engine) = engine.as_mut()
-        {
-            let next;
-            (next, question) = engine.short_turn(keeps);
-            if next.is_none_or(|next| next.0 >= self.sleeps_until.load(Ordering::Relaxed)) {
+        for _ in 0..SHORT_TURNS_MAX {
+            // Pairs with the one below: either this gets the wheel, or who has it sees what was put.
+            fence(Ordering::SeqCst);
+            match self.engine.try_lock() {
+                Err(TryLockError::WouldBlock) => return question,
+                Err(TryLockError::Poisoned(_)) => break,
+                Ok(mut place) => {
+                    let Some(engine) = place.as_mut() else { break };
+                    let keeps = if question.is_none() { keeps } else { Keeps::Nothing };
+                    let (next, kept) = engine.short_turn(keeps);
+                    question = question.or(kept);
+                    if next.is_some_and(|next| next.0 < self.sleeps_until.load(Ordering::Relaxed)) {
+                        break;
+                    }
+                }
+            }
+            if !self.was_overlooked() {
                 return question;
             }
         }
         self.waker.wake();
         question
+    }
+
+    /// To be asked by who has just let the wheel go: whether there is something that was put meanwhile.
+    fn was_overlooked(&self) -> bool {
+        // Pairs with the one in `help`.
+        fence(Ordering::SeqCst);
+        !self.items.is_empty() || !self.asking.done.is_empty()
     }
 
     /// As `help`, for a FUSE thread, which answers questions itself as long as another one reads requests.
@@ -229,6 +257,9 @@ impl Wheel {
             && let Some(engine) = engine.as_ref()
         {
             engine.publish();
+        }
+        if self.was_overlooked() {
+            self.help(Keeps::Nothing);
         }
     }
 
@@ -274,6 +305,9 @@ impl Wheel {
                 Turn::Again => {}
                 Turn::Asks(question) => {
                     drop(place);
+                    if self.was_overlooked() {
+                        self.help(Keeps::Nothing);
+                    }
                     let leads = self.lead.away(|| self.asking.answer_and_leave(question));
                     self.help(Keeps::Nothing);
                     if !leads {
@@ -283,6 +317,11 @@ impl Wheel {
                 Turn::Sleeps(nap, timeout) => {
                     self.sleeps_until.store(clock::now().after(timeout).0, Ordering::Relaxed);
                     drop(place);
+                    if self.was_overlooked() {
+                        self.waker.woken(false);
+                        self.sleeps_until.store(0, Ordering::Relaxed);
+                        continue;
+                    }
                     let (slept, called) = nap.sleep(&self.waker, timeout);
                     self.waker.woken(called);
                     self.sleeps_until.store(0, Ordering::Relaxed);

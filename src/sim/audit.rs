@@ -96,6 +96,8 @@ impl World {
             counts.listings_renewed += counters.listings_renewed;
             counts.listings_voided += counters.listings_voided;
             counts.listing_serves += counters.listing_serves;
+            counts.foreseen += counters.foreseen;
+            counts.foreseen_wasted += counters.foreseen_wasted;
             counts.evicted += node.store().stats().evicted_chunks;
         }
         let counts = &self.report.counts;

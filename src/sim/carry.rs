@@ -184,6 +184,14 @@ impl World {
         }
     }
 
+    /// A frame is of a session with another life than the one that it reached: its sender, who learns of this life, waits
+    /// for no answer to it.
+    pub(super) fn note_refusal(&mut self, from: usize, to: usize, frame: &[u8]) {
+        if let Ok((header, _)) = wire::decode(frame) {
+            self.searches.refused(from, to, header.id);
+        }
+    }
+
     /// A remote read reaches the memory that it reads.
     pub(super) fn read(&mut self, read: Read) {
         let Read { by, from, id, key, offset, len, mut slot } = read;

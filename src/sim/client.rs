@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::rng::Rng;
-use super::tree::Tree;
+use super::tree::{CODE, MODULE, Tree};
 use crate::cache::chunks::CHUNK_BYTES;
 use crate::cache::names::is_at_or_below;
 use crate::cache::types::{Ino, Kind, Micros, Version};
@@ -138,6 +138,11 @@ impl Client {
                         self.open.remove(0);
                     }
                     self.open.push((path.clone(), version));
+                    if let Some(stem) = path.strip_suffix(MODULE.as_bytes())
+                        && !rng.one_in(8)
+                    {
+                        return Some(Object::Attr([stem, CODE.as_bytes()].concat().into()));
+                    }
                     (!rng.one_in(4)).then(|| Object::Chunk { path: path.clone(), version, index: 0 })
                 }
                 _ => None,

@@ -248,7 +248,8 @@ impl Oracle {
         let ttl_us = if entry.attr.is_dir() { self.ttls.dir_us } else { self.ttls.attr_us };
         let is_it = |op: &&Operation| matches!(&op.said, Said::Found(found) if found == entry);
         let of_it = || self.of(hearer, path).filter(is_it);
-        let Some(newest) = of_it().next() else {
+        // A question that hangs is answered after others that were asked later.
+        let Some(newest) = of_it().max_by_key(|op| op.asked) else {
             return Err("attributes that the backend never told".to_owned());
         };
         let floor = self.floor(hearer, path);
@@ -472,6 +473,40 @@ mod tests {
         assert!(error.contains("it was there since"), "{error}");
         let other = Hearer { node: 4, ..hearer(60) };
         assert_eq!(oracle.judge(&other, &tree, &path(&name), &absent), Ok(()), "another node may not know yet");
+    }
+
+    #[test]
+    fn who_looks_in_the_moment_of_a_change_sees_what_was_or_what_is() {
+        let mut tree = tree();
+        let mut oracle = Oracle::new(TTLS);
+        let name = tree.hot().iter().find(|path| tree.look(path).is_err()).expect("a name to come").clone();
+        let mut rng = Rng::new(2);
+        while tree.look(&name).is_err() {
+            tree.change(Micros(50), &mut rng, false);
+        }
+        let absent = Outcome::Absent { expires: Micros(0) };
+        for (looked, is_right) in [(49, true), (50, true), (51, false)] {
+            oracle.note(&name, operation(49, looked, 52, Said::Absent));
+            let other = Hearer { node: looked as usize, ..hearer(53) };
+            assert_eq!(oracle.judge(&other, &tree, &path(&name), &absent).is_ok(), is_right, "at {looked}");
+            oracle.operations.clear();
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_before_an_invalidation_is_wrong_after_it_unless_it_was_asked_for_again() {
+        let tree = tree();
+        let mut oracle = Oracle::new(TTLS);
+        let (name, entry) = some_file(&tree);
+        oracle.note_sweep(Box::default(), Micros(20), Micros(30));
+        let judge = |oracle: &mut Oracle| oracle.judge(&hearer(50), &tree, &path(&name), &told_of(&name, &entry));
+        oracle.note(&name, operation(10, 12, 15, Said::Found(entry.clone())));
+        let error = judge(&mut oracle).unwrap_err();
+        assert!(error.contains("before the invalidation"), "{error}");
+        oracle.note(&name, operation(25, 26, 45, Said::Found(entry.clone())));
+        // One that hung, answered after the other.
+        oracle.note(&name, operation(11, 40, 45, Said::Found(entry.clone())));
+        assert_eq!(judge(&mut oracle), Ok(()));
     }
 
     #[test]

@@ -92,6 +92,10 @@ counts! {
     listings_voided: sum,
     /// Absent names that listings answered.
     listing_serves: sum,
+    /// Requests for what clients were expected to ask for.
+    foreseen: sum,
+    /// Of them, those that nobody came for.
+    foreseen_wasted: sum,
     /// Operations of the backend that failed with an injected errno.
     backend_failed: sum,
     /// Operations of the backend that hung.

@@ -69,6 +69,13 @@ impl Searches {
         }
     }
 
+    /// A request reached another life than the one that it was meant for: it is never answered, and asked anew.
+    pub(super) fn refused(&mut self, by: usize, of: usize, id: u64) {
+        if let Some(asked) = self.asked.get_mut(&(by, of)) {
+            asked.remove(&id);
+        }
+    }
+
     /// A node died or was stopped: who waits for it, and is not stopped, looks for another one. Who looks already may
     /// have been about to ask it, and has another go, where `may_ask` says so of the node and the tree.
     pub(super) fn left(
@@ -153,6 +160,19 @@ mod tests {
         // What is asked of it later is another search.
         searches.asked(Micros(900), search, 3, false);
         assert_eq!(searches.asked(Micros(990), Search { dead: 0, ..search }, 4, true), Some(90));
+    }
+
+    #[test]
+    fn nobody_waits_for_an_answer_to_what_another_life_refused() {
+        let mut searches = Searches::default();
+        let search = Search { by: 5, dead: 2, tree: 1 };
+        searches.asked(Micros(10), search, 1, true);
+        searches.asked(Micros(11), search, 2, true);
+        searches.refused(5, 2, 1);
+        searches.left(Micros(20), 2, |_| true, |_, _| false);
+        assert_eq!(searches.overdue(Micros(900), 100, |_| true), Some(search), "the other one is waited for");
+        searches.answered(5, 2, 2);
+        assert_eq!(searches.overdue(Micros(900), 100, |_| true), None);
     }
 
     #[test]

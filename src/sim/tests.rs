@@ -52,6 +52,20 @@ fn without_faults_nothing_fails_and_only_roots_ask_the_backend() {
 }
 
 #[test]
+fn what_clients_will_ask_for_is_foreseen_whatever_fails() {
+    let mut all = Counts::default();
+    for (seed, level) in [FaultLevel::None, FaultLevel::Net, FaultLevel::Nodes, FaultLevel::All].into_iter().enumerate()
+    {
+        let mut config = SimConfig::draw(seed as u64, 20, level);
+        config.tree.files = 200;
+        config.clients_per_node = 2;
+        config.lookups_per_client = 100;
+        all.add(&must(config).counts);
+    }
+    assert!(all.foreseen > 50 && all.foreseen_wasted < all.foreseen, "{all:?}");
+}
+
+#[test]
 fn ample_memory_reads_every_chunk_once() {
     let report = must(plain(3, 60));
     assert_eq!(report.counts.reads_per_chunk_max, 1);
@@ -86,7 +100,16 @@ fn faults_of_the_backend_cost_no_truth_and_no_answer() {
 fn all_faults_cost_no_truth_and_no_answer() {
     let counts = seeds(FaultLevel::All, 500..520);
     // Each kind of fault happened, or the test shows nothing.
-    let rare = ["evicted", "listings_renewed", "listings_voided", "reads_lost", "backend_young", "search_us_max"];
+    let rare = [
+        "foreseen",
+        "foreseen_wasted",
+        "evicted",
+        "listings_renewed",
+        "listings_voided",
+        "reads_lost",
+        "backend_young",
+        "search_us_max",
+    ];
     for (name, value, _) in counts.rows().filter(|(name, ..)| !rare.contains(name)) {
         assert!(value > 0, "{name} is 0");
     }

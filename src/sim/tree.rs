@@ -57,6 +57,10 @@ pub(super) enum Missing {
     BelowLink,
 }
 
+/// The ending of a module's name, and of its code's: who finds the one looks for the other.
+pub(super) const MODULE: &str = ".py";
+pub(super) const CODE: &str = ".pyc";
+
 /// What was at one path: from each moment on until the next.
 type Timeline = Vec<(Micros, Option<Entry>)>;
 
@@ -102,7 +106,17 @@ impl Tree {
             tree.dirs.push(path);
         }
         for n in 0..config.files {
-            let path = child(&tree.dirs[rng.below(tree.dirs.len())], &format!("f{n}"));
+            let dir = tree.dirs[rng.below(tree.dirs.len())].clone();
+            // A module, which mostly has its code beside it.
+            let is_module = n % 3 == 1;
+            let path = child(&dir, &if is_module { format!("f{n}{MODULE}") } else { format!("f{n}") });
+            if is_module && !rng.one_in(4) {
+                let code = child(&dir, &format!("f{n}{CODE}"));
+                tree.put(start, &code, FILE, rng.within(1..config.small_bytes + 1), None);
+                if rng.one_in(3) {
+                    tree.hot.push(code);
+                }
+            }
             if n > 0 && rng.one_in(10) {
                 let text = format!("f{}", rng.up_to(config.files)).into_bytes();
                 tree.put(start, &path, LINK, text.len() as u64, Some(text.into()));
@@ -235,11 +249,12 @@ impl Tree {
         Some((timeline.iter().find(is_it)?.0, timeline.iter().rfind(is_it)?.0))
     }
 
-    /// Whether nothing was at `path` at that moment.
+    /// Whether nothing was at `path` at some time of that moment: who looks in the moment of a change may see either.
     pub(super) fn was_absent(&self, path: &[u8], at: Micros) -> bool {
         self.history.get(path).is_none_or(|timeline| {
-            let next = timeline.partition_point(|(from, _)| *from <= at);
-            next.checked_sub(1).is_none_or(|last| timeline[last].1.is_none())
+            let before = timeline.partition_point(|(from, _)| *from < at);
+            let mut seen = timeline[before.saturating_sub(1)..].iter().take_while(|(from, _)| *from <= at);
+            before == 0 || seen.any(|(_, there)| there.is_none())
         })
     }
 

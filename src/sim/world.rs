@@ -221,7 +221,13 @@ impl World {
             Event::Frame { from, to, frame } => {
                 self.note_arrival(from, to, &frame);
                 match &mut self.places[to].node {
-                    Some(node) => node.frame(now, &frame),
+                    Some(node) => {
+                        let refused = node.counters().auth_refused;
+                        node.frame(now, &frame);
+                        if node.counters().auth_refused > refused {
+                            self.note_refusal(from, to, &frame);
+                        }
+                    }
                     None => self.report.counts.unheard += 1,
                 }
                 self.after(to)

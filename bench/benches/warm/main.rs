@@ -10,13 +10,11 @@
 mod places;
 mod work;
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
+use bornite_bench::place::{Cpus, Place, drop_names, serve_if_told, settle, thread_cpu};
 use bornite_bench::{Series, environment, program, record, rounds};
-use places::{Cpus, Place, serve_snapshot};
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use work::{CASES, Case, Done, Tree};
 
@@ -24,25 +22,20 @@ use work::{CASES, Case, Done, Tree};
 const ROUNDS: usize = 15;
 const IMPORT_ROUNDS: usize = 7;
 
-/// The kernel's requests after it was told to forget must be handled before anything is measured; at most this long.
-const SETTLE: Duration = Duration::from_secs(5);
-
-/// Rounds that may be thrown away, as another one answered than was to.
-const ODD_MAX: usize = 5;
+/// Rounds that may be thrown away, as another one answered than was to: absent names are remembered for 10 s, and each
+/// time that they are over, one round has to ask for them.
+const ODD_MAX: usize = 20;
 
 fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [mode, source, mountpoint] = &args[..]
-        && mode == places::SNAPSHOT_MODE
-    {
-        return serve_snapshot(Path::new(source), Path::new(mountpoint));
+    if serve_if_told()? {
+        return Ok(());
     }
     let program = program()?;
     let temp = tempfile::tempdir()?;
     let tree = Tree::make(&temp.path().join("tree"))?;
     let mut figures = Vec::new();
     {
-        let places = Place::all(&program, &tree.root, &temp.path().join("a"))?;
+        let places = places::all(&program, &tree.root, &temp.path().join("a"))?;
         for case in CASES {
             for cpus in case.placements() {
                 cpus.apply(&places)?;
@@ -52,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     }
     match environment() {
         Some(dir) => {
-            let places = Place::all(&program, &std::fs::canonicalize(dir)?, &temp.path().join("b"))?;
+            let places = places::all(&program, &std::fs::canonicalize(dir)?, &temp.path().join("b"))?;
             Cpus::All.apply(&places)?;
             for case in work::IMPORTS {
                 let rounds = rounds(IMPORT_ROUNDS);
@@ -157,7 +150,7 @@ fn round(case: &Case, tree: &Tree, places: &[Place], number: usize) -> anyhow::R
         (case.prepare)(tree, place)?;
     }
     if case.forget_names {
-        std::fs::write("/proc/sys/vm/drop_caches", "2").context("the kernel's names cannot be dropped; be root")?;
+        drop_names()?;
     }
     settle(places)?;
     let mut round: Vec<Option<Once>> = places.iter().map(|_| None).collect();
@@ -199,31 +192,6 @@ fn once(case: &Case, tree: &Tree, place: &Place) -> anyhow::Result<Once> {
         server_us: server as f64 / 1e3 / ops,
         requests: each,
     })
-}
-
-/// CPU time of this thread.
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-/// Waits until no server does anything any more.
-fn settle(places: &[Place]) -> anyhow::Result<()> {
-    let end = Instant::now() + SETTLE;
-    let look = || places.iter().map(Place::server_cpu_ns).sum::<anyhow::Result<u64>>();
-    let mut last = look()?;
-    loop {
-        bornite_bench::leave_alone(Duration::from_millis(10));
-        let now = look()?;
-        // A look at the clock now and then is no work.
-        if now - last < 50_000 {
-            return Ok(());
-        }
-        if Instant::now() >= end {
-            bail!("a server has not come to rest within {SETTLE:?}");
-        }
-        last = now;
-    }
 }
 
 fn print(figures: &[Figures]) {

@@ -9,10 +9,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bornite_bench::place::{Cpus, Place};
 use rustix::fs::{Advice, AtFlags, CWD, StatxFlags, fadvise, statx};
 use rustix::io::Errno;
-
-use crate::places::{Cpus, Place};
 
 /// A directory as deep as where Python packages lie.
 const PACKAGES: &str = "opt/env/lib/python3/site-packages";

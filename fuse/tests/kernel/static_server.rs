@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bornite_fuse::memory_fs::MemoryFs;
-use bornite_fuse::{MountOptions, Session};
+use bornite_fuse::{MountOptions, Op, Session};
 
 use crate::support::{DEADLINE, fuse_is_here};
 
@@ -38,4 +38,29 @@ fn a_snapshot_is_served_as_the_tree_was() {
     assert!(!mountpoint.join("none").exists());
     session.unmount().expect("unmounts");
     session.join(DEADLINE).expect("ends");
+}
+
+#[test]
+fn without_lifetimes_the_kernel_asks_each_time() {
+    if !fuse_is_here() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (source, mountpoint) = (dir.path().join("source"), dir.path().join("mnt"));
+    fs::create_dir_all(source.join("a")).expect("mkdir");
+    fs::create_dir(&mountpoint).expect("mkdir");
+    fs::write(source.join("a/file"), b"x").expect("write");
+    for (dirs, others, lookups) in
+        [(Duration::ZERO, Duration::ZERO, 20), (DEADLINE, Duration::ZERO, 11), (DEADLINE, DEADLINE, 2)]
+    {
+        let snapshot = MemoryFs::snapshot(&source, 1 << 20, Duration::ZERO).expect("read").with_ttls(dirs, others);
+        let session = Session::mount(Arc::new(snapshot), MountOptions::new(&mountpoint)).expect("mounts");
+        let before = session.stats().count(Op::Lookup);
+        for _ in 0..10 {
+            assert_eq!(fs::metadata(mountpoint.join("a/file")).expect("stat").len(), 1);
+        }
+        assert_eq!(session.stats().count(Op::Lookup) - before, lookups);
+        session.unmount().expect("unmounts");
+        session.join(DEADLINE).expect("ends");
+    }
 }

@@ -187,6 +187,13 @@ impl EnoentMap {
         }
     }
 
+    /// A number below `whole`, or 0: the same each time, another one for each key and in each process.
+    #[must_use]
+    pub fn part_of(&self, key: &[u8], whole: u64) -> u64 {
+        let parts = u128::from(self.hash.bytes(key)) * u128::from(whole);
+        (parts >> 64) as u64
+    }
+
     /// Stores that `key` is absent until `expiry`, as answered to the request for which `token` was taken. An answer
     /// already held is only ever prolonged.
     ///

@@ -35,6 +35,9 @@ pub(super) fn record(args: &TraceRecordArgs) -> anyhow::Result<ExitCode> {
     if !target.is_dir() {
         return Err(UsageError(format!("the target {} is not a directory", target.display())).into());
     }
+    // The command would see nothing in it, and the trace nothing but that.
+    let searched = rustix::fs::access(&target, rustix::fs::Access::EXEC_OK);
+    searched.with_context(|| format!("cannot serve the target {}, which this user may not enter", target.display()))?;
     let interrupts = signals::catch(false)?;
     // Before the command runs: its work is not to be lost for a wrong name.
     let output = Output::create(&args.output)?;
@@ -136,7 +139,7 @@ impl Output {
         let mut part = name.to_os_string();
         part.push(format!(".{}.part", std::process::id()));
         let part = path.with_file_name(part);
-        let file = File::create_new(&part).with_context(what)?;
+        let file = File::create_new(&part).with_context(|| format!("{}; name another file with -o", what()))?;
         Ok(Output { path: path.to_owned(), part, file })
     }
 

@@ -68,7 +68,9 @@ pub(super) fn replay(args: &TraceReplayArgs) -> anyhow::Result<ExitCode> {
     let Some(dir) = &args.mount else {
         return super::super::enoent::replay(&trace, args.nodes, args.ranks, args.json);
     };
-    let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
+    let dir = dir
+        .canonicalize()
+        .with_context(|| format!("cannot replay at {}; name a directory with --mount", dir.display()))?;
     let ranks = usize::try_from(args.ranks).context("--ranks")?;
     let (start, begin) = (Barrier::new(ranks), Instant::now());
     let found: Vec<Rank> = std::thread::scope(|scope| {

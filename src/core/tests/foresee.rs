@@ -13,7 +13,11 @@ fn chain() -> Wire {
 
 /// A client of node 2 looks a path up, and its kernel holds what is there.
 fn look(wire: &mut Wire, path: &str) -> Arc<Inode> {
-    let (_, outcome) = wire.must(2, path);
+    look_at(wire, 2, path)
+}
+
+fn look_at(wire: &mut Wire, node: u32, path: &str) -> Arc<Inode> {
+    let (_, outcome) = wire.must(node, path);
     wire.run(10 * MS);
     let Outcome::Entry(inode) = outcome else { panic!("{path}: {outcome:?}") };
     assert!(inode.hold());
@@ -22,9 +26,13 @@ fn look(wire: &mut Wire, path: &str) -> Arc<Inode> {
 
 /// As `look`, and reads the file.
 fn read(wire: &mut Wire, path: &str) {
-    let inode = look(wire, path);
+    read_at(wire, 2, path);
+}
+
+fn read_at(wire: &mut Wire, node: u32, path: &str) {
+    let inode = look_at(wire, node, path);
     let chunk = Object::Chunk { path: Arc::from(&*inode.path), version: inode.attr.version(), index: 0 };
-    let waiter = wire.ask(2, chunk);
+    let waiter = wire.ask(node, chunk);
     wire.run(10 * MS);
     assert!(matches!(wire.answers.remove(&waiter), Some((_, Outcome::Chunk(_)))), "{path}");
 }
@@ -57,6 +65,27 @@ fn what_followed_before_is_asked_for_with_what_it_follows_and_its_bytes_come_alo
     assert_eq!((questions.len(), requests), (0, 0));
     let counters = wire.counters()[2];
     assert!(counters.foreseen > 10 && counters.foreseen_wasted == 0, "{counters:?}");
+}
+
+#[test]
+fn where_the_backend_is_asked_what_follows_is_asked_for_after_the_answer_and_only_if_there_is_something() {
+    let mut wire = chain();
+    for n in 0..20 {
+        look_at(&mut wire, 0, &format!("p/m{n}.py"));
+        read_at(&mut wire, 0, &format!("p/c/m{n}.x.pyc"));
+    }
+    let before = wire.asked.len();
+    let waiter = wire.look_up(0, "q/r/new.py");
+    let questions = |wire: &Wire| wire.asked[before..].iter().map(|(.., path)| path.clone()).collect::<Vec<_>>();
+    assert_eq!(questions(&wire), ["q/r/new.py"], "nothing else is under way with it");
+    wire.run(10 * MS);
+    assert!(is_entry(&wire.answers[&waiter].1));
+    assert_eq!(questions(&wire), ["q/r/new.py", "q/r/c/new.x.pyc", "q/r/c/new.x.pyc"]);
+    let foreseen = wire.counters()[0].foreseen;
+    let (_, outcome) = wire.must(0, "nothing.py");
+    wire.run(10 * MS);
+    assert!(matches!(outcome, Outcome::Absent { .. }), "{outcome:?}");
+    assert_eq!((wire.counters()[0].foreseen, wire.asked.len() - before), (foreseen, 4));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod foresee;
 mod listings;
 mod ready;
 mod share;
+mod tail;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

@@ -24,6 +24,22 @@ fn a_parent_divides_what_it_can_receive() {
 }
 
 #[test]
+fn requests_that_hang_in_the_backend_keep_no_other_from_being_asked() {
+    let mut wire = Wire::new(Plan { nodes: 6, fanout: Some(5), receives: 1, ..PLAN });
+    wire.hangs_until = wire.now + 20 * S;
+    let slow: Vec<_> = (0..2 * limits::CREDITS_MIN).map(|n| wire.look_up(1, &format!("slow{n}"))).collect();
+    wire.run(limits::PENDING_US + 10 * MS);
+    assert_eq!(wire.node(1).load().at_parent, slow.len(), "the root works on the first ones");
+    wire.run(limits::PENDING_US);
+    wire.hangs_until = 0;
+    let (waited_us, outcome) = wire.must(1, "quick");
+    assert!(is_entry(&outcome) && waited_us <= 10 * MS, "{waited_us} us");
+    assert!(slow.iter().all(|waiter| !wire.answers.contains_key(waiter)));
+    wire.run(20 * S);
+    assert!(slow.iter().all(|waiter| is_entry(&wire.answers[waiter].1)));
+}
+
+#[test]
 fn an_adopted_child_gets_its_share() {
     let mut wire = Wire::new(Plan { receives: 12, ..PLAN });
     // Node 3 asks 1, together with 4; then 7 and 8 too.

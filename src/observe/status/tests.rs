@@ -25,6 +25,7 @@ fn sample(mountpoint: &Path) -> Status {
         nodes: 4,
         parent: Some("node0".to_owned()),
         children: vec!["node3".to_owned()],
+        stripes: Vec::new(),
         provider: Some("net".to_owned()),
         address: Some("ofi+tcp://127.0.0.1:7".to_owned()),
         state: "ready".to_owned(),

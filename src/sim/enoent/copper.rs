@@ -161,6 +161,7 @@ impl Memory for Copper {
     fn happen(&mut self, world: &mut World<'_, Event>, event: Event) {
         match event {
             Event::Asked { node, child, object } => {
+                world.note_asked();
                 let done = world.work(node as usize, world.config.message_us);
                 self.request(world, node, object, Waiter::Child(child), done);
             }

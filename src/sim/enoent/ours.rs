@@ -255,7 +255,11 @@ impl Memory for Ours {
         match event {
             Event::Frame { to, frame } => {
                 let done = world.work(to, world.config.message_us);
+                let asked = self.places[to].node.counters().peers_attr;
                 self.places[to].node.frame(now, &frame);
+                if self.places[to].node.counters().peers_attr > asked {
+                    world.note_asked();
+                }
                 self.after(world, to, done);
             }
             Event::Backend { node, id, op } => {

@@ -77,6 +77,8 @@ pub(super) struct World<'a, E> {
     slots: BinaryHeap<Reverse<u64>>,
     running: usize,
     ended: u64,
+    /// The millisecond in which a node was last asked by another one, and how often that was so.
+    asked: (u64, u64),
     row: Row,
 }
 
@@ -101,6 +103,13 @@ impl<E> World<'_, E> {
     pub(super) fn travel(&mut self, at: u64) -> u64 {
         self.row.messages += 1;
         at + self.config.net_us
+    }
+
+    /// A node is asked by another one.
+    pub(super) fn note_asked(&mut self) {
+        let ms = self.now / 1_000;
+        self.asked = (ms, if self.asked.0 == ms { self.asked.1 + 1 } else { 1 });
+        self.row.asked_peak = self.row.asked_peak.max(self.asked.1);
     }
 
     /// When the backend has done an operation that is asked for at `at`.
@@ -167,6 +176,7 @@ pub(super) fn run<M: Memory>(
         kernel_serves: 0,
         requests: 0,
         messages: 0,
+        asked_peak: 0,
         backend_enoent: 0,
         backend_lookups: 0,
         backend_listings: 0,
@@ -185,6 +195,7 @@ pub(super) fn run<M: Memory>(
         slots: (0..config.backend_slots).map(|_| Reverse(0)).collect(),
         running: ranks as usize,
         ended: BEGIN_US,
+        asked: (0, 0),
         row,
     };
     memory.start(&mut world);
