@@ -6,6 +6,8 @@ mod common;
 mod job_books;
 #[path = "bad_input/job_nodes.rs"]
 mod job_nodes;
+#[path = "bad_input/their_names.rs"]
+mod their_names;
 #[path = "bad_input/traces.rs"]
 mod traces;
 
@@ -304,6 +306,8 @@ fn every_refusal_is_one_clear_line_and_leaves_nothing() {
     networks(&mut texts);
     jobs_and_questions(&mut texts);
     running_daemons(&mut texts);
+    their_names::of_copper(&mut texts);
+    their_names::run(&mut texts);
     machines(&mut texts);
     traces::all(&mut texts);
     insta::assert_snapshot!("texts", texts.0);
@@ -332,6 +336,9 @@ fn usage(texts: &mut Texts) {
     texts.refuse(place, "size without a unit that is known", &["mount", "m", "--cache-size", "3X"]);
     texts.refuse(place, "size out of range", &["mount", "m", "--cache-size", "1M"]);
     texts.refuse(place, "no such choice", &["mount", "m", "--log-type", "syslog"]);
+    texts.refuse(place, "sim startup: one node", &["sim", "startup", "--nodes", "256,1"]);
+    texts.refuse(place, "sim startup: no such rule", &["sim", "startup", "--policy", "never"]);
+    texts.refuse(place, "sim startup: a skew beyond the search", &["sim", "startup", "--skew-ms", "200000"]);
     texts.refuse(place, "no such shell", &["completions", "tcsh"]);
     texts.refuse(place, "launch of a number of nodes without --local", &["launch", "--nodes", "2"]);
     texts.refuse(place, "launch of no node", &["launch", "--local", "--nodes", "0"]);

@@ -201,17 +201,41 @@ fn jobs_of_pbs() {
         nodes.assert_nothing_left(launch);
     }
 
-    // A host that cannot be reached is named, and what was started on the others is taken back.
+    // Hosts that nobody knows are named before the launcher waits for them, or left out.
     fs::write(nodes.path("unknown"), "nid0001\nnid0009\n").unwrap();
+    for launcher in ["ssh", "mpiexec"] {
+        let launch = format!("$LAUNCH --launcher {launcher} --nodefile $BASE/unknown");
+        let said = run(&nodes, &format!("{launch}; echo code: $?"));
+        let text = "1 of the job's 2 hosts cannot be found by their names: nid0009;";
+        assert!(said.contains(text) && said.contains("code: 1"), "{said}");
+        nodes.assert_nothing_left("after an unknown host");
+        for without in ["--allow-missing", "--min-ready 50%"].iter().filter(|_| launcher == "mpiexec") {
+            let said = run(&nodes, &format!("{launch} {without} -- cat {MOUNT}/dir/file; echo code: $?"));
+            assert!(said.contains("not found by their names, and left out: nid0009\n"), "{said}");
+            assert!(said.contains("what all of them read") && said.contains("code: 0"), "{said}");
+            nodes.assert_nothing_left("without an unknown host");
+        }
+    }
+    // One that is found and cannot be reached is named, and what was started on the others is taken back.
+    let known = fs::read_to_string(nodes.path("hosts")).unwrap();
+    fs::write(nodes.path("hosts"), format!("{known}10.80.99.99 nid0009\n")).unwrap();
     let said = run(&nodes, "$LAUNCH --launcher ssh --nodefile $BASE/unknown; echo code: $?");
     assert!(said.contains("nid0009: ssh: ") && said.contains("code: 1"), "{said}");
     assert!(!said.contains("not stopped"), "{said}");
-    nodes.assert_nothing_left("after an unknown host");
+    nodes.assert_nothing_left("after a host that cannot be reached");
+    let discover = "$BORNITE book discover --net hsn0 --launcher ssh --nodefile $BASE/unknown";
+    let said = run(&nodes, &format!("{discover}; echo code: $?"));
+    assert!(said.contains("nid0009: ssh: ") && said.contains("code: 1"), "{said}");
+    let said = run(&nodes, &format!("{discover} --allow-missing; echo code: $?"));
+    assert!(said.contains("bornite: nid0009 says nothing: ssh: ") && said.contains("left out: nid0009\n"), "{said}");
+    assert!(said.contains(&format!("nid0001 ofi+tcp://{}:7471\ncode: 0", nodes::address(90, 0))), "{said}");
+    let said = run(&nodes, &format!("{discover} --allow-missing --helper false; echo code: $?"));
+    assert!(said.contains("code: 1"), "{said}");
 
     let said = run(&nodes, ": >$BASE/none; PBS_NODEFILE=$BASE/none $LAUNCH; echo code: $?");
     assert!(said.contains("names no host") && said.contains("code: 1"), "{said}");
-    let said = run(&nodes, "echo nowhere >$BASE/other; PBS_NODEFILE=$BASE/other $LAUNCH; echo code: $?");
-    assert!(said.contains("has none of the 1 job nodes: nowhere") && said.contains("code: 1"), "{said}");
+    let said = run(&nodes, "echo head >$BASE/other; PBS_NODEFILE=$BASE/other $LAUNCH; echo code: $?");
+    assert!(said.contains("has none of the 1 job nodes: head") && said.contains("code: 1"), "{said}");
     nodes.assert_nothing_left("after bad input");
     wait_for("the end of everything", || nodes.processes(0).iter().all(|line| !line.contains("mpiexec")));
 }

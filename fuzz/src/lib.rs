@@ -16,7 +16,9 @@ use bornite::cache::types::{ListEntry, ListingBuilder};
 use bornite::core::limits::FRAME_BYTES_MAX;
 use bornite::core::wire;
 use bornite::job::book::{Discovery, entries_of, parse_nodefile};
+use bornite::job::cluster::record::ClusterRecord;
 use bornite::job::hsn::{Column, Table};
+use bornite::job::node::NodeRecord;
 use bornite::job::{AddressBook, JobRecord};
 use bornite::observe::Request;
 use bornite::observe::trace::summary::summarize;
@@ -29,9 +31,10 @@ use bytes::Bytes;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("address", address),
     ("book", book),
+    ("cluster_record", cluster_record),
     ("config", config),
     ("hsn", hsn),
     ("job_record", job_record),
@@ -164,6 +167,19 @@ pub fn hsn(data: &[u8]) {
             }
             Err(error) => assert_clear(&error.to_string(), "table t"),
         }
+    }
+}
+
+/// Any text is a record of a job over nodes, or is refused by an error of one line; any text is the record of a node, or none.
+pub fn cluster_record(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match ClusterRecord::parse(&text, Path::new("job.json")) {
+        Ok(record) => assert_eq!(ClusterRecord::parse(&record.to_json(), Path::new("job.json")).ok(), Some(record)),
+        Err(error) => assert_clear(&error.to_string(), "job.json"),
+    }
+    if let Some(record) = NodeRecord::parse(&text) {
+        let again = record.to_json().expect("it came from JSON");
+        assert_eq!(NodeRecord::parse(&again), Some(record));
     }
 }
 

@@ -76,7 +76,20 @@ impl NodeRecord {
         }
         let mut text = String::new();
         std::fs::File::from(file).take(RECORD_BYTES_MAX).read_to_string(&mut text)?;
-        Ok(serde_json::from_str(&text).ok().filter(|record: &NodeRecord| record.format == FORMAT))
+        Ok(NodeRecord::parse(&text))
+    }
+
+    /// The record that a text is; none if it is none that this version knows.
+    pub fn parse(text: &str) -> Option<NodeRecord> {
+        serde_json::from_str(text).ok().filter(|record: &NodeRecord| record.format == FORMAT)
+    }
+
+    /// The text of this record, which [`NodeRecord::parse`] reads.
+    ///
+    /// # Errors
+    /// A path is not UTF-8: JSON cannot hold it.
+    pub fn to_json(&self) -> io::Result<String> {
+        serde_json::to_string(self).map_err(io::Error::other)
     }
 
     fn write(&self, mountpoint: &Path) -> io::Result<()> {
@@ -84,7 +97,7 @@ impl NodeRecord {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}", std::process::id()));
         let temporary = path.with_file_name(name);
-        let text = serde_json::to_string(self).map_err(io::Error::other)?;
+        let text = self.to_json()?;
         let written = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)

@@ -1,6 +1,7 @@
 //! What a launch over nodes refuses.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use super::{Place, Texts};
 
@@ -24,5 +25,18 @@ pub(super) fn over_nodes(texts: &mut Texts, place: &Place) {
     texts.refuse_with(place, "launch: no launcher", &bare, &["launch", "--hosts", "n1"]);
     texts.refuse_with(place, "launch: launcher missing", &bare, &["launch", "--hosts", "n1", "--launcher", "clush"]);
     texts.refuse_with(place, "launch: no nodes", &bare, &["launch", "--launcher", "clush"]);
-    fs::remove_dir(path).unwrap();
+    fs::remove_dir(&path).unwrap();
+    // Launchers that are there and are not run.
+    fs::create_dir(&path).unwrap();
+    for name in ["mpiexec", "ssh", "clush"] {
+        fs::write(path.join(name), "#!/bin/sh\nexit 1\n").unwrap();
+        fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let fakes = [("PATH", path.to_str().unwrap()), ("PBS_JOBID", "1.x"), ("HOME", "home")];
+    for launcher in ["mpiexec", "ssh", "clush"] {
+        let words =
+            ["launch", "--launcher", launcher, "--hosts", "localhost,n1.invalid,n2.invalid", "--min-ready", "2"];
+        texts.refuse_with(place, &format!("launch: hosts that {launcher} cannot find"), &fakes, &words);
+    }
+    fs::remove_dir_all(path).unwrap();
 }

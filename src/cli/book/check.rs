@@ -84,7 +84,7 @@ fn ask_everywhere(book: &Path, allocation: &Allocation, asking: &Asking) -> anyh
     let book = std::path::absolute(book).with_context(|| format!("{}", book.display()))?;
     let words = [super::this_program()?, "book".into(), "check".into(), "--report".into(), book.into()];
     let said = asking
-        .everywhere(allocation, &words)
+        .everywhere(allocation, &words, false)
         .map_err(|why| anyhow::anyhow!("`bornite book check` did not run on every host: {why}"))?;
     Ok(wrong_reports(&allocation.hosts, &String::from_utf8_lossy(&said)))
 }

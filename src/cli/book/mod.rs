@@ -116,13 +116,19 @@ impl Asking {
         Ok(Asking { interrupts: signals::catch(false)?, came: Cell::new(None) })
     }
 
-    /// What `words` print on all hosts.
-    fn everywhere(&self, allocation: &Allocation, words: &[OsString]) -> Result<Vec<u8>, String> {
+    /// What `words` print on all hosts; or on those on which they do, where `allow_missing` lets the others be told and left out.
+    fn everywhere(&self, allocation: &Allocation, words: &[OsString], allow_missing: bool) -> Result<Vec<u8>, String> {
         let interrupted = || {
             self.came.set(self.came.get().or_else(|| self.interrupts.try_recv().ok()));
             self.came.get().is_some()
         };
-        run_everywhere(allocation, words, Limit { until: Instant::now() + ASK_TIMEOUT, interrupted: &interrupted })
+        let limit = Limit { until: Instant::now() + ASK_TIMEOUT, interrupted: &interrupted };
+        let gathered = run_everywhere(allocation, words, limit)?;
+        if !allow_missing {
+            return gathered.of_all();
+        }
+        gathered.failed.iter().for_each(|(host, why)| eprintln!("bornite: {host} says nothing: {why}"));
+        Ok(gathered.said)
     }
 
     /// The end of what failed: by the signal, if one came.
@@ -151,7 +157,7 @@ fn discover(args: &BookDiscoverArgs) -> anyhow::Result<ExitCode> {
         (None, launcher) => {
             let allocation = allocation(launcher, args.hosts.as_deref(), args.nodefile.as_deref())?;
             let asking = Asking::start()?;
-            match gather(args.helper.as_deref(), &|words| asking.everywhere(&allocation, words)) {
+            match gather(args.helper.as_deref(), &|words| asking.everywhere(&allocation, words, args.allow_missing)) {
                 Ok((raw, whence)) => (raw, whence, Some(allocation.hosts)),
                 Err(error) => return asking.ended(error),
             }

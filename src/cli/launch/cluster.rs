@@ -95,6 +95,7 @@ pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
         daemon_args: Box::new(|shared| daemon_args(args, shared, &mountpoint)),
         cores: args.cores.clone(),
         keep_book: args.keep_book,
+        allow_missing: args.allow_missing,
         min_ready,
         ready_timeout: Duration::from_secs(args.ready_timeout_s.unwrap_or(READY_TIMEOUT_S)),
         allocation,
@@ -107,6 +108,9 @@ pub(super) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
     };
     if !job.missing().is_empty() {
         eprintln!("bornite: not in the address book, and left out: {}", some_of(job.missing().iter().cloned()));
+    }
+    if !job.unresolved().is_empty() {
+        eprintln!("bornite: not found by their names, and left out: {}", some_of(job.unresolved().iter().cloned()));
     }
     let (nodes, progress) = (job.record().launcher.hosts.len(), job.progress());
     if progress.ready < nodes {

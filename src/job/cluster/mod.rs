@@ -20,11 +20,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::RecvTimeoutError;
 
-use super::book::{BOOK_FILE, BookEntry, BookError, JobBook, RAW_FILE, RunEverywhere, is_same_host, write_book};
+use super::book::{BOOK_FILE, BookEntry, BookError, JobBook, Names, RAW_FILE, RunEverywhere, is_same_host, write_book};
 use super::command::{self, CommandEnd};
 use super::daemon::Hooks;
 use super::launcher::allocation::Allocation;
 use super::launcher::execute::{Background, Limit, Ran, gather, run_one};
+use super::launcher::names::unresolved;
 use super::launcher::{Launcher, TaskOptions};
 use super::local::{LaunchError, make_dirs};
 use super::record::RecordError;
@@ -92,6 +93,8 @@ pub struct ClusterPlan<'a> {
     pub cores: Option<String>,
     /// Whether the address book, what it was made of and the list of hosts outlive the job.
     pub keep_book: bool,
+    /// Whether the job goes on without hosts that have no address.
+    pub allow_missing: bool,
     /// How many nodes must serve.
     pub min_ready: MinReady,
     /// How long they have.
@@ -145,6 +148,17 @@ pub enum ClusterError {
         what: String,
         /// The system's error.
         source: io::Error,
+    },
+    /// Names of hosts do not resolve, and the launcher would wait for them.
+    #[error("{} of the job's {nodes} hosts cannot be found by their names: {hosts}; {program} cannot reach them. Mend the names or the \
+             name service, or go on without them with --allow-missing or --min-ready", hosts.0.len())]
+    Unresolved {
+        /// The hosts.
+        hosts: Names,
+        /// Of how many.
+        nodes: usize,
+        /// The launcher.
+        program: &'static str,
     },
     /// The launcher has ended, so that no daemon will come.
     #[error("{program} ended before the nodes were ready: {why}")]
@@ -204,6 +218,7 @@ pub struct ClusterJob {
     progress: Progress,
     hooks: Hooks,
     missing: Vec<String>,
+    unresolved: Vec<String>,
     background: Vec<Background>,
 }
 
@@ -212,8 +227,9 @@ pub struct ClusterJob {
 /// # Errors
 /// As [`ClusterError`] says.
 pub fn launch(plan: &ClusterPlan<'_>, hooks: &Hooks) -> Result<ClusterJob, ClusterError> {
+    let (kept, unresolved) = reachable(plan)?;
     let mut made = Vec::new();
-    let created = begin(plan, &mut made).inspect_err(|_| {
+    let created = begin(plan, kept, &mut made).inspect_err(|_| {
         // Nothing is recorded yet; what is not empty by now stays.
         made.iter().rev().for_each(|dir| drop(std::fs::remove_dir(dir)));
     })?;
@@ -222,6 +238,7 @@ pub fn launch(plan: &ClusterPlan<'_>, hooks: &Hooks) -> Result<ClusterJob, Clust
         progress: Progress::default(),
         hooks: hooks.clone(),
         missing: Vec::new(),
+        unresolved,
         background: Vec::new(),
     };
     match job.start(plan) {
@@ -245,6 +262,19 @@ pub fn launch(plan: &ClusterPlan<'_>, hooks: &Hooks) -> Result<ClusterJob, Clust
     }
 }
 
+/// The places of the hosts whose names resolve, and the names of those that the job goes on without.
+fn reachable(plan: &ClusterPlan<'_>) -> Result<(Vec<usize>, Vec<String>), ClusterError> {
+    let Allocation { kind, hosts, .. } = &plan.allocation;
+    let unresolved = unresolved(*kind, hosts);
+    let names: Vec<String> = unresolved.iter().map(|&at| hosts[at].clone()).collect();
+    let kept: Vec<usize> = (0..hosts.len()).filter(|at| !unresolved.contains(at)).collect();
+    let may_go_on = plan.allow_missing || kept.len() >= plan.min_ready.of(hosts.len());
+    if names.is_empty() || may_go_on && !kept.is_empty() {
+        return Ok((kept, names));
+    }
+    Err(ClusterError::Unresolved { hosts: Names(names), nodes: hosts.len(), program: kind.program() })
+}
+
 /// Whether each host has a launcher of its own.
 fn one_each(job: &ClusterJob) -> bool {
     job.background.len() == job.record.launcher.hosts.len()
@@ -264,6 +294,11 @@ impl ClusterJob {
     /// Nodes of the allocation that the book lacks.
     pub fn missing(&self) -> &[String] {
         &self.missing
+    }
+
+    /// Nodes of the allocation whose names do not resolve.
+    pub fn unresolved(&self) -> &[String] {
+        &self.unresolved
     }
 
     /// Runs a command with `BORNITE_MOUNT` (the mount point) and `BORNITE_NODES` in its environment.
@@ -295,17 +330,19 @@ impl ClusterJob {
         make_dirs(&logs, 0o755, &mut self.record.made)?;
         self.record.write()?;
         let node_file = logs.join(names::NODE_FILE);
-        self.write_file(&node_file, 0o644, lines(&plan.allocation.hosts))?;
         let all = self.record.launcher.clone();
+        self.write_file(&node_file, 0o644, lines(&all.hosts))?;
         let said = RefCell::new(None);
         let interrupts = self.hooks.interrupts.clone();
         let run = |words: &[OsString]| {
             let until = Instant::now() + plan.ready_timeout;
-            let raw = gather(&all, words, Limit { until, interrupted: &|| !interrupts.is_empty() })?;
+            let gathered = gather(&all, words, Limit { until, interrupted: &|| !interrupts.is_empty() })?;
+            // Hosts that say nothing have no address, and are named for that.
+            let raw = if plan.allow_missing { gathered.said } else { gathered.of_all()? };
             *said.borrow_mut() = Some(raw.clone());
             Ok(raw)
         };
-        let book = (plan.book)(&plan.allocation.hosts, &run);
+        let book = (plan.book)(&all.hosts, &run);
         if let Some(raw) = said.into_inner() {
             self.write_file(&logs.join(RAW_FILE), 0o644, raw)?;
         }
@@ -359,9 +396,7 @@ impl ClusterJob {
         if ranks.len() < book.entries.len() {
             return Err(ClusterError::NoBook("the address book has hosts that are not of this job".to_owned()));
         }
-        let launcher = &mut self.record.launcher;
-        launcher.hosts = ranks.iter().map(|&rank| hosts[rank].clone()).collect();
-        launcher.ranks = ranks;
+        self.record.launcher.keep(hosts, ranks);
         self.missing.clone_from(&book.missing);
         Ok(self.record.write()?)
     }
@@ -453,7 +488,7 @@ impl ClusterJob {
 }
 
 /// Makes the directory of the job and its record, after what an earlier one has left there.
-fn begin(plan: &ClusterPlan<'_>, made: &mut Vec<PathBuf>) -> Result<ClusterRecord, ClusterError> {
+fn begin(plan: &ClusterPlan<'_>, kept: Vec<usize>, made: &mut Vec<PathBuf>) -> Result<ClusterRecord, ClusterError> {
     for path in [&plan.job_dir, &plan.mountpoint, &plan.program] {
         if path.to_str().is_none() {
             return Err(LaunchError::NotUtf8 { path: path.clone() }.into());
@@ -476,7 +511,8 @@ fn begin(plan: &ClusterPlan<'_>, made: &mut Vec<PathBuf>) -> Result<ClusterRecor
         *made = kept;
         make_dirs(&plan.job_dir, 0o755, made)?;
     }
-    let launcher = Launcher::new(&plan.allocation, plan.job_dir.join("logs").join(names::NODE_FILE));
+    let mut launcher = Launcher::new(&plan.allocation, plan.job_dir.join("logs").join(names::NODE_FILE));
+    launcher.keep(&plan.allocation.hosts, kept);
     let launch = random_hex(8)?;
     let mut record = ClusterRecord::new(&launch, &host, &plan.mountpoint, &plan.job_dir, launcher, &plan.program);
     record.made.clone_from(made);

@@ -19,6 +19,7 @@ use super::system_hostname;
 use crate::job::book::{is_same_host, short_name};
 use crate::job::launcher::TaskOptions;
 use crate::job::launcher::execute::{Background, Limit, Ran, run_all};
+use crate::job::launcher::names::unresolved;
 use crate::job::record::RecordError;
 use crate::job::stop::{remove_dir, remove_file};
 
@@ -166,6 +167,19 @@ fn stop_nodes(record: &ClusterRecord) -> Result<Vec<NotStopped>, ClusterStopErro
         ran.map_err(|source| ClusterStopError::Io { what: "stop the nodes".to_owned(), source })
     };
     let launcher = &record.launcher;
+    let lost = unresolved(launcher.kind, &launcher.hosts);
+    if !lost.is_empty() {
+        // A launcher of all would wait for them.
+        let hosts: Vec<usize> = (0..launcher.hosts.len()).filter(|host| !lost.contains(host)).collect();
+        let lines: Vec<_> = hosts.iter().map(|host| launcher.on_one(*host, &words, &options)).collect();
+        let ran = run(&lines)?;
+        let failed = hosts.into_iter().zip(&ran).filter(|(_, ran)| !ran.is_ok());
+        let failed = failed.map(|(host, ran)| what_failed(host, &launcher.hosts[host], ran));
+        let unknown = |host: usize| format!("{}: its name does not resolve", launcher.hosts[host]);
+        return Ok(failed
+            .chain(lost.iter().map(|&host| NotStopped { host, said: false, why: unknown(host) }))
+            .collect());
+    }
     let mut ran = run(&launcher.everywhere(&words, &options))?;
     if launcher.is_collective() {
         if ran.iter().all(Ran::is_ok) {

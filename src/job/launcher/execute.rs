@@ -27,6 +27,8 @@ const AT_ONCE: usize = 64;
 const END_GRACE: Duration = Duration::from_secs(2);
 /// How often it is asked whether somebody wants helpers to end.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
+/// Up to so many hosts are asked one by one which of them made the launcher fail for all.
+const ASKED_ONE_BY_ONE_MAX: usize = 1024;
 /// Most that is kept of what a helper says.
 const SAID_BYTES_MAX: u64 = 256 << 20;
 
@@ -132,16 +134,63 @@ pub fn run_one(line: Vec<OsString>, limit: Limit<'_>) -> io::Result<Ran> {
     Ok(run_all(&[line], limit)?.swap_remove(0))
 }
 
-/// What a command says on standard output on all hosts of a job, in any order.
+/// What hosts say, and how those failed that do not.
+#[derive(Clone, Debug, Default)]
+pub struct Gathered {
+    /// Standard output of all that ended well, in any order.
+    pub said: Vec<u8>,
+    /// The other hosts, each with why.
+    pub failed: Vec<(String, String)>,
+}
+
+impl Gathered {
+    /// What all hosts say.
+    ///
+    /// # Errors
+    /// In one line: which hosts have failed, and how.
+    pub fn of_all(self) -> Result<Vec<u8>, String> {
+        const NAMED: usize = 10;
+        if self.failed.is_empty() {
+            return Ok(self.said);
+        }
+        let named: Vec<String> = self.failed.iter().take(NAMED).map(|(host, why)| format!("{host}: {why}")).collect();
+        let more = self.failed.len().saturating_sub(NAMED);
+        Err(named.join("; ") + &if more > 0 { format!(" and {more} more") } else { String::new() })
+    }
+}
+
+/// What a command says on standard output on all hosts of a job, in any order. Hosts that cannot be reached, or on which it fails,
+/// are told apart from the others; where a launcher fails as a whole because of one, each host is asked by itself for that.
 ///
 /// # Errors
-/// In one line: the launcher cannot be started, it fails on a host, or it takes too long.
-pub fn gather(launcher: &Launcher, words: &[OsString], limit: Limit<'_>) -> Result<Vec<u8>, String> {
+/// In one line: the launcher cannot be started, it is interrupted, or it fails on every host.
+pub fn gather(launcher: &Launcher, words: &[OsString], limit: Limit<'_>) -> Result<Gathered, String> {
     let options = TaskOptions { cores: None, environment: std::env::vars_os().collect() };
-    let ran = run_all(&launcher.everywhere(words, &options), limit).map_err(|error| error.to_string())?;
-    match ran.iter().find(|ran| !ran.is_ok()) {
-        Some(failed) => Err(format!("{}: {}", launcher.kind.program(), failed.failure())),
-        None => Ok(ran.into_iter().flat_map(|ran| ran.stdout.into_bytes()).collect()),
+    let (program, hosts) = (launcher.kind.program(), &launcher.hosts);
+    let run = |lines: &[Vec<OsString>], limit| run_all(lines, limit).map_err(|error| error.to_string());
+    let is_collective = launcher.is_collective();
+    // One that hangs must leave the others time.
+    let half = Limit { until: Instant::now() + limit.until.saturating_duration_since(Instant::now()) / 2, ..limit };
+    let mut ran = run(&launcher.everywhere(words, &options), if is_collective { half } else { limit })?;
+    let failure = |ran: &Ran| format!("{program}: {}", ran.failure());
+    if is_collective && let Some(first) = ran.iter().find(|ran| !ran.is_ok()).map(failure) {
+        if (limit.interrupted)() || hosts.len() > ASKED_ONE_BY_ONE_MAX {
+            return Err(first);
+        }
+        let lines: Vec<_> = (0..hosts.len()).map(|host| launcher.on_one(host, words, &options)).collect();
+        ran = run(&lines, limit)?;
+    }
+    let mut gathered = Gathered::default();
+    for (at, ran) in ran.into_iter().enumerate() {
+        match (ran.is_ok(), hosts.get(at)) {
+            (true, _) => gathered.said.extend(ran.stdout.into_bytes()),
+            (false, Some(host)) => gathered.failed.push((host.clone(), failure(&ran))),
+            (false, None) => return Err(failure(&ran)),
+        }
+    }
+    match gathered.failed.first() {
+        Some((_, why)) if gathered.failed.len() == hosts.len() => Err(why.clone()),
+        _ => Ok(gathered),
     }
 }
 
@@ -149,7 +198,7 @@ pub fn gather(launcher: &Launcher, words: &[OsString], limit: Limit<'_>) -> Resu
 ///
 /// # Errors
 /// As [`gather`]; the file cannot be made.
-pub fn run_everywhere(allocation: &Allocation, words: &[OsString], limit: Limit<'_>) -> Result<Vec<u8>, String> {
+pub fn run_everywhere(allocation: &Allocation, words: &[OsString], limit: Limit<'_>) -> Result<Gathered, String> {
     let failed = |error: io::Error| format!("cannot make a list of the hosts: {error}");
     let list: String = allocation.hosts.iter().map(|host| format!("{host}\n")).collect();
     // Only this user's launcher reads it, by the descriptor of this process.

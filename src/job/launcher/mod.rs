@@ -7,6 +7,7 @@
 
 pub mod allocation;
 pub mod execute;
+pub mod names;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -125,6 +126,12 @@ impl Launcher {
             ranks: (0..allocation.hosts.len()).collect(),
             node_file,
         }
+    }
+
+    /// Leaves the hosts at `ranks` of `all`, those of the allocation, in that order.
+    pub fn keep(&mut self, all: &[String], ranks: Vec<usize>) {
+        self.hosts = ranks.iter().map(|&rank| all[rank].clone()).collect();
+        self.ranks = ranks;
     }
 
     /// The command lines that together run `words` once on every host of the job. The first word of each is a program to be
