@@ -49,7 +49,7 @@ impl Node {
             return;
         }
         flight.stage = Stage::InLine;
-        self.trees[tree].line.push_back(id);
+        self.trees[tree].line.insert(flight.deadline, id);
         self.pump(now, tree);
     }
 

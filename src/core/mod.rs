@@ -25,6 +25,7 @@ mod fetch;
 mod flight;
 mod foresee;
 pub mod limits;
+mod line;
 mod memory;
 mod node;
 mod output;

@@ -10,10 +10,9 @@
 //! All loops here are over trees (at most 64), candidates (the depth of the tree and three), and requests at one peer (at
 //! most 64); the line is worked off in steps.
 
-use std::collections::VecDeque;
-
 use super::flight::{FlightId, Stage};
 use super::limits::{BYPASS_US, HEARTBEATS_PER_DETECT, PUMP_STEPS_MAX};
+use super::line::Line;
 use super::node::Node;
 use super::peer::{ParentState, Peer, Role};
 use super::topology::{NodeId, Topology};
@@ -37,7 +36,7 @@ pub(super) struct Upstream {
     pub(super) topology: Topology,
     pub(super) target: Target,
     /// Requests for a target that does not take them yet.
-    pub(super) line: VecDeque<FlightId>,
+    pub(super) line: Line,
     chain: Vec<NodeId>,
     /// Candidates at the front of the chain that are ancestors; standbys follow.
     ancestors: usize,
@@ -52,7 +51,7 @@ impl Upstream {
         let chain = topology.candidates();
         let ancestors = chain.iter().position(|node| *node == topology.root()).map_or(0, |at| at + 1);
         let target = if chain.is_empty() { Target::Backend } else { Target::Candidate(0) };
-        Upstream { topology, target, line: VecDeque::new(), chain, ancestors, since: None, suspected: None }
+        Upstream { topology, target, line: Line::default(), chain, ancestors, since: None, suspected: None }
     }
 
     pub(super) fn chain(&self) -> &[NodeId] {
@@ -202,7 +201,7 @@ impl Node {
         let (trees, flights) = (&self.trees, &self.flights);
         let path = || {
             let waits = trees.iter().filter(|up| up.asked() == Some(node)).find_map(|up| up.line.front());
-            let path = waits.and_then(|id| flights.peek(*id)).map(|flight| flight.object.path()).unwrap_or_default();
+            let path = waits.and_then(|id| flights.peek(id)).map(|flight| flight.object.path()).unwrap_or_default();
             format!("/{}", String::from_utf8_lossy(path))
         };
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -434,10 +433,9 @@ impl Node {
     fn ask_elsewhere(&mut self, now: Micros, node: NodeId, all: bool) {
         let Some(peer) = self.peers.get(&node) else { return };
         let under_way: Vec<_> = peer.under_way.iter().copied().collect();
-        // The oldest is to be the first in the line.
-        for id in under_way.into_iter().rev() {
+        for id in under_way {
             let Some(flight) = self.flights.get(id) else { continue };
-            let tree = flight.tree;
+            let (tree, deadline) = (flight.tree, flight.deadline);
             let is_at_peer = matches!(flight.stage, Stage::Asked | Stage::Pulling { .. });
             if !is_at_peer || (!all && self.trees[tree].asked() == Some(node)) {
                 continue;
@@ -445,7 +443,7 @@ impl Node {
             self.give_back(id);
             if let Some(id) = self.flights.renew(id) {
                 self.counters.asked_again += 1;
-                self.trees[tree].line.push_front(id);
+                self.trees[tree].line.insert(deadline, id);
             }
         }
         self.pump_all(now);
@@ -480,7 +478,7 @@ impl Node {
             return;
         }
         for _ in 0..PUMP_STEPS_MAX {
-            let Some(id) = self.trees[tree].line.front().copied() else { return };
+            let Some(id) = self.trees[tree].line.front() else { return };
             if self.flights.get(id).is_none_or(|flight| flight.stage != Stage::InLine) {
                 // It ended meanwhile.
                 self.trees[tree].line.pop_front();
