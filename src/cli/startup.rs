@@ -31,7 +31,7 @@ pub(super) fn startup(args: &StartupArgs) -> anyhow::Result<ExitCode> {
     let mut rows = Vec::new();
     if !args.json {
         output::print(&format!(
-            "simulated, in virtual time (seed {}); \"waited\" is for a parent\n{}\n",
+            "simulated, in virtual time (seed {}); \"waited\" is for a node's first file\n{}\n",
             args.seed,
             Row::HEADER
         ))?;
