@@ -318,8 +318,14 @@ impl Node {
         let (key, object, tree) = (FlightKey::from(&*flight), flight.object.clone(), flight.tree);
         let (purpose, bytes) = (flight.purpose, flight.bytes);
         if message == Message::Pending {
+            let is_outdated = flight.outdated;
             if let Some(peer) = self.peers.get_mut(&header.from) {
                 peer.is_at_work(id);
+            }
+            if is_outdated {
+                // What it works on was asked before an invalidation. Asked now, it joins what is under way there, instead of
+                // waiting for that, at each node on the way, only to ask anew.
+                self.start_again(now, id);
             }
             return self.pump_all(now);
         }

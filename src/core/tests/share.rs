@@ -40,6 +40,27 @@ fn requests_that_hang_in_the_backend_keep_no_other_from_being_asked() {
 }
 
 #[test]
+fn what_hangs_is_asked_for_anew_after_an_invalidation_without_waiting_for_the_old_answer() {
+    let mut wire = Wire::new(Plan { nodes: 3, fanout: Some(1), ..PLAN });
+    wire.hangs_until = wire.now + 10 * S;
+    let (answered_at, begin) = (wire.hangs_until, wire.now);
+    let waiter = wire.look_up(2, "slow");
+    wire.run(100 * MS);
+    wire.sweep(0, "");
+    wire.run(5 * S);
+    let requests = |wire: &Wire, from| {
+        wire.sent.iter().filter(|sent| sent.from == from && sent.is_request && sent.at >= begin).count()
+    };
+    assert_eq!((requests(&wire, 2), requests(&wire, 1)), (2, 2), "asked for anew, once");
+    assert!(!wire.answers.contains_key(&waiter));
+    wire.run(6 * S);
+    let (at, outcome) = &wire.answers[&waiter];
+    assert!(is_entry(outcome) && *at < answered_at + 100 * MS, "{at} for {answered_at}");
+    assert_eq!((requests(&wire, 2), requests(&wire, 1)), (2, 2), "the first answer is right");
+    assert_eq!(wire.asked.iter().filter(|(_, node, path)| (*node, &**path) == (0, "slow")).count(), 2, "by the root");
+}
+
+#[test]
 fn an_adopted_child_gets_its_share() {
     let mut wire = Wire::new(Plan { receives: 12, ..PLAN });
     // Node 3 asks 1, together with 4; then 7 and 8 too.
