@@ -49,11 +49,17 @@ fn eight_readers_of_a_tree_ten_times_the_cache_leave_the_daemon_within_its_bound
     let program = Program::mount(&target, &mount, |command| {
         command.args(["--cache-size", "24M"]);
     });
-    // What it takes beside the cache: after the first read, so that its code is in memory, less the cache's own pages.
-    read_directly(&mount.join("file0"), &mut Vec::new());
-    let first_segment = || program.counter(Counter::CacheBytesPrefaulted);
-    assert!(eventually(DEADLINE, || first_segment() == 16 * MIB as u64), "its pages are made present");
-    let base = program.memory_bytes("VmRSS") - first_segment();
+    // What it takes beside the cache: after the first reads by all readers, so that its code and the stacks of its threads are
+    // in memory, less the cache's own pages.
+    std::thread::scope(|scope| {
+        for (path, ..) in &files[..READERS] {
+            let path = mount.join(path.file_name().expect("a name"));
+            scope.spawn(move || read_directly(&path, &mut Vec::new()));
+        }
+    });
+    let present = || program.counter(Counter::CacheBytesPrefaulted);
+    assert!(eventually(DEADLINE, || present() == 16 * MIB as u64), "{} bytes are made present", present());
+    let base = program.memory_bytes("VmRSS") - present();
     std::thread::scope(|scope| {
         for reader in 0..READERS {
             let (files, mount) = (&files, &mount);
