@@ -62,6 +62,14 @@ pub enum RecordError {
     },
 }
 
+impl RecordError {
+    /// [`RecordError::Unreadable`]. What is wrong may repeat what stands in the file: control characters are escaped.
+    pub(super) fn unreadable(path: &Path, why: &str) -> RecordError {
+        let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        RecordError::Unreadable { path: path.to_path_buf(), why: why.chars().map(escaped).collect() }
+    }
+}
+
 /// One daemon of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobNode {
@@ -120,10 +128,11 @@ impl JobRecord {
     /// # Errors
     /// [`RecordError::Unreadable`].
     pub fn parse(text: &str, path: &Path) -> Result<JobRecord, RecordError> {
-        let unreadable = |why| RecordError::Unreadable { path: path.to_path_buf(), why };
-        let record: JobRecord = serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
+        let record: JobRecord =
+            serde_json::from_str(text).map_err(|error| RecordError::unreadable(path, &error.to_string()))?;
         if record.format != FORMAT {
-            return Err(unreadable(format!("its format is {}, known is {FORMAT}", record.format)));
+            let why = format!("its format is {}, known is {FORMAT}", record.format);
+            return Err(RecordError::unreadable(path, &why));
         }
         Ok(record)
     }

@@ -92,10 +92,11 @@ impl ClusterRecord {
     /// # Errors
     /// [`RecordError::Unreadable`].
     pub fn parse(text: &str, path: &Path) -> Result<ClusterRecord, RecordError> {
-        let unreadable = |why| RecordError::Unreadable { path: path.to_path_buf(), why };
-        let record: ClusterRecord = serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
+        let record: ClusterRecord =
+            serde_json::from_str(text).map_err(|error| RecordError::unreadable(path, &error.to_string()))?;
         if record.format != FORMAT {
-            return Err(unreadable(format!("its format is {}, known is {FORMAT}", record.format)));
+            let why = format!("its format is {}, known is {FORMAT}", record.format);
+            return Err(RecordError::unreadable(path, &why));
         }
         Ok(record)
     }
@@ -165,6 +166,10 @@ mod tests {
         record.files.push(temp.path().join("book"));
         record.write().unwrap();
         assert_eq!(ClusterRecord::read(temp.path()).unwrap(), Some(record));
+        let record = ClusterRecord::read(temp.path()).unwrap().unwrap();
+        let other = record.to_json().replace("\"srun\"", "\"s\\run\"");
+        let text = ClusterRecord::parse(&other, Path::new("job.json")).unwrap_err().to_string();
+        assert!(text.contains("unknown variant `s\\run`") && !text.contains('\r'), "{text}");
         std::fs::write(ClusterRecord::path(temp.path()), "{}").unwrap();
         let text = ClusterRecord::read(temp.path()).unwrap_err().to_string();
         assert!(text.contains("is not a job record of this version: missing field"), "{text}");
